@@ -172,9 +172,8 @@ fn in_either_place<'a>(event: &'a JsonMap, field: &str) -> Option<&'a Value> {
 /// level comes first: before version 11 the content's word for it binds nobody, and homeservers
 /// repeat the valid one at the top level in all versions.
 fn redacts(event: &JsonMap, content: &JsonMap) -> Result<Option<OwnedEventId>, MalformedEvent> {
-    let Some(target) = optional(event, "redacts")?.or(optional(content, "redacts")?) else {
-        return Ok(None);
-    };
+    let place = if event.contains_key("redacts") { event } else { content };
+    let Some(target) = optional(place, "redacts")? else { return Ok(None) };
     EventId::parse(target).map(Some).map_err(|_id_error| MalformedEvent::Wrong("redacts"))
 }
 
@@ -337,6 +336,8 @@ mod tests {
         let redacts = |event: &Value| RoomEvent::parse(event.clone()).unwrap().redacts;
         assert_eq!(redacts(&redaction).as_deref(), Some(event_id!("$inner")));
         redaction["redacts"] = json!("$outer");
+        assert_eq!(redacts(&redaction).as_deref(), Some(event_id!("$outer")));
+        redaction["content"] = json!({"redacts": 7});
         assert_eq!(redacts(&redaction).as_deref(), Some(event_id!("$outer")));
         redaction["redacts"] = json!(7);
         assert_eq!(RoomEvent::parse(redaction), Err(MalformedEvent::Wrong("redacts")));
