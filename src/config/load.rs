@@ -90,6 +90,8 @@ impl Draft {
                 mistakes.push(overlay.mistake(source, path, message));
             }
             resolve(config, base);
+        } else if mistakes.is_empty() {
+            mistakes.push(unusable(source));
         }
         Self { config, mistakes, registration }
     }
@@ -195,12 +197,12 @@ pub(super) fn unreadable(source: &str, error: &std::io::Error) -> Mistake {
     }
 }
 
-/// Deserializes a tree into a `T` as far as possible, with every mistake.
+/// Deserializes a tree into a `T`, or finds every mistake in it.
 pub(super) fn read_tree<T: DeserializeOwned + JsonSchema>(
     tree: &mut Yaml,
     good: &Yaml,
     source: &str,
-) -> (Option<T>, Vec<Mistake>) {
+) -> Result<T, Vec<Mistake>> {
     let schema = schema_of::<T>();
     let mut walk = Walk::<T> {
         schema: &schema,
@@ -212,7 +214,21 @@ pub(super) fn read_tree<T: DeserializeOwned + JsonSchema>(
     };
     walk.prune(tree);
     let mistakes = walk.mistakes;
-    (serde_yaml::from_value(tree.clone()).ok(), mistakes)
+    match serde_yaml::from_value(tree.clone()) {
+        Ok(value) if mistakes.is_empty() => Ok(value),
+        Err(_) if mistakes.is_empty() => Err(vec![unusable(source)]),
+        _ => Err(mistakes),
+    }
+}
+
+/// The mistake for what passes every check and is refused in the end all the same. Deserialization's
+/// own message may repeat a secret, so it is not given.
+fn unusable(source: &str) -> Mistake {
+    Mistake {
+        source: source.to_owned(),
+        path: String::new(),
+        message: "cannot be used as it stands; compare it with the sample".to_owned(),
+    }
 }
 
 /// The folder that relative paths in a file start from.
