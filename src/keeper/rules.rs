@@ -65,13 +65,13 @@ impl Rules {
         Self {
             sharing: SharingPolicy {
                 devices: match sharing.devices {
-                    config::section::sharing::Devices::CrossSigned => DevicePolicy::CrossSigned,
-                    config::section::sharing::Devices::All => DevicePolicy::All,
+                    config::Devices::CrossSigned => DevicePolicy::CrossSigned,
+                    config::Devices::All => DevicePolicy::All,
                 },
                 invitees: match sharing.invitees {
-                    config::section::sharing::Invitees::Aesthetic => InviteePolicy::Aesthetic,
-                    config::section::sharing::Invitees::All => InviteePolicy::All,
-                    config::section::sharing::Invitees::None => InviteePolicy::None,
+                    config::Invitees::Aesthetic => InviteePolicy::Aesthetic,
+                    config::Invitees::All => InviteePolicy::All,
+                    config::Invitees::None => InviteePolicy::None,
                 },
             },
             gate_timeout: millis(sharing.gate_timeout),
@@ -79,14 +79,14 @@ impl Rules {
             device_refresh_interval: millis(sharing.device_refresh_interval),
             refresh_per_second: sharing.refresh_per_second,
             reseal: match state.reseal {
-                config::section::state::Reseal::OnChange => Reseal::OnChange,
-                config::section::state::Reseal::OnNeed => Reseal::OnNeed,
+                config::Reseal::OnChange => Reseal::OnChange,
+                config::Reseal::OnNeed => Reseal::OnNeed,
             },
             reseal_delay: millis(state.reseal_delay),
-            require_cross_signed: state.reseal_from == config::section::sharing::Devices::CrossSigned,
+            require_cross_signed: state.reseal_from == config::Devices::CrossSigned,
             session_scope: match state.session_scope {
-                config::section::state::SessionScope::Tuple => SessionScope::Tuple,
-                config::section::state::SessionScope::Room => SessionScope::Room,
+                config::SessionScope::Tuple => SessionScope::Tuple,
+                config::SessionScope::Room => SessionScope::Room,
             },
             exempt: ExemptTypes::new(state.exempt.iter().map(ToString::to_string)),
             sender_bound: SenderBound::new(state.never_reseal.iter().map(ToString::to_string)),

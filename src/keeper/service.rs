@@ -46,7 +46,7 @@ impl RequestObserver for Counting {
 }
 
 impl TransactionObserver for Counting {
-    fn transaction_done(&self, outcome: TransactionOutcome) {
+    fn transaction(&self, outcome: TransactionOutcome) {
         self.0.transaction(outcome);
     }
 
