@@ -50,7 +50,37 @@ fn wait(backoff: &mut Backoff, error: &HomeserverError) -> Duration {
     let delay = backoff.next_delay(&mut rand::rng());
     match error.retry_after() {
         // The jitter stays, on top: a limit hits many requests, which must not return together.
-        Some(asked) => asked + delay.min(asked / 4),
+        Some(asked) => delay.max(asked + delay.min(asked / 4)),
         None => delay,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::homeserver::Endpoint;
+
+    fn limited(retry_after: Duration) -> HomeserverError {
+        HomeserverError::Api {
+            endpoint: Endpoint::Join,
+            status: 429,
+            errcode: String::new(),
+            error: String::new(),
+            retry_after: Some(retry_after),
+        }
+    }
+
+    #[test]
+    fn a_wait_is_never_shorter_than_the_homeserver_asks_for() {
+        let asked = Duration::from_secs(100);
+        let wait = wait(&mut Backoff::new(), &limited(asked));
+        assert!(wait >= asked && wait < asked + Duration::from_secs(1), "{wait:?}");
+    }
+
+    #[test]
+    fn a_homeserver_that_asks_for_no_wait_at_all_is_not_hammered() {
+        let mut backoff = Backoff::new();
+        let total: Duration = (0..20).map(|_| wait(&mut backoff, &limited(Duration::ZERO))).sum();
+        assert!(total > Duration::from_secs(10), "{total:?}");
     }
 }

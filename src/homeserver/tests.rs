@@ -555,3 +555,28 @@ fn addresses_that_cannot_work_are_refused_with_a_reason() {
     let below = Homeserver::new(options("http://h:1/matrix/"), Arc::new(())).unwrap();
     assert_eq!(below.connection.base(), "http://h:1/matrix");
 }
+
+#[tokio::test]
+async fn an_https_address_is_spoken_to_in_tls_alone() {
+    let world = World::answering([]).await;
+    let address = world.homeserver.connection.base().replace("http://", "https://");
+    let homeserver = Homeserver::new(options(&address), Arc::new(())).unwrap();
+    let error = homeserver.joined_rooms().await.unwrap_err();
+    assert!(matches!(error, HomeserverError::Unreachable { .. }), "{error}");
+    assert!(world.asked().is_empty(), "nothing was sent in plain");
+}
+
+#[tokio::test]
+async fn requests_can_be_made_from_any_task() {
+    let world = World::answering([ok(json!({ "next_batch": "s" })), ok(json!({}))]).await;
+    let homeserver = world.homeserver.clone();
+    let task = tokio::spawn(async move {
+        let slice = retrying(None, || homeserver.sync(None, Duration::ZERO)).await.unwrap();
+        let request = upload_keys::v3::Request::new().into();
+        let refused = homeserver.perform(&request, Duration::ZERO).await.unwrap_err();
+        (slice.next_batch, refused)
+    });
+    let (next_batch, refused) = task.await.unwrap();
+    assert_eq!(next_batch, "s");
+    assert!(matches!(refused, HomeserverError::Unreadable { .. }));
+}
