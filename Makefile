@@ -1,0 +1,36 @@
+# `make demo` shows the keeper at work, `make test` runs all tests. Both fetch what they need into
+# .work/ and need Rust, a C compiler, Python and Node.js; tests/tools.sh says what is missing.
+
+# The end-to-end tests each start a homeserver: more of them at once than cores, and they time out.
+RUST_TEST_THREADS ?= 2
+export RUST_TEST_THREADS
+
+# DEMO_EXIT=1 ends the demo by itself; it fails unless the joiner saw the name.
+DEMO_EXIT ?=
+export DEMO_EXIT
+
+.PHONY: test demo bench lint schema setup
+
+# Benchmarks are programs, not tests, so the targets are named one by one.
+test: setup
+	cargo test --lib --bins --tests --examples
+	cargo test --doc
+
+demo: setup
+	cargo build
+	cargo run --quiet --example demo
+
+bench: setup
+	cargo bench
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+# Writes the sample, the schema and the reference of the configuration anew from its types.
+schema:
+	UPDATE_GENERATED=1 cargo test --lib config::
+
+setup:
+	tests/tools.sh
+	tests/setup.sh
