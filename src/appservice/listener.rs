@@ -193,6 +193,8 @@ mod tests {
         let service = Service::listening(LIMITS).await;
         let mut stream = service.ask().await;
         service.stop.send(()).unwrap();
+        // Only when the end has begun for certain.
+        in_time(async { while TcpStream::connect(service.address).await.is_ok() {} }).await;
         service.may_answer.notify_one();
 
         let mut answer = String::new();
