@@ -5,10 +5,6 @@
 RUST_TEST_THREADS ?= 2
 export RUST_TEST_THREADS
 
-# DEMO_EXIT=1 ends the demo by itself; it fails unless the joiner saw the name.
-DEMO_EXIT ?=
-export DEMO_EXIT
-
 .PHONY: test demo bench lint schema setup
 
 # Benchmarks are programs, not tests, so the targets are named one by one.
@@ -16,6 +12,7 @@ test: setup
 	cargo test --lib --bins --tests --examples
 	cargo test --doc
 
+# `make demo DEMO_EXIT=1` ends by itself, and fails unless the joiner saw the name.
 demo: setup
 	cargo build
 	cargo run --quiet --example demo
