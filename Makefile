@@ -5,7 +5,7 @@
 RUST_TEST_THREADS ?= 2
 export RUST_TEST_THREADS
 
-.PHONY: test demo bench lint schema setup
+.PHONY: test demo bench lint generate schema setup
 
 # Benchmarks are programs, not tests, so the targets are named one by one.
 test: setup
@@ -24,9 +24,14 @@ lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-# Writes the sample, the schema and the reference of the configuration anew from its types.
-schema:
-	UPDATE_GENERATED=1 cargo test --lib config::
+# Writes the configuration's sample, schema and reference anew from its types. Each goes to a file
+# of its own first, so that a failure leaves the old one standing.
+generate schema:
+	cargo build --quiet --bin statekeeper
+	mkdir -p .work config docs
+	cargo run --quiet -- config-sample >.work/generated && mv .work/generated config/statekeeper.sample.yaml
+	cargo run --quiet -- config-schema >.work/generated && mv .work/generated config/statekeeper.schema.json
+	cargo run --quiet -- config-reference >.work/generated && mv .work/generated docs/CONFIGURATION.md
 
 setup:
 	tests/tools.sh
