@@ -1,1 +1,15 @@
-//! End-to-end tests.
+//! End-to-end tests: a real Synapse, the real binary, and stock clients on both SDKs.
+//!
+//! `tests/setup.sh` installs what they need.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod support;
+
+#[path = "e2e/entering.rs"]
+mod entering;
