@@ -13,3 +13,9 @@ mod support;
 
 #[path = "e2e/entering.rs"]
 mod entering;
+#[path = "e2e/kills.rs"]
+mod kills;
+#[path = "e2e/secrecy.rs"]
+mod secrecy;
+#[path = "e2e/service.rs"]
+mod service;

@@ -79,7 +79,7 @@ async fn arrive(sdk: Sdk, way: Way, with_keeper: bool) -> Arrival {
         Way::BareInvite => owner.api.invite(&room_id, client.user_id()).await,
         Way::InvitedVisibility => {
             let invite =
-                json!({ "room_id": room_id, "user_id": client.user_id(), "share_history": true });
+                json!({ "room_id": room_id, "user_id": client.user_id() });
             owner.call("invite", invite).await;
         }
         Way::PublicJoin | Way::RestrictedJoin => {}

@@ -132,8 +132,9 @@ class Client {
         return known;
     }
 
-    async invite({ room_id, user_id, share_history }) {
-        await this.mx.invite(room_id, user_id, { shareEncryptedHistory: share_history ?? false });
+    /** Invites, and hands over the key bundle that the SDK makes for an invitee. */
+    async invite({ room_id, user_id }) {
+        await this.mx.invite(room_id, user_id);
         return {};
     }
 
@@ -187,9 +188,10 @@ class Client {
             label: room?.name ?? null,
             name: this.#state(roomId, "m.room.name")?.getContent().name ?? null,
             topic: this.#state(roomId, "m.room.topic")?.getContent().topic ?? null,
-            undecryptable: (room?.currentState.getStateEvents("m.room.encrypted") ?? [])
+            undecryptable: [...(room?.currentState.events.values() ?? [])]
+                .flatMap((byKey) => [...byKey.values()])
                 .filter((event) => event.isDecryptionFailure())
-                .map((event) => event.getWireStateKey?.() ?? event.getStateKey()),
+                .map((event) => event.getWireStateKey()),
         };
     }
 
