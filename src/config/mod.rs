@@ -1,1 +1,70 @@
-//! (to be written)
+//! The configuration and the registration: what an operator wrote, checked and typed.
+//!
+//! A configuration is read in one go by [`Config::load`]: the YAML file, then the environment over
+//! it, then every mistake in either. Nothing after that needs to doubt a value.
+
+mod duration;
+mod glob;
+mod load;
+mod mistake;
+pub mod reference;
+pub mod registration;
+mod section;
+mod validate;
+mod walk;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use duration::{Duration, DurationError};
+pub use glob::{GlobError, TypeGlob, UserGlob};
+pub use load::{Draft, Environment};
+pub use mistake::{ConfigErrors, Mistake};
+pub use section::{
+    Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, LogFormat, Logging,
+    PassphraseError, Reseal, Rotation, SessionScope, Sharing, State, Store,
+};
+
+/// Everything that an operator may set.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The homeserver that the keeper belongs to.
+    pub homeserver: Homeserver,
+    /// The application service as the homeserver sees it.
+    pub appservice: Appservice,
+    /// The database, and the passphrase that encrypts key material in it.
+    #[serde(default)]
+    pub store: Store,
+    /// The listener for `/health/live`, `/health/ready` and `/metrics`. Keep it off public networks.
+    #[serde(default)]
+    pub admin: Admin,
+    /// Who may do what with the keeper.
+    #[serde(default)]
+    pub access: Access,
+    /// To whom the keeper gives the keys of encrypted state, and when it refreshes that state.
+    #[serde(default)]
+    pub sharing: Sharing,
+    /// How the keeper seals the state of rooms.
+    #[serde(default)]
+    pub state: State,
+    /// When a state session is retired, whichever comes first. The departure of somebody who held
+    /// its key retires it as well.
+    #[serde(default)]
+    pub rotation: Rotation,
+    /// What is logged to standard error, and how.
+    #[serde(default)]
+    pub logging: Logging,
+}
+
+impl Config {
+    /// The keeper's user id, `@<appservice.bot.localpart>:<homeserver.domain>`.
+    ///
+    /// # Errors
+    ///
+    /// When the two do not make a user id, which validation has excluded in a loaded configuration.
+    pub fn bot_user_id(&self) -> Result<ruma::OwnedUserId, ruma::IdParseError> {
+        let localpart = &self.appservice.bot.localpart;
+        ruma::UserId::parse(format!("@{localpart}:{}", self.homeserver.domain))
+    }
+}

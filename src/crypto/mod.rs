@@ -1,1 +1,13 @@
-//! (to be written)
+//! Cryptography: the keeper's Olm device through `matrix-sdk-crypto`, its state sessions through
+//! `vodozemac`. Nothing is invented here.
+
+mod device;
+mod error;
+mod pump;
+mod state_session;
+
+pub use self::{
+    device::{Decrypted, KeeperDevice, KnownDevice, ReceivedKeys, ToDevice},
+    error::CryptoError,
+    state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},
+};

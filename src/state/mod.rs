@@ -1,1 +1,33 @@
-//! (to be written)
+//! Encrypted state as a language: tuples, packed state keys, sealed payloads, and the rules that
+//! say which state event means what it says.
+//!
+//! Everything here is pure: no I/O, no clock, no randomness. All of it reads what other people
+//! wrote, so nothing here panics, and no error repeats an event's content.
+
+pub mod encryption;
+pub mod event;
+pub mod exempt;
+pub mod glob;
+pub mod megolm;
+pub mod membership;
+pub mod payload;
+pub mod power;
+pub mod tuple;
+pub mod validate;
+
+pub use encryption::RoomEncryption;
+pub use event::{MalformedEvent, RoomEvent};
+pub use exempt::{CRITICAL, ExemptTypes, SenderBound};
+pub use glob::Glob;
+pub use megolm::{MalformedMegolm, MegolmContent};
+pub use membership::Membership;
+pub use payload::{Form, MalformedPayload, SealedPayload, StandsFor};
+pub use power::{PowerLevel, PowerLevels, creators_of};
+pub use tuple::{PackError, PackedStateKey, StateTuple};
+pub use validate::{DeviceTrust, Judgement, PayloadFacts, Refusal, Verdict, judge};
+
+/// A JSON object, as event content is held everywhere on this floor.
+pub type JsonMap = serde_json::Map<String, serde_json::Value>;
+
+/// The longest identifier, event type or state key that Matrix allows, in bytes ("Size limits").
+pub const MAX_ID_BYTES: usize = 255;

@@ -1,1 +1,210 @@
-//! (to be written)
+//! The store: one SQLite file, in WAL mode with full sync, in which whatever the keeper promised stands
+//! before it is acknowledged to anybody.
+//!
+//! There is one writer connection, so a transaction here is never refused for another one's sake, and
+//! a few readers beside it. Functions take the connection that they shall work on: what belongs into
+//! one commit is called on one transaction.
+
+mod error;
+pub mod inbox;
+pub mod ledger;
+pub mod marks;
+pub mod outbox;
+pub mod rooms;
+pub mod sessions;
+pub mod tuples;
+
+use std::{
+    path::Path,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use matrix_sdk_store_encryption::StoreCipher;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{
+    Sqlite, SqlitePool, Transaction,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+pub use self::{
+    error::StoreError,
+    inbox::{InboxRow, NewEvent},
+    ledger::{Grant, GrantRow, NewGrant},
+    marks::Mark,
+    outbox::{NewOutbox, OutboxKind, OutboxRow, StateDetail, ToDeviceDetail},
+    rooms::{MemberRow, RoomRow},
+    sessions::SessionRow,
+    tuples::{SealedValue, SourceValue, StateEventRow, TupleRow},
+};
+
+/// The result of every store function.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// How many ticks one start of the keeper may use before it reserves more; far beyond what it can.
+const TICKS_PER_START: i64 = 1 << 40;
+
+/// The keeper's own database.
+#[derive(Clone)]
+pub struct Store {
+    writer: SqlitePool,
+    reader: SqlitePool,
+    cipher: Arc<StoreCipher>,
+    tick: Arc<AtomicI64>,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the database at `path`, makes it and its tables where they are missing, and unlocks the
+    /// cipher of its encrypted columns with `passphrase`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::WrongPassphrase`] when the passphrase is not the one that the store was made with;
+    /// [`StoreError::Database`] when the file cannot be opened, read or brought to this version's shape.
+    pub async fn open(path: &Path, passphrase: &SecretString) -> Result<Self> {
+        let options = SqliteConnectOptions::from_str("sqlite://")?
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(10));
+        let writer =
+            SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
+        sqlx::migrate!("src/store/migrations").run(&writer).await?;
+        let reader = SqlitePoolOptions::new()
+            .max_connections(4)
+            .min_connections(1)
+            .connect_with(options.read_only(true))
+            .await?;
+
+        let cipher = unlock(&writer, passphrase).await?;
+        let tick = reserve_ticks(&writer).await?;
+        Ok(Self {
+            writer,
+            reader,
+            cipher: Arc::new(cipher),
+            tick: Arc::new(AtomicI64::new(tick)),
+        })
+    }
+
+    /// Begins a transaction on the one writer connection. Dropped without `commit`, it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Database`] when the database cannot be written.
+    pub async fn begin(&self) -> Result<Transaction<'static, Sqlite>> {
+        Ok(self.writer.begin().await?)
+    }
+
+    /// A connection that sees what is committed and writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Database`] when no connection can be had.
+    pub async fn read(&self) -> Result<sqlx::pool::PoolConnection<Sqlite>> {
+        Ok(self.reader.acquire().await?)
+    }
+
+    /// The next tick: greater than every tick before it, also over restarts.
+    pub fn next_tick(&self) -> i64 {
+        self.tick.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// Encrypts `value` for a BLOB column.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Cipher`] when it cannot be serialised.
+    pub fn lock<T: Serialize>(&self, value: &T) -> Result<Vec<u8>> {
+        self.cipher.encrypt_value(value).map_err(|_| StoreError::Cipher)
+    }
+
+    /// Decrypts the BLOB that [`Store::lock`] made.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Cipher`] when it was made with another key or is damaged.
+    pub fn unlock<T: DeserializeOwned>(&self, blob: &[u8]) -> Result<T> {
+        self.cipher.decrypt_value(blob).map_err(|_| StoreError::Cipher)
+    }
+
+    /// What is kept under `key`, or `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Database`] when the database cannot be read.
+    pub async fn meta(&self, key: &str) -> Result<Option<String>> {
+        let value: Option<(Vec<u8>,)> = sqlx::query_as("SELECT value FROM meta WHERE key = ?")
+            .bind(key)
+            .fetch_optional(&self.reader)
+            .await?;
+        Ok(value.map(|(bytes,)| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Writes everything that waits in the write-ahead log into the database and closes it.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Keeps `value` under `key`, as part of the caller's transaction.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn set_meta(
+    connection: &mut sqlx::SqliteConnection,
+    key: &str,
+    value: &str,
+) -> Result<()> {
+    sqlx::query("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)")
+        .bind(key)
+        .bind(value.as_bytes())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn unlock(writer: &SqlitePool, passphrase: &SecretString) -> Result<StoreCipher> {
+    let kept: Option<(Vec<u8>,)> =
+        sqlx::query_as("SELECT value FROM meta WHERE key = 'store_cipher'")
+            .fetch_optional(writer)
+            .await?;
+    if let Some((export,)) = kept {
+        return StoreCipher::import(passphrase.expose_secret(), &export)
+            .map_err(|_| StoreError::WrongPassphrase);
+    }
+    let cipher = StoreCipher::new().map_err(|_| StoreError::Cipher)?;
+    let export = cipher.export(passphrase.expose_secret()).map_err(|_| StoreError::Cipher)?;
+    sqlx::query("INSERT INTO meta (key, value) VALUES ('store_cipher', ?)")
+        .bind(export)
+        .execute(writer)
+        .await?;
+    Ok(cipher)
+}
+
+async fn reserve_ticks(writer: &SqlitePool) -> Result<i64> {
+    let mut transaction = writer.begin().await?;
+    let kept: Option<(Vec<u8>,)> = sqlx::query_as("SELECT value FROM meta WHERE key = 'ticks'")
+        .fetch_optional(&mut *transaction)
+        .await?;
+    let first = kept
+        .and_then(|(bytes,)| String::from_utf8(bytes).ok()?.parse::<i64>().ok())
+        .unwrap_or(1);
+    set_meta(&mut transaction, "ticks", &first.saturating_add(TICKS_PER_START).to_string()).await?;
+    transaction.commit().await?;
+    Ok(first)
+}

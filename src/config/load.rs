@@ -1,0 +1,332 @@
+//! Reads a configuration from a file and from the environment.
+
+use std::{
+    collections::BTreeMap,
+    marker::PhantomData,
+    path::{Path, PathBuf},
+};
+
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+use serde_yaml::{Mapping, Value as Yaml};
+
+use super::{
+    Config,
+    mistake::{ConfigErrors, Mistake},
+    validate::validate,
+    walk::{Form, Walk, set},
+};
+
+/// What the name of a variable that sets a key begins with, and what stands between its parts.
+const PREFIX: &str = "STATEKEEPER__";
+const SEPARATOR: &str = "__";
+
+/// The smallest configuration that is complete, with the values of the sample.
+pub(super) const SMALLEST: &str = r#"
+homeserver: { address: "http://127.0.0.1:8008", domain: "localhost" }
+appservice:
+  listen: "127.0.0.1:29330"
+  address: "http://127.0.0.1:29330"
+  registration: "registration.yaml"
+  bot: { localpart: "statekeeper" }
+store: { passphrase_file: "data/passphrase" }
+"#;
+
+/// The variables that may set keys: names and values.
+pub type Environment = BTreeMap<String, String>;
+
+/// A configuration as far as it is good, and what is wrong with the rest.
+#[derive(Debug)]
+pub struct Draft {
+    /// The configuration, with defaults in place of what is wrong; `None` where a required key is
+    /// missing or wrong.
+    pub config: Option<Config>,
+    /// Everything that is wrong.
+    pub mistakes: Vec<Mistake>,
+    /// The registration's path, if it can be made out.
+    pub registration: Option<PathBuf>,
+}
+
+impl Draft {
+    /// Reads a file, lays the environment over it, and finds every mistake. The passphrase is not
+    /// read: that is [`Draft::check_passphrase`].
+    pub fn read(path: &Path, environment: &Environment) -> Self {
+        let source = path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => return Self::hopeless(unreadable(&source, &error)),
+        };
+        Self::parse(&text, &source, &folder_of(path), environment)
+    }
+
+    fn parse(text: &str, source: &str, base: &Path, environment: &Environment) -> Self {
+        let mut tree = match parse_yaml(text, source) {
+            Ok(tree) => tree,
+            Err(mistake) => return Self::hopeless(mistake),
+        };
+        let schema = schema_of::<Config>();
+        let mut overlay = Overlay::default();
+        overlay.lay(&mut tree, environment, &schema);
+        let good = serde_yaml::from_str(SMALLEST).unwrap_or(Yaml::Null);
+        let mut walk = Walk::<Config> {
+            schema: &schema,
+            good: &good,
+            source,
+            set_by: &|path| overlay.set_by.get(path).cloned(),
+            mistakes: std::mem::take(&mut overlay.mistakes),
+            wanted: PhantomData,
+        };
+        walk.prune(&mut tree);
+        let mut mistakes = walk.mistakes;
+        let registration = tree
+            .get("appservice")
+            .and_then(|section| section.get("registration")?.as_str())
+            .map(|path| base.join(path));
+        invite_own_users_by_default(&mut tree);
+        let mut config = serde_yaml::from_value::<Config>(tree).ok();
+        if let Some(config) = &mut config {
+            for (path, message) in validate(config) {
+                mistakes.push(overlay.mistake(source, path, message));
+            }
+            resolve(config, base);
+        }
+        Self { config, mistakes, registration }
+    }
+
+    /// Adds what is wrong with the store's passphrase, which is read for it and forgotten.
+    #[must_use]
+    pub fn check_passphrase(mut self, source: &Path) -> Self {
+        if let Some(Err(error)) = self.config.as_ref().map(|config| config.store.read_passphrase())
+        {
+            let key = match error {
+                super::PassphraseError::Unreadable { .. } => "store.passphrase_file",
+                // Validation has said so already.
+                super::PassphraseError::Missing => return self,
+                super::PassphraseError::Empty => "store",
+            };
+            self.mistakes.push(Mistake {
+                source: source.display().to_string(),
+                path: key.to_owned(),
+                message: format!("{error}; write a long random line into the file, for instance with `openssl rand -base64 33`"),
+            });
+        }
+        self
+    }
+
+    /// The configuration, if nothing is wrong with it.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake there is.
+    pub fn finish(self) -> Result<Config, ConfigErrors> {
+        match self.config {
+            Some(config) if self.mistakes.is_empty() => Ok(config),
+            _ => Err(ConfigErrors(self.mistakes)),
+        }
+    }
+
+    fn hopeless(mistake: Mistake) -> Self {
+        Self { config: None, mistakes: vec![mistake], registration: None }
+    }
+}
+
+impl Config {
+    /// Reads a configuration from a YAML file and from this process's environment. Relative paths
+    /// in it are made absolute from the file's folder.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in it, also when the passphrase cannot be read.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        Draft::read(path, &environment()).check_passphrase(path).finish()
+    }
+
+    /// Reads a configuration from YAML text, without the environment; paths stay relative.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in it.
+    pub fn from_yaml_for_test(yaml: &str) -> Result<Self, ConfigErrors> {
+        Draft::parse(yaml, "config.yaml", Path::new(""), &Environment::new()).finish()
+    }
+}
+
+/// The variables of this process that may set keys. One that is not UTF-8 is kept with its bad parts
+/// replaced, so that it is judged like any other wrong value.
+pub fn environment() -> Environment {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect()
+}
+
+/// The JSON schema of what a `T` is deserialized from, without references.
+pub(super) fn schema_of<T: JsonSchema>() -> Json {
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}
+
+/// Parses one YAML document. An empty one is an empty mapping.
+pub(super) fn parse_yaml(text: &str, source: &str) -> Result<Yaml, Mistake> {
+    let parsed = serde_yaml::from_str::<Yaml>(text).and_then(|mut tree| {
+        tree.apply_merge()?;
+        Ok(tree)
+    });
+    match parsed {
+        Ok(Yaml::Null) => Ok(Yaml::Mapping(Mapping::new())),
+        Ok(tree) => Ok(tree),
+        Err(error) => Err(Mistake {
+            source: match error.location() {
+                Some(at) => format!("{source}:{}:{}", at.line(), at.column()),
+                None => source.to_owned(),
+            },
+            path: String::new(),
+            message: format!("is not YAML: {error}"),
+        }),
+    }
+}
+
+/// The mistake of a file that cannot be read.
+pub(super) fn unreadable(source: &str, error: &std::io::Error) -> Mistake {
+    Mistake {
+        source: source.to_owned(),
+        path: String::new(),
+        message: format!("cannot be read: {error}; check the path and its permissions"),
+    }
+}
+
+/// Deserializes a tree into a `T` as far as possible, with every mistake.
+pub(super) fn read_tree<T: DeserializeOwned + JsonSchema>(
+    tree: &mut Yaml,
+    good: &Yaml,
+    source: &str,
+) -> (Option<T>, Vec<Mistake>) {
+    let schema = schema_of::<T>();
+    let mut walk = Walk::<T> {
+        schema: &schema,
+        good,
+        source,
+        set_by: &|_| None,
+        mistakes: Vec::new(),
+        wanted: PhantomData,
+    };
+    walk.prune(tree);
+    let mistakes = walk.mistakes;
+    (serde_yaml::from_value(tree.clone()).ok(), mistakes)
+}
+
+/// The folder that relative paths in a file start from.
+fn folder_of(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.parent().map(Path::to_owned).unwrap_or_default()
+}
+
+fn resolve(config: &mut Config, base: &Path) {
+    config.appservice.registration = base.join(&config.appservice.registration);
+    config.store.resolve(base);
+}
+
+/// A default that depends on another section, and so cannot stand in its own.
+fn invite_own_users_by_default(tree: &mut Yaml) {
+    let domain = tree.get("homeserver").and_then(|section| section.get("domain")?.as_str());
+    let Some(everybody) = domain.map(|domain| format!("*:{domain}")) else { return };
+    if tree.get("access").is_none_or(|section| section.get("invite_from").is_none()) {
+        let at = ["access".to_owned(), "invite_from".to_owned()];
+        set(tree, &at, Yaml::Sequence(vec![everybody.into()]));
+    }
+}
+
+/// What the environment sets.
+#[derive(Default)]
+struct Overlay {
+    /// The path of each key that is set, and the variable that does it.
+    set_by: BTreeMap<String, String>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Overlay {
+    /// Sets in `tree` what the variables say.
+    fn lay(&mut self, tree: &mut Yaml, environment: &Environment, schema: &Json) {
+        let known = leaves(schema, &[]);
+        for (variable, text) in environment {
+            let Some(rest) = variable.strip_prefix(PREFIX) else { continue };
+            let path: Vec<_> = rest.split(SEPARATOR).map(str::to_lowercase).collect();
+            let Some((_, schema)) = known.iter().find(|(known, _)| *known == path) else {
+                self.unknown(variable, &known);
+                continue;
+            };
+            let Some(value) = self.value(variable, text, &Form::of(schema)) else { continue };
+            self.displace(tree, &path);
+            set(tree, &path, value);
+            self.set_by.insert(path.join("."), variable.clone());
+        }
+    }
+
+    /// A text as it stands, anything else as YAML.
+    fn value(&mut self, variable: &str, text: &str, form: &Form<'_>) -> Option<Yaml> {
+        if form.is_text() {
+            return Some(Yaml::from(text));
+        }
+        match serde_yaml::from_str(text) {
+            Ok(value) => Some(value),
+            Err(_) => {
+                let message = format!("is not YAML; write {}", form.hint());
+                self.mistakes.push(from_environment(variable, message));
+                None
+            }
+        }
+    }
+
+    /// A passphrase from the environment takes the place of the file's, in whichever way either is
+    /// given: the two ways exclude each other only where they stand side by side.
+    fn displace(&self, tree: &mut Yaml, path: &[String]) {
+        let other = match path.join(".").as_str() {
+            "store.passphrase" => "passphrase_file",
+            "store.passphrase_file" => "passphrase",
+            _ => return,
+        };
+        if self.set_by.contains_key(&format!("store.{other}")) {
+            return;
+        }
+        if let Some(store) = tree.get_mut("store").and_then(Yaml::as_mapping_mut) {
+            store.remove(other);
+        }
+    }
+
+    fn unknown(&mut self, variable: &str, known: &[(Vec<String>, &Json)]) {
+        let names: Vec<String> = known.iter().map(|(path, _)| variable_for(path)).collect();
+        let guess = names
+            .iter()
+            .map(|name| (strsim::jaro_winkler(variable, name), name))
+            .max_by(|(one, _), (other, _)| one.total_cmp(other));
+        let guess = guess.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default();
+        self.mistakes.push(from_environment(variable, format!("sets no key{guess}")));
+    }
+
+    fn mistake(&self, source: &str, path: String, message: String) -> Mistake {
+        match self.set_by.get(&path) {
+            Some(variable) => from_environment(variable, message),
+            None => Mistake { source: source.to_owned(), path, message },
+        }
+    }
+}
+
+fn from_environment(variable: &str, message: String) -> Mistake {
+    Mistake { source: "environment".to_owned(), path: variable.to_owned(), message }
+}
+
+/// The variable that sets the key at a path.
+fn variable_for(path: &[String]) -> String {
+    format!("{PREFIX}{}", path.join(SEPARATOR).to_uppercase())
+}
+
+/// Every key that holds a value, with its schema.
+fn leaves<'a>(schema: &'a Json, at: &[String]) -> Vec<(Vec<String>, &'a Json)> {
+    let Some(keys) = schema.get("properties").and_then(Json::as_object) else {
+        return vec![(at.to_vec(), schema)];
+    };
+    let below = |(name, schema): (&String, &'a Json)| {
+        leaves(schema, &[at, std::slice::from_ref(name)].concat())
+    };
+    keys.iter().flat_map(below).collect()
+}

@@ -1,0 +1,1 @@
+//! The registration: what the homeserver is told about the application service.

@@ -1,0 +1,24 @@
+//! The sections of the configuration, one file each.
+//!
+//! A field's documentation is what an operator reads: the JSON schema, the sample and the reference
+//! are generated from it. Its `format` names the form of a text, for messages about a wrong one.
+
+mod access;
+mod admin;
+mod appservice;
+mod homeserver;
+mod logging;
+mod rotation;
+mod sharing;
+mod state;
+mod store;
+
+pub use access::{Access, Budget};
+pub use admin::Admin;
+pub use appservice::{Appservice, Bot};
+pub use homeserver::Homeserver;
+pub use logging::{LogFormat, Logging};
+pub use rotation::Rotation;
+pub use sharing::{Devices, Invitees, Sharing};
+pub use state::{Reseal, SessionScope, State};
+pub use store::{PassphraseError, Store};

@@ -1,0 +1,86 @@
+//! `state`: which state the keeper seals, when, and under which sessions.
+
+use ruma::events::StateEventType;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::sharing::Devices;
+use crate::config::{Duration, TypeGlob};
+
+/// How the keeper seals the state of rooms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct State {
+    /// What one state session covers.
+    pub session_scope: SessionScope,
+    /// When a member's state event is sealed anew by the keeper.
+    pub reseal: Reseal,
+    /// How long the keeper waits before it seals anew, so that several edits become one event.
+    pub reseal_delay: Duration,
+    /// From whose devices the keeper takes state to seal anew.
+    pub reseal_from: Devices,
+    /// State event types that the keeper never seals, beside those that MSC4362 exempts: the
+    /// homeserver has to read these to enforce or to show them.
+    #[schemars(
+        with = "Vec<String>",
+        extend("items" = { "type": "string", "format": "matrix-event-type" })
+    )]
+    pub exempt: Vec<StateEventType>,
+    /// Patterns (`*`, `?`) for state event types that are never sealed anew, because their meaning
+    /// hangs on who sent them. State keys that hold a user id never are.
+    pub never_reseal: Vec<TypeGlob>,
+}
+
+/// What one state session covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionScope {
+    /// One state tuple (type and state key): a key opens that tuple alone.
+    Tuple,
+    /// One room: fewer keys, and a key opens the state of all tuples sealed after it.
+    Room,
+}
+
+/// When a member's state event is sealed anew by the keeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reseal {
+    /// Soon after it changed.
+    OnChange,
+    /// When somebody who lacks the key is invited or joins, for a quiet timeline.
+    OnNeed,
+}
+
+/// Types that homeservers read themselves, beyond MSC4362's list.
+const EXEMPT: [&str; 5] = [
+    "m.room.server_acl",
+    "m.room.tombstone",
+    "m.room.canonical_alias",
+    "m.space.child",
+    "m.space.parent",
+];
+
+/// Calls, RTC membership and live location: sealed anew, the keeper would be the caller.
+const NEVER_RESEAL: [&str; 8] = [
+    "m.call",
+    "m.call.member",
+    "org.matrix.msc3401.call",
+    "org.matrix.msc3401.call.member",
+    "m.rtc.*",
+    "org.matrix.msc4143.*",
+    "m.beacon_info",
+    "org.matrix.msc3672.beacon_info",
+];
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            session_scope: SessionScope::Tuple,
+            reseal: Reseal::OnChange,
+            reseal_delay: Duration::from_millis(250),
+            reseal_from: Devices::CrossSigned,
+            exempt: EXEMPT.map(StateEventType::from).to_vec(),
+            never_reseal: NEVER_RESEAL.iter().filter_map(|glob| glob.parse().ok()).collect(),
+        }
+    }
+}

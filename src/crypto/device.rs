@@ -1,0 +1,292 @@
+//! The keeper's one device: whom it knows, what it can read, and handing keys over.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use matrix_sdk_common::deserialized_responses::{VerificationLevel, VerificationState};
+use matrix_sdk_crypto::{
+    CollectStrategy, DecryptionSettings, DeviceData, EncryptionSyncChanges, OlmMachine,
+    TrustRequirement,
+};
+use matrix_sdk_sqlite::SqliteCryptoStore;
+use ruma::{
+    DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId, serde::Raw,
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::value::RawValue;
+use tokio::sync::{Mutex, watch};
+
+use super::CryptoError;
+use crate::homeserver::{Homeserver, SyncSlice};
+
+/// A device of somebody's, as the homeserver and the signatures describe it.
+#[derive(Clone, Debug)]
+pub struct KnownDevice {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// Its id.
+    pub device_id: OwnedDeviceId,
+    /// Whether its owner's self-signing key signed it.
+    pub cross_signed: bool,
+    /// Whether it is blacklisted in the key store.
+    pub blocked: bool,
+    /// Whether it was deleted.
+    pub deleted: bool,
+    /// When the keeper first saw it, in milliseconds.
+    pub first_seen: i64,
+    data: DeviceData,
+}
+
+/// An encrypted to-device request that has not been sent.
+#[derive(Clone, Debug)]
+pub struct ToDevice {
+    /// Its transaction id.
+    pub txn_id: String,
+    /// The event type of every message in it.
+    pub event_type: String,
+    /// The body, `{"messages": …}`.
+    pub body: String,
+    /// Who gets a message.
+    pub recipients: Vec<(OwnedUserId, OwnedDeviceId)>,
+}
+
+/// A room event that the device could decrypt.
+#[derive(Clone)]
+pub struct Decrypted {
+    /// The decrypted event: the outer event's envelope with the inner type, state key and content.
+    pub event: Box<RawValue>,
+    /// Whether the device that encrypted it is signed by its owner, who is the event's sender.
+    pub cross_signed: bool,
+    /// Whether the session belongs to a device of another user than the event's sender.
+    pub mismatched_sender: bool,
+}
+
+/// Keys that arrived: sessions by room.
+pub type ReceivedKeys = Vec<(OwnedRoomId, String)>;
+
+/// The keeper's device. One process, one device, one of these.
+#[derive(Clone)]
+pub struct KeeperDevice {
+    pub(super) machine: OlmMachine,
+    pub(super) homeserver: Homeserver,
+    /// Outgoing requests are collected and marked by one at a time.
+    pub(super) pumping: Arc<Mutex<()>>,
+    /// One-time keys of the own server's users are claimed by one at a time, so that none is wasted.
+    pub(super) claiming: Arc<Mutex<()>>,
+    /// How many requests about other servers' users are under way.
+    pub(super) remote: watch::Sender<usize>,
+    /// How long other servers may take.
+    pub(super) patience: Duration,
+    /// Told about users whose devices became known after somebody stopped waiting for them.
+    pub(super) late: tokio::sync::mpsc::UnboundedSender<Vec<OwnedUserId>>,
+}
+
+impl std::fmt::Debug for KeeperDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeeperDevice").field("device_id", &self.device_id()).finish_non_exhaustive()
+    }
+}
+
+impl KeeperDevice {
+    /// Opens the key store in the folder `path`, which is made where it is missing. `homeserver` speaks as
+    /// this very device. The receiver gets users whose devices became known late: `patience` is how
+    /// long other servers may hold a request up.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::Open`] when the store does not open with `passphrase`, or is another device's.
+    pub async fn open(
+        path: &Path,
+        passphrase: &SecretString,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        homeserver: Homeserver,
+        patience: Duration,
+    ) -> Result<(Self, tokio::sync::mpsc::UnboundedReceiver<Vec<OwnedUserId>>), CryptoError> {
+        let store = SqliteCryptoStore::open(path, Some(passphrase.expose_secret()))
+            .await
+            .map_err(|error| CryptoError::Open(error.to_string()))?;
+        let machine = OlmMachine::with_store(user_id, device_id, store, None)
+            .await
+            .map_err(|error| CryptoError::Open(error.to_string()))?;
+        machine.set_room_key_requests_enabled(false);
+        machine.set_room_key_forwarding_enabled(false);
+        let (late, late_receiver) = tokio::sync::mpsc::unbounded_channel();
+        let device = Self {
+            machine,
+            homeserver,
+            pumping: Arc::default(),
+            claiming: Arc::default(),
+            remote: watch::Sender::new(0),
+            patience,
+            late,
+        };
+        Ok((device, late_receiver))
+    }
+
+    /// The keeper's user id.
+    pub fn user_id(&self) -> &UserId {
+        self.machine.user_id()
+    }
+
+    /// The keeper's device id.
+    pub fn device_id(&self) -> &DeviceId {
+        self.machine.device_id()
+    }
+
+    /// The device's Curve25519 key, unpadded base64.
+    pub fn curve25519_key(&self) -> String {
+        self.machine.identity_keys().curve25519.to_base64()
+    }
+
+    /// Whether `user` is on the keeper's own server.
+    pub(super) fn is_local(&self, user: &UserId) -> bool {
+        user.server_name() == self.user_id().server_name()
+    }
+
+    /// Takes in what a sync brought. Returns the Megolm sessions whose keys arrived. The key store commits by
+    /// itself: the caller keeps its own `since` afterwards, and a replay is harmless.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the key store fails.
+    pub async fn receive(&self, sync: SyncSlice) -> Result<ReceivedKeys, CryptoError> {
+        let changes = EncryptionSyncChanges {
+            to_device_events: sync.to_device,
+            changed_devices: &sync.device_lists,
+            one_time_keys_counts: &sync.one_time_keys_counts,
+            unused_fallback_keys: Some(sync.unused_fallback_keys.as_deref().unwrap_or_default()),
+            next_batch_token: None,
+        };
+        let settings =
+            DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
+        let (_, keys) = self.machine.receive_sync_changes(changes, &settings).await?;
+        Ok(keys.into_iter().map(|key| (key.room_id, key.session_id)).collect())
+    }
+
+    /// From now on the device lists of `users` are kept up to date.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the key store fails.
+    pub async fn track<'a>(
+        &self,
+        users: impl IntoIterator<Item = &'a UserId>,
+    ) -> Result<(), CryptoError> {
+        Ok(self.machine.update_tracked_users(users).await?)
+    }
+
+    /// The devices of `user`, as far as the homeserver was asked. The keeper's own is not among them.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the key store fails.
+    pub async fn devices_of(&self, user: &UserId) -> Result<Vec<KnownDevice>, CryptoError> {
+        let devices = self.machine.get_user_devices(user, None).await?;
+        Ok(devices
+            .devices()
+            .filter(|device| !device.is_our_own_device() && !device.is_dehydrated())
+            .map(|device| KnownDevice {
+                user_id: device.user_id().to_owned(),
+                device_id: device.device_id().to_owned(),
+                cross_signed: device.is_cross_signed_by_owner(),
+                blocked: device.is_blacklisted(),
+                deleted: device.is_deleted(),
+                first_seen: i64::from(device.first_time_seen_ts().get()),
+                data: (*device).clone(),
+            })
+            .collect())
+    }
+
+    /// Encrypts one to-device event for many devices over Olm. Returns the requests, and the devices with
+    /// which no Olm session exists.
+    ///
+    /// The strategy is to encrypt for whom it is told: who is entitled was decided before, and the
+    /// library's own identity-based strategy panics for users who have no identity.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the key store fails.
+    pub async fn encrypt_for(
+        &self,
+        devices: &[KnownDevice],
+        event_type: &str,
+        content: &serde_json::Value,
+    ) -> Result<(Vec<ToDevice>, Vec<(OwnedUserId, OwnedDeviceId)>), CryptoError> {
+        if devices.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let (requests, unreachable) = self
+            .machine
+            .encrypt_content_for_devices(
+                devices.iter().map(|device| device.data.clone()).collect(),
+                event_type,
+                content,
+                CollectStrategy::AllDevices,
+            )
+            .await?;
+        let mut encrypted = Vec::with_capacity(requests.len());
+        for request in requests {
+            encrypted.push(to_device(&request)?);
+        }
+        let unreachable = unreachable
+            .into_iter()
+            .map(|(device, _)| (device.user_id().to_owned(), device.device_id().to_owned()))
+            .collect();
+        Ok((encrypted, unreachable))
+    }
+
+    /// Decrypts a room event; `None` when its key is not there (yet) or it cannot be opened with it.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the key store fails.
+    pub async fn decrypt(
+        &self,
+        room: &RoomId,
+        event: &str,
+    ) -> Result<Option<Decrypted>, CryptoError> {
+        let raw = Raw::from_json(RawValue::from_string(event.to_owned())?);
+        let settings =
+            DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
+        let decrypted = match self.machine.decrypt_room_event(&raw, room, &settings).await {
+            Ok(decrypted) => decrypted,
+            Err(matrix_sdk_crypto::MegolmError::Store(error)) => return Err(error.into()),
+            Err(error) => {
+                tracing::debug!(%room, %error, "a state event could not be decrypted");
+                return Ok(None);
+            }
+        };
+        let state = &decrypted.encryption_info.verification_state;
+        let cross_signed = matches!(
+            state,
+            VerificationState::Verified
+                | VerificationState::Unverified(VerificationLevel::UnverifiedIdentity)
+        );
+        let mismatched_sender = matches!(
+            state,
+            VerificationState::Unverified(VerificationLevel::MismatchedSender)
+        );
+        Ok(Some(Decrypted { event: decrypted.event.into_json(), cross_signed, mismatched_sender }))
+    }
+}
+
+fn to_device(request: &matrix_sdk_crypto::types::requests::ToDeviceRequest) -> Result<ToDevice, CryptoError> {
+    let recipients = request
+        .messages
+        .iter()
+        .flat_map(|(user, devices)| {
+            devices.keys().filter_map(|device| match device {
+                ruma::to_device::DeviceIdOrAllDevices::DeviceId(id) => {
+                    Some((user.clone(), id.clone()))
+                }
+                ruma::to_device::DeviceIdOrAllDevices::AllDevices => None,
+            })
+        })
+        .collect();
+    Ok(ToDevice {
+        txn_id: request.txn_id.to_string(),
+        event_type: request.event_type.to_string(),
+        body: serde_json::to_string(&serde_json::json!({ "messages": request.messages }))?,
+        recipients,
+    })
+}

@@ -1,0 +1,26 @@
+//! What can go wrong with the keeper's device.
+
+use crate::homeserver::HomeserverError;
+
+/// Why the keeper's device could not do as asked. No variant holds key material.
+#[derive(Debug, thiserror::Error)]
+pub enum CryptoError {
+    /// The crypto store could not be opened.
+    #[error(
+        "the device's key store does not open: {0}; it opens with the passphrase that it was made with \
+         and belongs to one bot and one device"
+    )]
+    Open(String),
+    /// The crypto store failed.
+    #[error("the device's key store failed: {0}")]
+    Store(#[from] matrix_sdk_crypto::CryptoStoreError),
+    /// Olm failed.
+    #[error("the Olm machine failed: {0}")]
+    Olm(#[from] matrix_sdk_crypto::OlmError),
+    /// The homeserver did not answer, or refused.
+    #[error(transparent)]
+    Homeserver(#[from] HomeserverError),
+    /// A value could not be brought into JSON.
+    #[error("a value could not be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}

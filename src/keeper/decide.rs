@@ -1,0 +1,424 @@
+//! Deciding: what is known of a room, and what has to be done about it. Pure.
+//!
+//! Nothing has to be remembered beside who holds what and what was sealed when. Joins, invites that race
+//! with joins, new devices, edits and restarts all come out of one comparison, so a kill can lose
+//! none of them: whoever decides next finds the same difference again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
+
+use super::rules::{Reseal, Rules};
+use crate::{
+    policy::{self, DeviceFacts, Entitlement, MemberFacts, WithheldCode},
+    state::{Membership, StateTuple},
+    store::Grant,
+};
+
+/// A device in the scope of a decision.
+#[derive(Clone, Debug)]
+pub struct DeviceView {
+    /// Its id.
+    pub device_id: OwnedDeviceId,
+    /// What policy weighs.
+    pub facts: DeviceFacts,
+    /// When the keeper first saw it, in milliseconds.
+    pub first_seen: i64,
+    /// What it holds, by session.
+    pub grants: BTreeMap<String, Grant>,
+}
+
+/// A member in the scope of a decision.
+#[derive(Clone, Debug)]
+pub struct MemberView {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// Joined or invited.
+    pub membership: Membership,
+    /// Since when at the latest, in milliseconds.
+    pub since: i64,
+    /// The tick at which the membership was taken in.
+    pub tick: i64,
+    /// The user's devices.
+    pub devices: Vec<DeviceView>,
+    /// Sessions that devices of this user hold which exist no more.
+    pub orphaned: BTreeSet<String>,
+}
+
+/// The value that a tuple should show.
+#[derive(Clone, Debug)]
+pub struct SourceView {
+    /// The event that said it.
+    pub event_id: OwnedEventId,
+    /// When it arrived, in milliseconds.
+    pub at: i64,
+    /// The tick at which it was taken in.
+    pub tick: i64,
+}
+
+/// The value that the keeper sealed.
+#[derive(Clone, Debug)]
+pub struct SealedView {
+    /// The event that it stands for.
+    pub from: OwnedEventId,
+    /// Its session.
+    pub session_id: String,
+    /// Its index.
+    pub message_index: u32,
+    /// The tick before its sending.
+    pub tick: i64,
+    /// Whether it is what stands in the room now.
+    pub stands: bool,
+}
+
+/// A state tuple that is, or should be, sealed.
+#[derive(Clone, Debug)]
+pub struct TupleView {
+    /// The true type and state key.
+    pub tuple: StateTuple,
+    /// The newest value that a member was allowed to give it.
+    pub source: Option<SourceView>,
+    /// What the keeper sealed last.
+    pub sealed: Option<SealedView>,
+    /// The session that may encrypt next, with the index that it is at; `None` calls for a new one.
+    pub active: Option<(String, u32)>,
+    /// Whether the current event is one that the keeper may stand on.
+    pub current_fit: bool,
+    /// Whether its value was redacted: final.
+    pub redacted: bool,
+    /// When it was last refreshed for joiners, in milliseconds.
+    pub refreshed_at: i64,
+    /// When it was last refreshed for devices, in milliseconds.
+    pub device_refresh_at: i64,
+}
+
+/// What is known of a room.
+#[derive(Clone, Debug)]
+pub struct Knowledge {
+    /// Whether the keeper may send sealed state there.
+    pub elevated: bool,
+    /// Whether `members` is everybody, or only those about whom there is something to decide.
+    pub whole_room: bool,
+    /// The members in scope.
+    pub members: Vec<MemberView>,
+    /// The room's tuples.
+    pub tuples: Vec<TupleView>,
+}
+
+/// Why a device is given a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Its user is invited.
+    Invite,
+    /// Its user joined.
+    Join,
+    /// It became entitled later than its user.
+    Device,
+    /// Something is about to be sealed.
+    Seal,
+}
+
+impl Reason {
+    /// The label in metrics and in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Invite => "invite",
+            Self::Join => "join",
+            Self::Device => "device",
+            Self::Seal => "seal",
+        }
+    }
+}
+
+/// Why something is sealed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// A member gave the tuple a value.
+    Reseal,
+    /// Joiners got the key after their join, and their clients read only what comes after a key.
+    Join,
+    /// Devices got the key after they had seen the event.
+    Device,
+}
+
+impl Cause {
+    /// The label in metrics and in the outbox.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reseal => "reseal",
+            Self::Join => "join",
+            Self::Device => "device",
+        }
+    }
+}
+
+/// A device that is to be given a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// Which.
+    pub device_id: OwnedDeviceId,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// The key of a tuple's current value, for devices that lack it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which tuple, by its place in [`Knowledge::tuples`].
+    pub tuple: usize,
+    /// To whom.
+    pub recipients: Vec<Recipient>,
+}
+
+/// A tuple to be sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    /// Which tuple, by its place in [`Knowledge::tuples`].
+    pub tuple: usize,
+    /// Why.
+    pub cause: Cause,
+    /// Who must have the key before the event goes out.
+    pub recipients: Vec<Recipient>,
+}
+
+/// What has to be done about a room.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Keys to hand over.
+    pub shares: Vec<Share>,
+    /// Tuples to seal, after the keys.
+    pub seals: Vec<Seal>,
+    /// Sessions that must never encrypt again: a device that holds them is no longer entitled.
+    pub retire: BTreeSet<String>,
+    /// Devices that get nothing, and why.
+    pub refusals: Vec<(OwnedUserId, OwnedDeviceId, WithheldCode)>,
+    /// Whether the decision needs all members: what is planned here is not to be performed.
+    pub needs_whole_room: bool,
+    /// When to decide again though nothing happens, in milliseconds.
+    pub again_at: Option<i64>,
+}
+
+impl Plan {
+    /// Whether there is nothing to perform.
+    pub fn is_idle(&self) -> bool {
+        self.shares.is_empty() && self.seals.is_empty() && self.retire.is_empty()
+    }
+
+    fn again(&mut self, at: i64) {
+        self.again_at = Some(self.again_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+/// Decides what has to be done about a room at `now` (milliseconds).
+pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
+    let mut plan = Plan::default();
+    find_refused(known, rules, &mut plan);
+    for (place, tuple) in known.tuples.iter().enumerate() {
+        decide_tuple(known, rules, now, place, tuple, &mut plan);
+    }
+    plan
+}
+
+fn find_refused(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
+    for member in &known.members {
+        plan.retire.extend(member.orphaned.iter().cloned());
+        for device in &member.devices {
+            let entitled = |tuple: &StateTuple| entitlement(member, device, tuple, rules);
+            if let Entitlement::Withhold(code) = entitled(&StateTuple::new("m.room.name", "")) {
+                plan.refusals.push((member.user_id.clone(), device.device_id.clone(), code));
+            }
+            let any = known.tuples.iter().any(|view| entitled(&view.tuple).is_grant());
+            if !any && !known.tuples.is_empty() {
+                plan.retire.extend(device.grants.keys().cloned());
+            }
+        }
+    }
+    // Only what could still encrypt is worth retiring.
+    let active: BTreeSet<&String> =
+        known.tuples.iter().filter_map(|view| view.active.as_ref().map(|(id, _)| id)).collect();
+    plan.retire.retain(|session| active.contains(session));
+}
+
+fn entitlement(
+    member: &MemberView,
+    device: &DeviceView,
+    tuple: &StateTuple,
+    rules: &Rules,
+) -> Entitlement {
+    let facts = MemberFacts::of(Some(member.membership));
+    policy::entitlement(&device.facts, &facts, tuple, &rules.sharing)
+}
+
+fn decide_tuple(
+    known: &Knowledge,
+    rules: &Rules,
+    now: i64,
+    place: usize,
+    view: &TupleView,
+    plan: &mut Plan,
+) {
+    if view.redacted || !view.current_fit {
+        return;
+    }
+    let Some(source) = &view.source else { return };
+    let sealed = view.sealed.as_ref().filter(|sealed| sealed.from == source.event_id);
+    let Some(sealed) = sealed else {
+        return decide_reseal(known, rules, now, place, view, source, plan);
+    };
+    if sealed.stands {
+        decide_sharing(known, rules, now, place, view, sealed, plan);
+    }
+}
+
+/// The tuple has a value that is not sealed.
+fn decide_reseal(
+    known: &Knowledge,
+    rules: &Rules,
+    now: i64,
+    place: usize,
+    view: &TupleView,
+    source: &SourceView,
+    plan: &mut Plan,
+) {
+    if !known.elevated || (rules.reseal == Reseal::OnNeed && !is_needed(known, source)) {
+        return;
+    }
+    let due = source.at.saturating_add(rules.reseal_delay);
+    if now < due {
+        return plan.again(due);
+    }
+    if !known.whole_room {
+        plan.needs_whole_room = true;
+        return;
+    }
+    let recipients = before_a_seal(known, rules, view);
+    plan.seals.push(Seal { tuple: place, cause: Cause::Reseal, recipients });
+}
+
+/// Whether somebody came, or some device, after the value did: its author's client had no key for them.
+fn is_needed(known: &Knowledge, source: &SourceView) -> bool {
+    known.members.iter().any(|member| {
+        member.tick > source.tick
+            || member.devices.iter().any(|device| device.first_seen > source.at)
+    })
+}
+
+/// The joined members' devices that lack the key of the tuple's next event. Invitees hold no seal up.
+fn before_a_seal(known: &Knowledge, rules: &Rules, view: &TupleView) -> Vec<Recipient> {
+    let mut recipients = Vec::new();
+    for member in known.members.iter().filter(|member| member.membership == Membership::Join) {
+        for device in &member.devices {
+            let holds = view.active.as_ref().is_some_and(|(session, next)| {
+                device.grants.get(session).is_some_and(|grant| grant.message_index <= *next)
+            });
+            if !holds && entitlement(member, device, &view.tuple, rules).is_grant() {
+                recipients.push(Recipient {
+                    user_id: member.user_id.clone(),
+                    device_id: device.device_id.clone(),
+                    reason: Reason::Seal,
+                });
+            }
+        }
+    }
+    recipients
+}
+
+/// The tuple's value is sealed: who lacks its key, and who got it too late to read the event?
+fn decide_sharing(
+    known: &Knowledge,
+    rules: &Rules,
+    now: i64,
+    place: usize,
+    view: &TupleView,
+    sealed: &SealedView,
+    plan: &mut Plan,
+) {
+    let mut recipients = Vec::new();
+    let mut late: Option<Cause> = None;
+    for member in &known.members {
+        for device in &member.devices {
+            if !entitlement(member, device, &view.tuple, rules).is_grant() {
+                continue;
+            }
+            let grant = device
+                .grants
+                .get(&sealed.session_id)
+                .filter(|grant| grant.message_index <= sealed.message_index);
+            match grant {
+                None => recipients.push(Recipient {
+                    user_id: member.user_id.clone(),
+                    device_id: device.device_id.clone(),
+                    reason: reason(member, device, sealed),
+                }),
+                Some(grant) if came_late(member, grant, sealed) => {
+                    let cause =
+                        if member.tick > sealed.tick { Cause::Join } else { Cause::Device };
+                    late = Some(late.map_or(cause, |earlier| earlier.min(cause)));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    if !recipients.is_empty() {
+        // The refresh, if one is called for, follows once the keys are there.
+        plan.shares.push(Share { tuple: place, recipients });
+        return;
+    }
+    if let Some(cause) = late {
+        decide_refresh(known, rules, now, place, view, cause, plan);
+    }
+}
+
+fn reason(member: &MemberView, device: &DeviceView, sealed: &SealedView) -> Reason {
+    if member.membership == Membership::Invite {
+        Reason::Invite
+    } else if member.tick > sealed.tick && device.first_seen <= member.since.max(1) {
+        Reason::Join
+    } else if member.tick > sealed.tick && device.grants.is_empty() {
+        Reason::Join
+    } else {
+        Reason::Device
+    }
+}
+
+/// Whether a joined member's device got the key when its client may have read the event already. A key that the
+/// homeserver took before the join was there in time.
+fn came_late(member: &MemberView, grant: &Grant, sealed: &SealedView) -> bool {
+    let (Some(sent_at), Some(sent_tick)) = (grant.sent_at, grant.sent_tick) else { return false };
+    member.membership == Membership::Join && sent_tick > sealed.tick && sent_at >= member.since
+}
+
+fn decide_refresh(
+    known: &Knowledge,
+    rules: &Rules,
+    now: i64,
+    place: usize,
+    view: &TupleView,
+    cause: Cause,
+    plan: &mut Plan,
+) {
+    if !known.elevated {
+        return;
+    }
+    let due = match cause {
+        Cause::Join => view.refreshed_at.saturating_add(rules.refresh_window),
+        Cause::Device if view.tuple.is_aesthetic() => {
+            view.device_refresh_at.saturating_add(rules.device_refresh_interval)
+        }
+        Cause::Device | Cause::Reseal => return,
+    };
+    if now < due {
+        return plan.again(due);
+    }
+    if view.active.is_none() && !known.whole_room {
+        plan.needs_whole_room = true;
+        return;
+    }
+    let recipients = before_a_seal(known, rules, view);
+    plan.seals.push(Seal { tuple: place, cause, recipients });
+}
+
+#[cfg(test)]
+mod tests;

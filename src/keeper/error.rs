@@ -1,0 +1,38 @@
+//! What can keep the keeper from its work.
+
+use crate::{crypto::CryptoError, homeserver::HomeserverError, store::StoreError};
+
+/// Why something could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The keeper's device failed.
+    #[error(transparent)]
+    Crypto(#[from] CryptoError),
+    /// The homeserver did not answer, or refused.
+    #[error(transparent)]
+    Homeserver(#[from] HomeserverError),
+    /// A value could not be brought into JSON.
+    #[error("a value could not be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl From<sqlx::Error> for KeeperError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(StoreError::Database(error))
+    }
+}
+
+impl KeeperError {
+    /// Whether trying again later may help, everything else being as it is.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Homeserver(error) | Self::Crypto(CryptoError::Homeserver(error)) => {
+                error.is_transient()
+            }
+            _ => false,
+        }
+    }
+}

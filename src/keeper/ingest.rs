@@ -1,0 +1,303 @@
+//! Taking events in: from the inbox into what is known, in the order of the own server's stream.
+//!
+//! Nothing is sent from here. What has to be done is promised by a mark in the same commit.
+
+use std::sync::Arc;
+
+use ruma::{OwnedUserId, RoomId, UserId};
+use serde_json::Value;
+use sqlx::SqliteConnection;
+use tokio::sync::Notify;
+
+use super::{KeeperError, clock::now_ms, rules::Rules, state_events};
+use crate::{
+    admin::Metrics,
+    crypto::KeeperDevice,
+    policy::UserGlob,
+    state::{
+        JsonMap, Membership, PowerLevels, RoomEncryption, RoomEvent, creators_of, power::room_version_of,
+    },
+    store::{InboxRow, MemberRow, RoomRow, Store, inbox, marks, rooms, sessions},
+};
+
+/// How many events are taken in by one commit.
+const BATCH: i64 = 64;
+
+/// What everything that takes events in works with.
+#[derive(Clone)]
+pub struct Taker {
+    /// The store.
+    pub store: Store,
+    /// The keeper's device, to read with.
+    pub device: KeeperDevice,
+    /// The organisation's rules.
+    pub rules: Arc<Rules>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The keeper.
+    pub keeper: OwnedUserId,
+}
+
+/// When an event arrived, and whether it happens now or is found in a fetched state.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When it arrived, in milliseconds.
+    pub at: i64,
+    /// The tick at which it is taken in.
+    pub tick: i64,
+    /// Whether it just happened.
+    pub live: bool,
+}
+
+impl Taker {
+    /// Takes events in until the process ends. `arrived` is told of new ones, `promised` is told of marks.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the store fails.
+    pub async fn run(&self, arrived: &Notify, promised: &Notify) -> Result<(), KeeperError> {
+        loop {
+            let notified = arrived.notified();
+            if self.take_batch().await? == 0 {
+                notified.await;
+            } else {
+                promised.notify_one();
+            }
+        }
+    }
+
+    /// Takes in the oldest events that wait, in one commit. Returns how many they were.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the store fails.
+    pub async fn take_batch(&self) -> Result<usize, KeeperError> {
+        let rows = inbox::waiting(&mut *self.store.read().await?, BATCH).await?;
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let mut transaction = self.store.begin().await?;
+        for row in &rows {
+            self.take(&mut transaction, row).await?;
+        }
+        transaction.commit().await?;
+        Ok(rows.len())
+    }
+
+    async fn take(&self, db: &mut SqliteConnection, row: &InboxRow) -> Result<(), KeeperError> {
+        let known = rooms::get(db, &row.room_id).await?;
+        if known.as_ref().is_some_and(|room| room.membership == Membership::Join && !room.loaded) {
+            return Ok(inbox::hold(db, row.seq).await?);
+        }
+        inbox::taken(db, row.seq).await?;
+        let event = match RoomEvent::parse_str(&row.body) {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(room = %row.room_id, %error, "an event is malformed and was passed over");
+                return Ok(());
+            }
+        };
+        let arrival = Arrival { at: row.received_at, tick: self.store.next_tick(), live: true };
+        if self.is_own_membership(&event) {
+            return self.take_own_membership(db, &row.room_id, known, &event, arrival).await;
+        }
+        let Some(room) = known.filter(|room| room.membership == Membership::Join) else {
+            return Ok(());
+        };
+        if room.state_encrypted {
+            rooms::touch(db, &row.room_id, arrival.at).await?;
+        }
+        self.take_event(db, room, &event, &row.body, arrival).await
+    }
+
+    fn is_own_membership(&self, event: &RoomEvent) -> bool {
+        event.event_type == "m.room.member"
+            && event.state_key.as_deref() == Some(self.keeper.as_str())
+    }
+
+    async fn take_own_membership(
+        &self,
+        db: &mut SqliteConnection,
+        room_id: &RoomId,
+        known: Option<RoomRow>,
+        event: &RoomEvent,
+        arrival: Arrival,
+    ) -> Result<(), KeeperError> {
+        let Some(membership) = Membership::from_content(&event.content) else { return Ok(()) };
+        let was = known.as_ref().map(|room| room.membership);
+        let mut room = known.unwrap_or_else(|| RoomRow::new(room_id.to_owned(), membership));
+        match membership {
+            Membership::Invite => {
+                if !UserGlob::any(&self.rules.invite_from, &event.sender) {
+                    tracing::info!(room = %room_id, inviter = %event.sender,
+                        "an invite was not accepted: `access.invite_from` does not name its sender");
+                    return Ok(());
+                }
+                room.inviter = Some(event.sender.clone());
+            }
+            Membership::Join if was == Some(Membership::Join) => return Ok(()),
+            Membership::Join => room.loaded = false,
+            Membership::Leave | Membership::Ban | Membership::Knock => {
+                tracing::info!(room = %room_id, membership = membership.as_str(),
+                    by = %event.sender, "the keeper is no longer in a room");
+                sessions::retire_known_to(db, room_id, None, "the keeper left").await?;
+                marks::clear(db, room_id).await?;
+                inbox::release(db, room_id, None).await?;
+                crate::store::outbox::clear(db, room_id).await?;
+            }
+        }
+        room.membership = membership;
+        rooms::put(db, &room).await?;
+        if matches!(membership, Membership::Invite | Membership::Join) {
+            marks::mark(db, room_id, None, arrival.at, arrival.tick).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in an event of a room that the keeper is in.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the store fails.
+    pub async fn take_event(
+        &self,
+        db: &mut SqliteConnection,
+        mut room: RoomRow,
+        event: &RoomEvent,
+        body: &str,
+        arrival: Arrival,
+    ) -> Result<(), KeeperError> {
+        if event.event_type == "m.room.redaction" && room.state_encrypted {
+            return state_events::take_redaction(self, db, &room, event, arrival).await;
+        }
+        let Some(state_key) = event.state_key.as_deref() else {
+            if room.state_encrypted && event.event_type == "m.room.encrypted" {
+                state_events::record_index(db, &room.room_id, event).await?;
+            }
+            return Ok(());
+        };
+        match (event.event_type.as_str(), state_key) {
+            ("m.room.member", user) => self.take_member(db, &room, event, user, arrival).await,
+            ("m.room.create" | "m.room.power_levels" | "m.room.encryption", "") => {
+                let before = (room.state_encrypted, room.elevated);
+                self.take_room_setting(&mut room, event);
+                // Encrypted from now on: what stands there already has to be looked at.
+                room.loaded &= !arrival.live || before.0 == room.state_encrypted;
+                rooms::put(db, &room).await?;
+                if arrival.live && before != (room.state_encrypted, room.elevated) {
+                    tracing::info!(room = %room.room_id, status = room.status(), "a room's standing changed");
+                    marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
+                }
+                Ok(())
+            }
+            ("m.room.history_visibility" | "m.room.join_rules", _) => Ok(()),
+            _ if room.state_encrypted => {
+                state_events::take_state(self, db, &room, event, body, arrival).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn take_room_setting(&self, room: &mut RoomRow, event: &RoomEvent) {
+        match event.event_type.as_str() {
+            "m.room.create" => {
+                room.version = room_version_of(&event.content).to_owned();
+                room.creators = creators_of(&event.sender, &event.content, &room.version);
+            }
+            "m.room.power_levels" => room.power_levels = to_json(&event.content),
+            _ => {
+                // Once on, it stays on: clients refuse to turn encryption off, and so does the keeper.
+                let encrypts = RoomEncryption::from_content(&event.content)
+                    .is_some_and(|encryption| encryption.is_state_encrypted());
+                room.state_encrypted |= encrypts;
+                room.encryption = to_json(&event.content);
+            }
+        }
+        room.elevated = power_levels(room).elevated(&self.keeper);
+    }
+
+    async fn take_member(
+        &self,
+        db: &mut SqliteConnection,
+        room: &RoomRow,
+        event: &RoomEvent,
+        user: &str,
+        arrival: Arrival,
+    ) -> Result<(), KeeperError> {
+        let (Ok(user_id), Some(membership)) =
+            (UserId::parse(user), Membership::from_content(&event.content))
+        else {
+            return Ok(());
+        };
+        if user_id == self.keeper {
+            return Ok(());
+        }
+        let before = rooms::get_member(db, &room.room_id, &user_id).await?;
+        if before.as_ref().is_some_and(|before| before.membership == membership) {
+            return Ok(());
+        }
+        // The membership began when the homeserver took the event; a missing age may be any age.
+        let age = event.age.and_then(|age| i64::try_from(age).ok());
+        let since = match (arrival.live, age) {
+            (true, Some(age)) => arrival.at.saturating_sub(age),
+            (true, None) => before.as_ref().map_or(0, |before| before.since),
+            (false, _) => 0,
+        };
+        let member = MemberRow {
+            user_id: user_id.clone(),
+            membership,
+            since,
+            arrived_at: arrival.at,
+            tick: arrival.tick,
+        };
+        rooms::put_member(db, &room.room_id, &member).await?;
+        if !arrival.live || !room.state_encrypted {
+            return Ok(());
+        }
+        match membership {
+            Membership::Join | Membership::Invite => {
+                marks::mark(db, &room.room_id, Some(&user_id), arrival.at, arrival.tick).await?;
+            }
+            Membership::Leave | Membership::Ban | Membership::Knock => {
+                let why = "a member who holds it is gone";
+                sessions::retire_known_to(db, &room.room_id, Some(&user_id), why).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again to read what could not be read: the key of `session_id` arrived, or the process started.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the store fails.
+    pub async fn retry_unreadable(
+        &self,
+        db: &mut SqliteConnection,
+        room_id: &RoomId,
+        session_id: Option<&str>,
+    ) -> Result<(), KeeperError> {
+        let Some(room) = rooms::get(db, room_id).await? else { return Ok(()) };
+        let waiting =
+            crate::store::tuples::unreadable(&self.store, db, room_id, session_id).await?;
+        for row in waiting {
+            state_events::read_again(self, db, &room, row, now_ms()).await?;
+        }
+        Ok(())
+    }
+}
+
+fn to_json(content: &JsonMap) -> Option<String> {
+    serde_json::to_string(content).ok()
+}
+
+/// The power levels that stand in a room, as far as the keeper knows.
+pub fn power_levels(room: &RoomRow) -> PowerLevels {
+    let content = room.power_levels.as_ref().and_then(|json| {
+        match serde_json::from_str::<Value>(json) {
+            Ok(Value::Object(content)) => Some(content),
+            _ => None,
+        }
+    });
+    PowerLevels::from_content(content.as_ref(), &room.creators, &room.version)
+}

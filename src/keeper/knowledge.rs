@@ -1,0 +1,214 @@
+//! What is known of a room, gathered from the store and the device's key store for one decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{OwnedDeviceId, OwnedUserId};
+
+use super::{
+    KeeperError,
+    clock::now_ms,
+    decide::{DeviceView, Knowledge, MemberView, SealedView, SourceView, TupleView},
+    lane::Visit,
+    rules::{Rules, SessionScope},
+};
+use crate::{
+    crypto::KnownDevice,
+    policy::DeviceFacts,
+    state::{Membership, StateTuple},
+    store::{Grant, GrantRow, MemberRow, SessionRow, TupleRow, ledger, rooms, sessions, tuples},
+};
+
+type GrantsByDevice = BTreeMap<(OwnedUserId, OwnedDeviceId), BTreeMap<String, Grant>>;
+
+impl Visit<'_> {
+    /// Gathers what a decision weighs, for the visit's scope.
+    pub(super) async fn know(&mut self) -> Result<Knowledge, KeeperError> {
+        let store = self.lanes.taker.store.clone();
+        let room_id = self.room_id();
+        let db = &mut *store.read().await?;
+        if let Some(room) = rooms::get(db, &room_id).await? {
+            self.room = room;
+        }
+        let members = self.members(db).await?;
+        let mut grants = self.grants(db).await?;
+        let mut views = Vec::with_capacity(members.len());
+        for member in members {
+            views.push(self.view(member, &mut grants).await?);
+        }
+        let mut tuple_views = Vec::new();
+        for row in tuples::of_room(&store, db, &room_id).await? {
+            if self.lanes.taker.rules.exempt.contains(&row.tuple.event_type)
+                || row.tuple.packed().is_err()
+            {
+                continue;
+            }
+            let scope = session_scope(&self.lanes.taker.rules, &row.tuple);
+            let active = sessions::active(db, &room_id, scope).await?;
+            tuple_views.push(tuple_view(row, active, &self.lanes.taker));
+        }
+        Ok(Knowledge {
+            elevated: self.room.elevated,
+            whole_room: self.scope.is_none(),
+            members: views,
+            tuples: tuple_views,
+        })
+    }
+
+    async fn members(
+        &self,
+        db: &mut sqlx::SqliteConnection,
+    ) -> Result<Vec<MemberRow>, KeeperError> {
+        let room_id = &self.room.room_id;
+        let mut members = match &self.scope {
+            None => rooms::present_members(db, room_id).await?,
+            Some(users) => {
+                let mut members = Vec::new();
+                for user in users {
+                    members.extend(rooms::get_member(db, room_id, user).await?);
+                }
+                members
+            }
+        };
+        members.retain(|member| {
+            matches!(member.membership, Membership::Join | Membership::Invite)
+                && member.user_id != self.lanes.taker.keeper
+        });
+        Ok(members)
+    }
+
+    async fn grants(
+        &self,
+        db: &mut sqlx::SqliteConnection,
+    ) -> Result<GrantsByDevice, KeeperError> {
+        let room_id = &self.room.room_id;
+        let mut rows: Vec<GrantRow> = Vec::new();
+        match &self.scope {
+            None => rows = ledger::of_room(db, room_id, None).await?,
+            Some(users) => {
+                for user in users {
+                    rows.extend(ledger::of_room(db, room_id, Some(user)).await?);
+                }
+            }
+        }
+        let mut grants = GrantsByDevice::new();
+        for row in rows {
+            let device = grants.entry((row.user_id, row.device_id)).or_default();
+            device.insert(row.session_id, row.grant);
+        }
+        self.overlay(&mut grants);
+        Ok(grants)
+    }
+
+    /// What was delivered on this visit stands in the ledger with the next commit; it counts already.
+    fn overlay(&self, grants: &mut GrantsByDevice) {
+        for delivery in &self.delivered {
+            for to in &delivery.detail.recipients {
+                let Some(device) = grants.get_mut(to) else { continue };
+                if !delivery.taken {
+                    device.remove(&delivery.detail.session_id);
+                } else if let Some(grant) = device.get_mut(&delivery.detail.session_id) {
+                    grant.sent_at = Some(delivery.at);
+                    grant.sent_tick = Some(delivery.tick);
+                }
+            }
+        }
+    }
+
+    async fn view(
+        &mut self,
+        member: MemberRow,
+        grants: &mut GrantsByDevice,
+    ) -> Result<MemberView, KeeperError> {
+        let known = self.lanes.taker.device.devices_of(&member.user_id).await?;
+        let mut devices = Vec::with_capacity(known.len());
+        for device in known {
+            let key = (device.user_id.clone(), device.device_id.clone());
+            let held = grants.remove(&key).unwrap_or_default();
+            if !self.unreachable.contains(&key) {
+                devices.push(device_view(&device, held));
+            }
+            self.devices.insert(key, device);
+        }
+        Ok(MemberView {
+            orphaned: orphaned(&member.user_id, grants),
+            user_id: member.user_id,
+            membership: member.membership,
+            since: member.since,
+            tick: member.tick,
+            devices,
+        })
+    }
+}
+
+/// Sessions that devices of `user` hold which the homeserver does not list any more.
+fn orphaned(user: &OwnedUserId, grants: &GrantsByDevice) -> BTreeSet<String> {
+    let first = (user.clone(), OwnedDeviceId::from(""));
+    grants
+        .range(first..)
+        .take_while(|((owner, _), _)| owner == user)
+        .flat_map(|(_, sessions)| sessions.keys().cloned())
+        .collect()
+}
+
+fn device_view(device: &KnownDevice, grants: BTreeMap<String, Grant>) -> DeviceView {
+    DeviceView {
+        device_id: device.device_id.clone(),
+        facts: DeviceFacts {
+            known: true,
+            deleted: device.deleted,
+            cross_signed_by_owner: device.cross_signed,
+            blocked: device.blocked,
+            is_keeper_itself: false,
+        },
+        first_seen: device.first_seen,
+        grants,
+    }
+}
+
+/// What the session of a tuple is kept under.
+pub(super) fn session_scope<'a>(rules: &Rules, tuple: &'a StateTuple) -> Option<&'a StateTuple> {
+    match rules.session_scope {
+        SessionScope::Tuple => Some(tuple),
+        SessionScope::Room => None,
+    }
+}
+
+/// Whether a session is too old, or has encrypted too much, to go on.
+pub(super) fn is_worn(session: &SessionRow, rules: &Rules, now: i64) -> bool {
+    now.saturating_sub(session.created_at) >= rules.rotation_age
+        || session.messages >= rules.rotation_messages
+}
+
+fn tuple_view(
+    row: TupleRow,
+    active: Option<SessionRow>,
+    taker: &super::ingest::Taker,
+) -> TupleView {
+    let now = now_ms();
+    let active = active
+        .filter(|session| !is_worn(session, &taker.rules, now))
+        .map(|session| (session.session_id, u32::try_from(session.messages).unwrap_or(u32::MAX)));
+    let keepers = row.current_sender.as_ref() == Some(&taker.keeper);
+    let current = row.current_event_id.clone();
+    let bound = taker.rules.sender_bound.binds(&row.tuple);
+    TupleView {
+        source: row.source.filter(|_| !bound).map(|source| SourceView {
+            event_id: source.event_id,
+            at: source.at,
+            tick: source.tick,
+        }),
+        sealed: row.sealed.map(|sealed| SealedView {
+            stands: keepers || current.as_ref() == Some(&sealed.event_id),
+            from: sealed.from,
+            session_id: sealed.session_id,
+            message_index: sealed.message_index,
+            tick: sealed.tick,
+        }),
+        active,
+        current_fit: row.current_fit,
+        redacted: row.redacted,
+        refreshed_at: row.refreshed_at,
+        device_refresh_at: row.device_refresh_at,
+        tuple: row.tuple,
+    }
+}

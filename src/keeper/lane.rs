@@ -1,0 +1,540 @@
+//! Keeping one room: decide, hand keys over, seal; until there is nothing left to do.
+//!
+//! A room has one lane at a time, so what is decided here is performed in order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use tokio::sync::Notify;
+
+use super::{
+    KeeperError,
+    clock::now_ms,
+    decide::{Cause, Knowledge, Plan, Reason, Recipient, Share, decide},
+    ingest::Taker,
+    outbox::{Delivered, Sender, note_delivered},
+    pacing::{Inviters, Pacer, Urgency},
+    rooms as entering,
+    seal::Prepared,
+};
+use crate::{
+    crypto::{KeySnapshot, KnownDevice, ToDevice},
+    homeserver::Homeserver,
+    state::Membership,
+    store::{
+        Mark, NewGrant, NewOutbox, OutboxKind, OutboxRow, RoomRow, ToDeviceDetail, ledger, marks,
+        outbox, rooms, sessions, tuples,
+    },
+};
+
+/// How often one visit decides anew before it leaves the rest to the next one.
+const MOST_ROUNDS: usize = 12;
+/// A room in which nothing happened for this long sleeps, in milliseconds.
+const SLEEPS_AFTER: i64 = 3_600_000;
+/// How long a room waits after the homeserver refused a sealed event, in milliseconds.
+const REFUSED_WAITS: i64 = 60_000;
+
+/// Keeps rooms.
+#[derive(Clone)]
+pub struct Lanes {
+    /// Reads and judges.
+    pub taker: Taker,
+    /// Sends.
+    pub sender: Sender,
+    /// The homeserver, spoken to as the keeper's device.
+    pub homeserver: Homeserver,
+    /// Paces refreshes.
+    pub pacer: Arc<Pacer>,
+    /// Budgets of those who invite the keeper.
+    pub inviters: Arc<Inviters>,
+    /// Told when held events are given back to the inbox.
+    pub arrived: Arc<Notify>,
+}
+
+/// One visit to a room.
+pub(super) struct Visit<'a> {
+    pub(super) lanes: &'a Lanes,
+    pub(super) room: RoomRow,
+    /// `None`: everybody.
+    pub(super) scope: Option<BTreeSet<OwnedUserId>>,
+    /// Devices of the members in scope.
+    pub(super) devices: BTreeMap<(OwnedUserId, OwnedDeviceId), KnownDevice>,
+    /// Who could not be reached on this visit.
+    pub(super) unreachable: BTreeSet<(OwnedUserId, OwnedDeviceId)>,
+    /// Keys that the homeserver took, not yet noted in the ledger: the next commit does.
+    pub(super) delivered: Vec<Delivered>,
+    /// Why which device was given a key, for the counters.
+    pub(super) reasons: BTreeMap<(OwnedUserId, OwnedDeviceId), Reason>,
+    /// When to come again, in milliseconds.
+    pub(super) again_at: Option<i64>,
+    pub(super) plan_refusals: Vec<(OwnedUserId, OwnedDeviceId, crate::policy::WithheldCode)>,
+}
+
+impl Lanes {
+    /// Does what has been promised for a room.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the homeserver is away or the store fails; the promise stands.
+    pub async fn visit(&self, room_id: &RoomId) -> Result<(), KeeperError> {
+        let store = &self.taker.store;
+        let room = rooms::get(&mut *store.read().await?, room_id).await?;
+        match room {
+            Some(room) if room.membership == Membership::Invite => {
+                entering::accept_invite(&self.taker, &self.homeserver, &self.inviters, room).await
+            }
+            Some(room) if room.membership == Membership::Join && !room.loaded => {
+                entering::load(&self.taker, &self.homeserver, &self.arrived, room).await
+            }
+            Some(room) if room.membership == Membership::Join && room.state_encrypted => {
+                self.keep(room).await
+            }
+            _ => {
+                let mut transaction = store.begin().await?;
+                marks::clear(&mut transaction, room_id).await?;
+                Ok(transaction.commit().await?)
+            }
+        }
+    }
+
+    async fn keep(&self, room: RoomRow) -> Result<(), KeeperError> {
+        let store = &self.taker.store;
+        let room_id = room.room_id.clone();
+        self.sender.flush(&room_id).await?;
+        let due = marks::due(&mut *store.read().await?, &room_id, now_ms()).await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        let users: BTreeSet<OwnedUserId> =
+            due.iter().filter_map(|mark| mark.user_id.clone()).collect();
+        let whole = due.iter().any(|mark| mark.user_id.is_none());
+        if !users.is_empty() {
+            self.taker.device.track(users.iter().map(AsRef::as_ref)).await?;
+            self.taker.device.pump().await?;
+            self.read_again(&room_id).await?;
+        }
+        let mut visit = Visit {
+            lanes: self,
+            room,
+            scope: (!whole).then_some(users),
+            devices: BTreeMap::new(),
+            unreachable: BTreeSet::new(),
+            delivered: Vec::new(),
+            reasons: BTreeMap::new(),
+            again_at: None,
+            plan_refusals: Vec::new(),
+        };
+        let done = visit.work().await;
+        // What was delivered is noted whatever came after it.
+        visit.close(&due, done.is_ok()).await?;
+        done
+    }
+
+    /// Somebody's devices changed: what was left because its device was not signed is judged again.
+    async fn read_again(&self, room: &RoomId) -> Result<(), KeeperError> {
+        let store = &self.taker.store;
+        let waiting =
+            tuples::unreadable(store, &mut *store.read().await?, room, None).await?;
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = store.begin().await?;
+        self.taker.retry_unreadable(&mut transaction, room, None).await?;
+        Ok(transaction.commit().await?)
+    }
+}
+
+impl Visit<'_> {
+    pub(super) fn room_id(&self) -> OwnedRoomId {
+        self.room.room_id.clone()
+    }
+
+    async fn work(&mut self) -> Result<(), KeeperError> {
+        for _ in 0..MOST_ROUNDS {
+            let known = self.know().await?;
+            let mut plan = decide(&known, &self.lanes.taker.rules, now_ms());
+            self.plan_refusals.append(&mut plan.refusals);
+            if plan.needs_whole_room && self.scope.is_some() {
+                self.scope = None;
+                continue;
+            }
+            if !self.perform(&known, &plan).await? {
+                self.again_at = earliest(self.again_at, plan.again_at);
+                return Ok(());
+            }
+        }
+        // Something keeps changing under us: come again soon, after the others.
+        self.again_at = Some(now_ms());
+        Ok(())
+    }
+
+    /// Performs a plan. Returns whether anything was done that calls for another look.
+    async fn perform(&mut self, known: &Knowledge, plan: &Plan) -> Result<bool, KeeperError> {
+        if !plan.retire.is_empty() {
+            let mut transaction = self.lanes.taker.store.begin().await?;
+            for session in &plan.retire {
+                let why = "a device that holds it is no longer entitled";
+                sessions::retire(&mut transaction, session, why).await?;
+            }
+            transaction.commit().await?;
+            return Ok(true);
+        }
+        let (invitees, members): (Vec<Share>, Vec<Share>) =
+            plan.shares.iter().flat_map(split).partition(|share| {
+                share.recipients.iter().all(|to| to.reason == Reason::Invite)
+            });
+        if !members.is_empty() {
+            self.share(known, &members).await?;
+            return Ok(true);
+        }
+        if !plan.seals.is_empty() {
+            let permitted = self.permitted(known, plan).await?;
+            if !permitted.is_empty() {
+                return self.seal(known, &permitted).await;
+            }
+        }
+        if !invitees.is_empty() {
+            self.share(known, &invitees).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The seals that may happen now: refreshes keep to their pace.
+    async fn permitted(
+        &mut self,
+        known: &Knowledge,
+        plan: &Plan,
+    ) -> Result<Vec<super::decide::Seal>, KeeperError> {
+        let mut permitted = Vec::new();
+        for seal in &plan.seals {
+            let urgency = match seal.cause {
+                Cause::Reseal => None,
+                Cause::Join => Some(Urgency::Joiner),
+                Cause::Device => Some(self.urgency().await?),
+            };
+            let wait = urgency.and_then(|u| self.lanes.pacer.take(u, Instant::now()).err());
+            match wait {
+                None if known.tuples.get(seal.tuple).is_some() => permitted.push(seal.clone()),
+                None => {}
+                Some(wait) => {
+                    let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+                    self.again_at =
+                        earliest(self.again_at, Some(now_ms().saturating_add(wait.max(1))));
+                }
+            }
+        }
+        Ok(permitted)
+    }
+
+    async fn urgency(&self) -> Result<Urgency, KeeperError> {
+        let db = &mut *self.lanes.taker.store.read().await?;
+        let active_at = rooms::active_at(db, &self.room.room_id).await?;
+        let sleeps = now_ms().saturating_sub(active_at) > SLEEPS_AFTER;
+        Ok(if sleeps { Urgency::SleepingRoom } else { Urgency::ActiveRoom })
+    }
+
+    /// Hands the keys of current values over.
+    async fn share(&mut self, known: &Knowledge, shares: &[Share]) -> Result<(), KeeperError> {
+        let everybody = shares.iter().flat_map(|share| &share.recipients);
+        self.reach(everybody).await?;
+        let store = self.lanes.taker.store.clone();
+        let room_id = self.room_id();
+        let mut letters = Letters::default();
+        for share in shares {
+            let Some((view, sealed)) = known
+                .tuples
+                .get(share.tuple)
+                .and_then(|view| Some((view, view.sealed.as_ref()?)))
+            else {
+                continue;
+            };
+            let db = &mut *store.read().await?;
+            let Some(locked) = tuples::snapshot(db, &room_id, &view.tuple).await? else { continue };
+            let snapshot = KeySnapshot::from_base64(store.unlock(&locked)?);
+            self.write(
+                &mut letters,
+                &share.recipients,
+                &sealed.session_id,
+                sealed.message_index,
+                &snapshot,
+            )
+            .await?;
+        }
+        let now = now_ms();
+        let mut transaction = store.begin().await?;
+        self.note_delivered(&mut transaction).await?;
+        ledger::grant(&mut transaction, &room_id, &letters.grants, now).await?;
+        let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
+        transaction.commit().await?;
+        self.deliver(requests).await
+    }
+
+    /// Sees to Olm sessions with the recipients. The own server's answer at once; others as long as the gate
+    /// holds.
+    pub(super) async fn reach(
+        &self,
+        recipients: impl Iterator<Item = &Recipient>,
+    ) -> Result<(), KeeperError> {
+        let users: BTreeSet<OwnedUserId> = recipients.map(|to| to.user_id.clone()).collect();
+        let users: Vec<OwnedUserId> = users.into_iter().collect();
+        let device = &self.lanes.taker.device;
+        device.claim_missing(&users).await?;
+        let own = device.user_id().server_name();
+        if users.iter().any(|user| user.server_name() != own) {
+            device.settled().await;
+        }
+        Ok(())
+    }
+
+    /// Encrypts a session's key for recipients, and writes down what it will take to send it.
+    pub(super) async fn write(
+        &mut self,
+        letters: &mut Letters,
+        recipients: &[Recipient],
+        session_id: &str,
+        message_index: u32,
+        snapshot: &KeySnapshot,
+    ) -> Result<(), KeeperError> {
+        let devices: Vec<KnownDevice> = recipients
+            .iter()
+            .filter_map(|to| self.devices.get(&(to.user_id.clone(), to.device_id.clone())))
+            .cloned()
+            .collect();
+        let mut content = snapshot.room_key_content(&self.room.room_id, session_id);
+        let encrypted =
+            self.lanes.taker.device.encrypt_for(&devices, "m.room_key", &content).await;
+        wipe(&mut content);
+        let (requests, unreachable) = encrypted?;
+        for (user_id, device_id) in unreachable {
+            tracing::debug!(room = %self.room.room_id, user = %user_id, device = %device_id,
+                "no Olm session with a device, and no one-time key to make one");
+            self.unreachable.insert((user_id, device_id));
+        }
+        let reasons: BTreeMap<_, _> = recipients
+            .iter()
+            .map(|to| ((to.user_id.clone(), to.device_id.clone()), to.reason))
+            .collect();
+        for request in requests {
+            for (user_id, device_id) in &request.recipients {
+                let reason = reasons
+                    .get(&(user_id.clone(), device_id.clone()))
+                    .copied()
+                    .unwrap_or(Reason::Seal);
+                letters.grants.push(NewGrant {
+                    session_id: session_id.to_owned(),
+                    user_id: user_id.clone(),
+                    device_id: device_id.clone(),
+                    message_index,
+                    reason: reason.as_str(),
+                });
+                self.reasons.insert((user_id.clone(), device_id.clone()), reason);
+            }
+            letters.requests.push((session_id.to_owned(), request));
+        }
+        Ok(())
+    }
+
+    /// Writes requests into the outbox, as part of the caller's transaction.
+    pub(super) async fn insert(
+        &self,
+        db: &mut sqlx::SqliteConnection,
+        room_id: &RoomId,
+        letters: Letters,
+        now: i64,
+    ) -> Result<Vec<(OutboxRow, Arc<ToDeviceDetail>)>, KeeperError> {
+        let mut rows = Vec::with_capacity(letters.requests.len());
+        for (session_id, request) in letters.requests {
+            let detail = ToDeviceDetail { session_id, recipients: request.recipients };
+            let request = NewOutbox {
+                kind: OutboxKind::ToDevice,
+                txn_id: request.txn_id,
+                event_type: request.event_type,
+                state_key: String::new(),
+                body: request.body,
+                detail: self.lanes.taker.store.lock(&detail)?,
+            };
+            let id = outbox::insert(db, room_id, &request, now).await?;
+            let row = OutboxRow { id, room_id: room_id.to_owned(), request };
+            rows.push((row, Arc::new(detail)));
+        }
+        Ok(rows)
+    }
+
+    /// Sends keys and counts them. What was sent is noted by the next commit; a kill before that sends the
+    /// same once more.
+    pub(super) async fn deliver(
+        &mut self,
+        requests: Vec<(OutboxRow, Arc<ToDeviceDetail>)>,
+    ) -> Result<(), KeeperError> {
+        let mut delivered = self.lanes.sender.send_keys(requests).await?;
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let mut joiners = BTreeSet::new();
+        for delivery in delivered.iter().filter(|delivery| delivery.taken) {
+            for to in &delivery.detail.recipients {
+                let reason = self.reasons.get(to).copied().unwrap_or(Reason::Seal);
+                *counts.entry(reason.as_str()).or_default() += 1;
+                if matches!(reason, Reason::Join | Reason::Invite) {
+                    joiners.insert((to.0.clone(), delivery.at));
+                }
+            }
+        }
+        for (reason, count) in counts {
+            self.lanes.taker.metrics.room_keys_shared(reason, count);
+        }
+        self.time_joiners(joiners).await?;
+        self.delivered.append(&mut delivered);
+        Ok(())
+    }
+
+    async fn time_joiners(
+        &self,
+        joiners: BTreeSet<(OwnedUserId, i64)>,
+    ) -> Result<(), KeeperError> {
+        let last: BTreeMap<OwnedUserId, i64> = joiners.into_iter().collect();
+        for (user, at) in last {
+            let db = &mut *self.lanes.taker.store.read().await?;
+            if let Some(member) = rooms::get_member(db, &self.room.room_id, &user).await? {
+                let waited = u32::try_from(at.saturating_sub(member.arrived_at)).unwrap_or(0);
+                self.lanes.taker.metrics.join_to_key(f64::from(waited) / 1000.0);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes in the ledger what was delivered so far, as part of the caller's transaction.
+    pub(super) async fn note_delivered(
+        &mut self,
+        db: &mut sqlx::SqliteConnection,
+    ) -> Result<(), KeeperError> {
+        note_delivered(db, &self.delivered).await?;
+        self.delivered.clear();
+        Ok(())
+    }
+
+    /// Sends prepared events, in their order, and notes what became of them.
+    pub(super) async fn put(&mut self, prepared: Vec<Prepared>) -> Result<bool, KeeperError> {
+        let mut sent = Vec::with_capacity(prepared.len());
+        let mut away = None;
+        for Prepared { row, detail } in prepared {
+            match self.lanes.sender.send_state(&row, &detail).await {
+                Ok(event_id) => sent.push((row, detail, event_id)),
+                Err(error) => {
+                    away = Some(error);
+                    break;
+                }
+            }
+        }
+        let refused = sent.iter().any(|(_, _, event_id)| event_id.is_none());
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        self.note_delivered(&mut transaction).await?;
+        for (row, detail, event_id) in &sent {
+            let sender = &self.lanes.sender;
+            sender.conclude_state(&mut transaction, row, detail, event_id.as_ref()).await?;
+        }
+        transaction.commit().await?;
+        if let Some(error) = away {
+            return Err(error);
+        }
+        if refused {
+            self.again_at =
+                earliest(self.again_at, Some(now_ms().saturating_add(REFUSED_WAITS)));
+        }
+        Ok(!refused)
+    }
+
+    /// Ends the visit: settles its promises, or leaves them when something failed.
+    async fn close(&mut self, due: &[Mark], settled: bool) -> Result<(), KeeperError> {
+        let store = self.lanes.taker.store.clone();
+        let room_id = self.room_id();
+        let now = now_ms();
+        let mut transaction = store.begin().await?;
+        self.note_delivered(&mut transaction).await?;
+        for (user, device, code) in std::mem::take(&mut self.plan_refusals) {
+            let code = code.as_str();
+            if ledger::refuse(&mut transaction, &room_id, &user, &device, code, now).await? {
+                self.lanes.taker.metrics.room_keys_withheld(code, 1);
+            }
+        }
+        if settled {
+            for mark in due {
+                marks::settle(&mut transaction, &room_id, mark).await?;
+            }
+            self.come_again(&mut transaction, due).await?;
+            self.retry_unreachable(&mut transaction, due, now).await?;
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    async fn come_again(
+        &self,
+        db: &mut sqlx::SqliteConnection,
+        due: &[Mark],
+    ) -> Result<(), KeeperError> {
+        let Some(at) = self.again_at else { return Ok(()) };
+        let tick = self.lanes.taker.store.next_tick();
+        for mark in due {
+            marks::mark(db, &self.room.room_id, mark.user_id.as_deref(), at, tick).await?;
+        }
+        Ok(())
+    }
+
+    async fn retry_unreachable(
+        &self,
+        db: &mut sqlx::SqliteConnection,
+        due: &[Mark],
+        now: i64,
+    ) -> Result<(), KeeperError> {
+        let users: BTreeSet<&UserId> =
+            self.unreachable.iter().map(|(user, _)| user.as_ref()).collect();
+        for user in users {
+            let attempts = due
+                .iter()
+                .filter(|mark| mark.user_id.as_deref() == Some(user))
+                .map(|mark| mark.attempts)
+                .max()
+                .unwrap_or(0);
+            let wait = 15_000_i64.saturating_mul(1 << attempts.clamp(0, 6));
+            let tick = self.lanes.taker.store.next_tick();
+            let due_at = now.saturating_add(wait);
+            marks::put(db, &self.room.room_id, Some(user), due_at, tick, attempts + 1).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Keys that are encrypted and not sent, with the grants that they need.
+#[derive(Default)]
+pub(super) struct Letters {
+    pub(super) grants: Vec<NewGrant>,
+    pub(super) requests: Vec<(String, ToDevice)>,
+}
+
+/// A share is either for invitees or for members: nobody waits for an invitee.
+fn split(share: &Share) -> Vec<Share> {
+    let (invitees, members): (Vec<_>, Vec<_>) =
+        share.recipients.iter().cloned().partition(|to| to.reason == Reason::Invite);
+    [invitees, members]
+        .into_iter()
+        .filter(|recipients| !recipients.is_empty())
+        .map(|recipients| Share { tuple: share.tuple, recipients })
+        .collect()
+}
+
+fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Overwrites the session key in a value that is no longer needed.
+fn wipe(content: &mut serde_json::Value) {
+    if let Some(serde_json::Value::String(key)) = content.get_mut("session_key") {
+        zeroize::Zeroize::zeroize(key);
+    }
+}

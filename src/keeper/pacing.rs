@@ -1,0 +1,128 @@
+//! How fast the keeper may go about what nobody waits for.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use ruma::{OwnedUserId, UserId};
+
+/// Who waits for a refresh: those who stand first take from the bucket's bottom, the others leave them some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Somebody just joined and looks at a room without a name.
+    Joiner,
+    /// A new device, in a room where something happens.
+    ActiveRoom,
+    /// A new device, in a room that sleeps.
+    SleepingRoom,
+}
+
+/// A bucket of refreshes that fills at a steady rate.
+#[derive(Debug)]
+pub struct Pacer {
+    per_second: f64,
+    burst: f64,
+    level: Mutex<(f64, Instant)>,
+}
+
+impl Pacer {
+    /// A full bucket.
+    pub fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second.max(1));
+        let burst = per_second * 4.0;
+        Self { per_second, burst, level: Mutex::new((burst, Instant::now())) }
+    }
+
+    /// Takes one refresh out at `now`, or says how long to wait before asking again.
+    ///
+    /// # Errors
+    ///
+    /// The time after which the bucket may hold enough for this urgency.
+    pub fn take(&self, urgency: Urgency, now: Instant) -> Result<(), Duration> {
+        let mut guard = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let (level, at) = *guard;
+        let level =
+            (level + now.saturating_duration_since(at).as_secs_f64() * self.per_second).min(self.burst);
+        let left_for_others = match urgency {
+            Urgency::Joiner => 0.0,
+            Urgency::ActiveRoom => self.burst / 2.0,
+            Urgency::SleepingRoom => self.burst * 0.75,
+        };
+        if level >= left_for_others + 1.0 {
+            *guard = (level - 1.0, now);
+            return Ok(());
+        }
+        *guard = (level, now);
+        Err(Duration::from_secs_f64((left_for_others + 1.0 - level) / self.per_second))
+    }
+}
+
+/// How many inviters are remembered at once.
+const MOST_INVITERS: usize = 10_000;
+
+/// A budget of invites for each inviter.
+#[derive(Debug)]
+pub struct Inviters {
+    burst: u32,
+    per_minute: u32,
+    spent: Mutex<HashMap<OwnedUserId, (f64, Instant)>>,
+}
+
+impl Inviters {
+    /// Everybody may invite `burst` times at once and `per_minute` times a minute in the long run.
+    pub fn new(burst: u32, per_minute: u32) -> Self {
+        Self { burst: burst.max(1), per_minute: per_minute.max(1), spent: Mutex::default() }
+    }
+
+    /// Whether `inviter` has an invite left at `now`; if so, it is spent.
+    pub fn spend(&self, inviter: &UserId, now: Instant) -> bool {
+        let (burst, rate) = (f64::from(self.burst), f64::from(self.per_minute) / 60.0);
+        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let level_at = |(level, at): &(f64, Instant)| {
+            (level + now.saturating_duration_since(*at).as_secs_f64() * rate).min(burst)
+        };
+        if spent.len() >= MOST_INVITERS {
+            spent.retain(|_, entry| level_at(entry) < burst);
+        }
+        let level = spent.get(inviter).map_or(burst, level_at);
+        if level < 1.0 || spent.len() >= MOST_INVITERS {
+            return false;
+        }
+        spent.insert(inviter.to_owned(), (level - 1.0, now));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn joiners_are_served_when_new_devices_have_to_wait() {
+        let start = Instant::now();
+        let pacer = Pacer::new(5);
+        let devices =
+            std::iter::from_fn(|| pacer.take(Urgency::ActiveRoom, start).ok()).take(100).count();
+        assert_eq!(devices, 10, "devices take half of the bucket");
+        assert!(pacer.take(Urgency::SleepingRoom, start).is_err());
+        let joiners = std::iter::from_fn(|| pacer.take(Urgency::Joiner, start).ok()).take(100).count();
+        assert_eq!(joiners, 10, "joiners get what devices had to leave");
+        let wait = pacer.take(Urgency::Joiner, start).unwrap_err();
+        assert!(pacer.take(Urgency::Joiner, start + wait).is_ok());
+    }
+
+    #[test]
+    fn an_inviter_spends_only_his_own_budget() {
+        let start = Instant::now();
+        let inviters = Inviters::new(2, 60);
+        let (noisy, quiet) = (user_id!("@noisy:localhost"), user_id!("@quiet:localhost"));
+        assert!(inviters.spend(noisy, start) && inviters.spend(noisy, start));
+        assert!(!inviters.spend(noisy, start));
+        assert!(inviters.spend(quiet, start));
+        assert!(inviters.spend(noisy, start + Duration::from_secs(1)));
+    }
+}

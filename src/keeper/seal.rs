@@ -1,0 +1,200 @@
+//! Sealing: key first, event second.
+//!
+//! What goes out is on disk before: the ciphertext, the advanced session, the keys' grants and the to-device
+//! requests stand in one commit. So a kill repeats the same, and no index is ever taken twice.
+
+use std::collections::BTreeSet;
+
+use ruma::RoomId;
+use sqlx::SqliteConnection;
+use vodozemac::megolm::GroupSessionPickle;
+
+use super::{
+    KeeperError,
+    clock::now_ms,
+    decide::{Cause, Knowledge, Reason, Seal, TupleView},
+    knowledge::{is_worn, session_scope},
+    lane::{Letters, Visit},
+};
+use crate::{
+    crypto::{KeySnapshot, StateSession},
+    state::{SealedPayload, StandsFor, StateTuple},
+    store::{
+        NewOutbox, OutboxKind, OutboxRow, SessionRow, StateDetail, TupleRow, ledger, outbox, sessions,
+        tuples,
+    },
+};
+
+/// A sealed event that stands in the outbox.
+pub(super) struct Prepared {
+    pub(super) row: OutboxRow,
+    pub(super) detail: StateDetail,
+}
+
+/// A tuple about to be sealed, with the session that does it.
+struct Work {
+    seal: Seal,
+    tuple: TupleRow,
+    session: StateSession,
+    kept: SessionRow,
+}
+
+impl Visit<'_> {
+    /// Seals tuples. Returns whether it calls for another look.
+    pub(super) async fn seal(
+        &mut self,
+        known: &Knowledge,
+        seals: &[Seal],
+    ) -> Result<bool, KeeperError> {
+        self.reach(seals.iter().flat_map(|seal| &seal.recipients)).await?;
+        let store = self.lanes.taker.store.clone();
+        let room_id = self.room_id();
+        let mut letters = Letters::default();
+        let mut prepared = Vec::new();
+        let mut worked: Vec<Work> = Vec::new();
+        for seal in seals {
+            let Some(view) = known.tuples.get(seal.tuple) else { continue };
+            let Some(mut work) = self.take_up(&room_id, view, seal, &mut worked).await? else {
+                continue;
+            };
+            let Some(request) = self.encrypt(&room_id, &mut work, &mut letters).await? else {
+                continue;
+            };
+            prepared.push(request);
+            worked.push(work);
+        }
+        let now = now_ms();
+        let mut transaction = store.begin().await?;
+        self.note_delivered(&mut transaction).await?;
+        for work in &worked {
+            self.keep_session(&mut transaction, &room_id, work).await?;
+        }
+        ledger::grant(&mut transaction, &room_id, &letters.grants, now).await?;
+        let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
+        let mut rows = Vec::with_capacity(prepared.len());
+        for (request, detail) in prepared {
+            let id = outbox::insert(&mut transaction, &room_id, &request, now).await?;
+            rows.push(Prepared { row: OutboxRow { id, room_id: room_id.clone(), request }, detail });
+        }
+        transaction.commit().await?;
+        self.deliver(requests).await?;
+        // Whoever's key was taken before this tick had it before the event.
+        for prepared in &mut rows {
+            prepared.detail.tick = store.next_tick();
+        }
+        self.put(rows).await
+    }
+
+    /// Takes up a tuple as it stands now; `None` when it changed since it was decided upon.
+    async fn take_up(
+        &self,
+        room_id: &RoomId,
+        view: &TupleView,
+        seal: &Seal,
+        worked: &mut Vec<Work>,
+    ) -> Result<Option<Work>, KeeperError> {
+        let store = &self.lanes.taker.store;
+        let db = &mut *store.read().await?;
+        let Some(tuple) = tuples::get(store, db, room_id, &view.tuple).await? else {
+            return Ok(None);
+        };
+        let wanted = view.source.as_ref().map(|source| &source.event_id);
+        if tuple.redacted || tuple.source.as_ref().map(|source| &source.event_id) != wanted {
+            return Ok(None);
+        }
+        let rules = &self.lanes.taker.rules;
+        let scope = session_scope(rules, &tuple.tuple);
+        // One session for the room: the tuple before this one has moved it on.
+        if scope.is_none()
+            && let Some(before) = worked.last()
+        {
+            let session = StateSession::from_pickle(before.session.pickle());
+            let kept = before.kept.clone();
+            return Ok(Some(Work { seal: seal.clone(), tuple, session, kept }));
+        }
+        let active = sessions::active(db, room_id, scope).await?;
+        let now = now_ms();
+        let (session, kept) = match active.filter(|active| !is_worn(active, rules, now)) {
+            Some(kept) => {
+                let pickle: GroupSessionPickle = store.unlock(&kept.pickle)?;
+                (StateSession::from_pickle(pickle), kept)
+            }
+            None => {
+                let session = StateSession::new();
+                let kept = SessionRow {
+                    session_id: session.id(),
+                    pickle: Vec::new(),
+                    created_at: now,
+                    messages: 0,
+                };
+                (session, kept)
+            }
+        };
+        Ok(Some(Work { seal: seal.clone(), tuple, session, kept }))
+    }
+
+    /// Encrypts the tuple's value, and its key for whoever lacks it.
+    async fn encrypt(
+        &mut self,
+        room_id: &RoomId,
+        work: &mut Work,
+        letters: &mut Letters,
+    ) -> Result<Option<(NewOutbox, StateDetail)>, KeeperError> {
+        let Some(source) = work.tuple.source.clone() else { return Ok(None) };
+        let tuple = work.tuple.tuple.clone();
+        let payload = SealedPayload {
+            tuple: tuple.clone(),
+            room_id: room_id.to_owned(),
+            content: source.content,
+            stands_for: Some(StandsFor {
+                event_id: source.event_id.clone(),
+                sender: source.sender,
+                form: source.form,
+            }),
+        };
+        let device = &self.lanes.taker.device;
+        let (sender_key, device_id) = (device.curve25519_key(), device.device_id().to_string());
+        let sealed = work.session.seal(&payload.to_json(), &sender_key, &device_id);
+        work.kept.messages += 1;
+        let session_id = work.kept.session_id.clone();
+        let snapshot: &KeySnapshot = &sealed.snapshot;
+        let recipients = work.seal.recipients.clone();
+        self.write(letters, &recipients, &session_id, sealed.message_index, snapshot).await?;
+        let detail = StateDetail {
+            session_id,
+            message_index: sealed.message_index,
+            stands_for: source.event_id,
+            based_on: work.tuple.current_event_id.clone(),
+            cause: work.seal.cause.as_str().to_owned(),
+            snapshot: sealed.snapshot.as_base64().to_owned(),
+            tick: self.lanes.taker.store.next_tick(),
+        };
+        let request = NewOutbox {
+            kind: OutboxKind::State,
+            txn_id: String::new(),
+            event_type: tuple.event_type,
+            state_key: tuple.state_key,
+            body: serde_json::to_string(&sealed.content)?,
+            detail: self.lanes.taker.store.lock(&detail)?,
+        };
+        Ok(Some((request, detail)))
+    }
+
+    async fn keep_session(
+        &self,
+        db: &mut SqliteConnection,
+        room_id: &RoomId,
+        work: &Work,
+    ) -> Result<(), KeeperError> {
+        let rules = &self.lanes.taker.rules;
+        let tuple: &StateTuple = &work.tuple.tuple;
+        let scope = session_scope(rules, tuple);
+        let before = sessions::active(db, room_id, scope).await?;
+        if let Some(before) = before.filter(|before| before.session_id != work.kept.session_id) {
+            sessions::retire(db, &before.session_id, "its time was over").await?;
+        }
+        let pickle = self.lanes.taker.store.lock(&work.session.pickle())?;
+        let kept = SessionRow { pickle, ..work.kept.clone() };
+        Ok(sessions::put(db, room_id, scope, &kept).await?)
+    }
+}

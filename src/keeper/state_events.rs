@@ -1,0 +1,437 @@
+//! Taking state events in: who gave a hidden tuple which value, and whether the keeper may stand on it.
+
+use ruma::{RoomId, UserId};
+use serde_json::Value;
+use sqlx::SqliteConnection;
+
+use super::{
+    KeeperError,
+    ingest::{Arrival, Taker, power_levels},
+    outbox::redaction_of,
+};
+use crate::{
+    crypto::Decrypted,
+    state::{
+        DeviceTrust, Form, JsonMap, Judgement, MegolmContent, PayloadFacts, PowerLevels, Refusal,
+        RoomEvent, StateTuple, Verdict, judge, payload::STANDS_FOR,
+    },
+    store::{
+        RoomRow, SourceValue, StateEventRow, TupleRow, marks, outbox, tuples,
+    },
+};
+
+/// Notes the session and index of an encrypted message, so that its ciphertext can never pass for state.
+pub(super) async fn record_index(
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    event: &RoomEvent,
+) -> Result<(), KeeperError> {
+    if let Ok(megolm) = MegolmContent::parse(&event.content) {
+        tuples::record_index(db, room, &megolm.session_id, megolm.message_index, &event.event_id)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Takes in a state event of a room with encrypted state.
+pub(super) async fn take_state(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    body: &str,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    if event.event_type == "m.room.encrypted" {
+        take_encrypted(taker, db, room, event, body, arrival).await
+    } else {
+        take_plain(taker, db, room, event, arrival).await
+    }
+}
+
+/// State in plain counts only where the tuple has nothing sealed yet: what comes later in plain is somebody's
+/// way around encryption, or an old client's.
+async fn take_plain(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let Some(tuple) = event.outer_tuple() else { return Ok(()) };
+    if taker.rules.exempt.contains(&tuple.event_type)
+        || taker.rules.sender_bound.binds(&tuple)
+        || event.is_redacted
+        || tuple.packed().is_err()
+    {
+        return Ok(());
+    }
+    let mut row = tuple_row(taker, db, room, &tuple).await?;
+    if row.current_event_id.is_some() || row.redacted {
+        return Ok(());
+    }
+    let power = power_levels(room);
+    let verdict = judge(&Judgement {
+        room_id: &room.room_id,
+        tuple: &tuple,
+        sender: &event.sender,
+        power: &power,
+        exempt: &taker.rules.exempt,
+        content: &event.content,
+        payload: None,
+        require_cross_signed: taker.rules.require_cross_signed,
+    });
+    if let Verdict::Refuse(refusal) = verdict {
+        report(taker, room, event.event_id.as_str(), &event.sender, &tuple, &refusal);
+        return Ok(());
+    }
+    row.source = Some(source(event, Form::Plain, event.content.clone(), arrival.at, arrival.tick));
+    tuples::put(&taker.store, db, &room.room_id, &row).await?;
+    remember(taker, db, room, event, &tuple, "accepted", arrival).await?;
+    promise(taker, db, room, arrival).await
+}
+
+async fn tuple_row(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    tuple: &StateTuple,
+) -> Result<TupleRow, KeeperError> {
+    let row = tuples::get(&taker.store, db, &room.room_id, tuple).await?;
+    Ok(row.unwrap_or_else(|| TupleRow::new(tuple.clone())))
+}
+
+fn source(event: &RoomEvent, form: Form, content: JsonMap, at: i64, tick: i64) -> SourceValue {
+    SourceValue {
+        event_id: event.event_id.clone(),
+        sender: event.sender.clone(),
+        form,
+        at,
+        tick,
+        content,
+    }
+}
+
+async fn promise(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let due = arrival.at.saturating_add(taker.rules.reseal_delay);
+    Ok(marks::mark(db, &room.room_id, None, due, arrival.tick).await?)
+}
+
+async fn remember(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    tuple: &StateTuple,
+    verdict: &str,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let row = StateEventRow {
+        event_id: event.event_id.clone(),
+        tuple: tuple.clone(),
+        sender: event.sender.clone(),
+        tick: arrival.tick,
+        received_at: arrival.at,
+        session_id: None,
+        powerful: true,
+        verdict: verdict.to_owned(),
+        body: None,
+    };
+    Ok(tuples::put_event(&taker.store, db, &room.room_id, &row).await?)
+}
+
+fn report(
+    taker: &Taker,
+    room: &RoomRow,
+    event_id: &str,
+    sender: &UserId,
+    tuple: &StateTuple,
+    refusal: &Refusal,
+) {
+    taker.metrics.state_refused(refusal.as_label());
+    tracing::warn!(room = %room.room_id, event = event_id, %sender, event_type = tuple.event_type,
+        rule = refusal.as_label(), "a state event was left as it is: {refusal}");
+}
+
+/// Takes in an `m.room.encrypted` state event: the keeper's own echo, or somebody's value.
+async fn take_encrypted(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    body: &str,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let Some(tuple) = event.state_key.as_deref().and_then(StateTuple::from_packed) else {
+        return Ok(());
+    };
+    let mut row = tuple_row(taker, db, room, &tuple).await?;
+    row.current_event_id = Some(event.event_id.clone());
+    row.current_sender = Some(event.sender.clone());
+    row.current_fit = true;
+    if event.is_redacted || event.content.is_empty() {
+        row.redacted = true;
+        row.source = None;
+        return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
+    }
+    if event.sender == taker.keeper {
+        record_index(db, &room.room_id, event).await?;
+        return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
+    }
+    // Somebody else's value: whatever was redacted before, this one stands for itself.
+    row.redacted = false;
+    let megolm = MegolmContent::parse(&event.content);
+    let fresh = match &megolm {
+        Ok(content) => {
+            let (session, index) = (&content.session_id, content.message_index);
+            tuples::record_index(db, &room.room_id, session, index, &event.event_id).await?
+        }
+        Err(_) => true,
+    };
+    let power = power_levels(room);
+    let mut seen = StateEventRow {
+        event_id: event.event_id.clone(),
+        tuple: tuple.clone(),
+        sender: event.sender.clone(),
+        tick: arrival.tick,
+        received_at: arrival.at,
+        session_id: megolm.as_ref().ok().map(|content| content.session_id.clone()),
+        powerful: power.may_send_state(&event.sender, &tuple.event_type),
+        verdict: if fresh { "unreadable" } else { Refusal::Replayed.as_label() }.to_owned(),
+        body: fresh.then(|| body.to_owned()),
+    };
+    if !fresh {
+        row.current_fit = false;
+        tuples::put(&taker.store, db, &room.room_id, &row).await?;
+        report(taker, room, event.event_id.as_str(), &event.sender, &tuple, &Refusal::Replayed);
+        return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
+    }
+    weigh(taker, db, room, &mut row, &mut seen, arrival.at).await
+}
+
+/// Reads an event whose key had been missing. It counts only while it is still the tuple's newest one.
+pub(super) async fn read_again(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    mut seen: StateEventRow,
+    now: i64,
+) -> Result<(), KeeperError> {
+    let mut row = tuple_row(taker, db, room, &seen.tuple).await?;
+    let newer = row.source.as_ref().is_some_and(|source| source.tick > seen.tick);
+    if newer {
+        seen.verdict = "superseded".to_owned();
+        seen.body = None;
+        return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
+    }
+    weigh(taker, db, room, &mut row, &mut seen, now).await
+}
+
+/// Reads an event, judges it, and notes what came of that.
+async fn weigh(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    row: &mut TupleRow,
+    seen: &mut StateEventRow,
+    now: i64,
+) -> Result<(), KeeperError> {
+    let stands = row.current_event_id.as_ref() == Some(&seen.event_id);
+    let body = seen.body.clone().unwrap_or_default();
+    let decrypted = taker.device.decrypt(&room.room_id, &body).await?;
+    let verdict = match &decrypted {
+        None => None,
+        Some(decrypted) => Some(judge_encrypted(taker, room, seen, decrypted)),
+    };
+    match verdict {
+        // Power, exemption and ownership need no key: what is wrong with an event is said at once.
+        None => {
+            let hopeless = !seen.powerful || taker.rules.exempt.is_critical(&seen.tuple.event_type);
+            if stands {
+                row.current_fit = false;
+            }
+            if hopeless {
+                let refusal = refusal_without_key(taker, room, seen);
+                conclude(taker, room, seen, &refusal);
+            } else {
+                tracing::info!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender,
+                    event_type = seen.tuple.event_type, "a state event's key is not here yet");
+            }
+        }
+        Some((Verdict::Refuse(refusal), _)) => {
+            if stands {
+                row.current_fit = false;
+            }
+            conclude(taker, room, seen, &refusal);
+        }
+        Some((Verdict::Accept, value)) => {
+            seen.verdict = "accepted".to_owned();
+            seen.body = None;
+            accept(taker, db, room, row, seen, value, now).await?;
+        }
+    }
+    tuples::put(&taker.store, db, &room.room_id, row).await?;
+    Ok(tuples::put_event(&taker.store, db, &room.room_id, seen).await?)
+}
+
+fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &Refusal) {
+    let told = seen.verdict == refusal.as_label();
+    seen.verdict = refusal.as_label().to_owned();
+    // A device may be signed yet: that one is judged again when its owner's devices change.
+    if *refusal != Refusal::DeviceNotCrossSigned {
+        seen.body = None;
+    }
+    if !told {
+        report(taker, room, seen.event_id.as_str(), &seen.sender, &seen.tuple, refusal);
+    }
+}
+
+fn refusal_without_key(taker: &Taker, room: &RoomRow, seen: &StateEventRow) -> Refusal {
+    if taker.rules.exempt.is_critical(&seen.tuple.event_type) {
+        return Refusal::Critical;
+    }
+    let power = power_levels(room);
+    Refusal::NoPower {
+        needed: power.needed_for_state(&seen.tuple.event_type),
+        has: power.user_level(&seen.sender),
+    }
+}
+
+/// What a decrypted state event says.
+struct Reading {
+    content: JsonMap,
+    stands_for: Option<Value>,
+}
+
+fn judge_encrypted(
+    taker: &Taker,
+    room: &RoomRow,
+    seen: &StateEventRow,
+    decrypted: &Decrypted,
+) -> (Verdict, Reading) {
+    let inner: JsonMap = match serde_json::from_str(decrypted.event.get()) {
+        Ok(Value::Object(inner)) => inner,
+        _ => JsonMap::new(),
+    };
+    let content = match inner.get("content") {
+        Some(Value::Object(content)) => content.clone(),
+        _ => JsonMap::new(),
+    };
+    // The power was weighed when the event came; what the sender may do today is not what counts.
+    let power = if seen.powerful {
+        PowerLevels::from_content(None, std::slice::from_ref(&seen.sender), "11")
+    } else {
+        power_levels(room)
+    };
+    let text = |field: &str| inner.get(field).and_then(Value::as_str);
+    let device =
+        if decrypted.cross_signed { DeviceTrust::CrossSigned } else { DeviceTrust::NotCrossSigned };
+    let verdict = judge(&Judgement {
+        room_id: &room.room_id,
+        tuple: &seen.tuple,
+        sender: &seen.sender,
+        power: &power,
+        exempt: &taker.rules.exempt,
+        content: &content,
+        payload: Some(PayloadFacts {
+            event_type: text("type"),
+            state_key: text("state_key"),
+            // The Olm machine refuses a payload of another room before it gets here.
+            room_id: Some(room.room_id.as_str()),
+            session_owner: (!decrypted.mismatched_sender).then_some(seen.sender.as_ref()),
+            device,
+            seen_in_another_event: false,
+        }),
+        require_cross_signed: taker.rules.require_cross_signed,
+    });
+    let stands_for = inner.get(STANDS_FOR).cloned();
+    (verdict, Reading { content, stands_for })
+}
+
+/// An event that the keeper may stand on becomes the tuple's source, unless it is somebody's reseal of what
+/// the keeper has sealed already: two keepers must not answer each other for ever.
+async fn accept(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    row: &mut TupleRow,
+    seen: &StateEventRow,
+    value: Reading,
+    now: i64,
+) -> Result<(), KeeperError> {
+    if row.current_event_id.as_ref() == Some(&seen.event_id) {
+        row.current_fit = true;
+    }
+    if taker.rules.sender_bound.binds(&row.tuple) {
+        return Ok(());
+    }
+    let origin = value.stands_for.as_ref().and_then(|mark| mark.get("event_id")?.as_str());
+    let known = |id: &str| {
+        row.source.as_ref().is_some_and(|source| source.event_id == id)
+            || row.sealed.as_ref().is_some_and(|sealed| sealed.from == id)
+    };
+    if origin.is_some_and(known) {
+        return Ok(());
+    }
+    row.source = Some(SourceValue {
+        event_id: seen.event_id.clone(),
+        sender: seen.sender.clone(),
+        form: if origin.is_some() { Form::Sealed } else { Form::Encrypted },
+        at: now,
+        tick: seen.tick,
+        content: value.content,
+    });
+    promise(taker, db, room, Arrival { at: now, tick: taker.store.next_tick(), live: true }).await
+}
+
+/// Takes a redaction in. What was redacted stays redacted: the value goes from the store, and what the
+/// keeper sealed in its place is redacted too.
+pub(super) async fn take_redaction(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let Some(target) = &event.redacts else { return Ok(()) };
+    let seen = tuples::get_event(&taker.store, db, target).await?;
+    let own = tuples::seal(db, target).await?;
+    let (tuple, author) = match (&seen, &own) {
+        (Some(seen), _) => (seen.tuple.clone(), seen.sender.clone()),
+        (None, Some((tuple, _))) => (tuple.clone(), taker.keeper.clone()),
+        (None, None) => return Ok(()),
+    };
+    if event.sender != author && !power_levels(room).may_redact_other(&event.sender) {
+        return Ok(());
+    }
+    if let Some(mut seen) = seen {
+        seen.verdict = "redacted".to_owned();
+        seen.body = None;
+        tuples::put_event(&taker.store, db, &room.room_id, &seen).await?;
+    }
+    let mut row = tuple_row(taker, db, room, &tuple).await?;
+    // A sealed event that was redacted takes its origin with it: the same value must not come back.
+    let stands_for = own.map_or_else(|| target.clone(), |(_, stands_for)| stands_for);
+    let was_source = row.source.as_ref().is_some_and(|source| source.event_id == stands_for);
+    let was_current = row.current_event_id.as_ref() == Some(target);
+    let is_keepers = row.current_sender.as_ref() == Some(&taker.keeper);
+    if was_source {
+        row.source = None;
+    }
+    if was_current || (was_source && is_keepers) {
+        row.redacted = true;
+    }
+    tuples::put(&taker.store, db, &room.room_id, &row).await?;
+    for sealed in tuples::take_seals_of(db, &stands_for).await? {
+        if &sealed == target {
+            continue;
+        }
+        outbox::insert(db, &room.room_id, &redaction_of(&sealed), arrival.at).await?;
+    }
+    Ok(marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?)
+}

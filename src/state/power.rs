@@ -1,0 +1,197 @@
+//! Who may do what in a room: power levels, with the creators of room version 12.
+
+use std::{collections::BTreeMap, fmt};
+
+use ruma::{OwnedUserId, RoomVersionId, UserId, room_version_rules::AuthorizationRules};
+use serde_json::Value;
+
+use super::JsonMap;
+
+/// How much power a user has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PowerLevel {
+    /// A level that `m.room.power_levels` gives.
+    Level(i64),
+    /// A creator of a room of version 12 or later: more than any level (MSC4289).
+    Infinite,
+}
+
+impl fmt::Display for PowerLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Level(level) => write!(f, "{level}"),
+            Self::Infinite => f.write_str("infinite"),
+        }
+    }
+}
+
+/// The power levels that stand in a room, with the spec's defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PowerLevels {
+    /// Creators with infinite power; empty before room version 12.
+    privileged_creators: Vec<OwnedUserId>,
+    users: BTreeMap<String, i64>,
+    users_default: i64,
+    events: BTreeMap<String, i64>,
+    events_default: i64,
+    state_default: i64,
+    redact: i64,
+    invite: i64,
+}
+
+impl PowerLevels {
+    /// Reads the content of `m.room.power_levels`, or takes what holds without such an event: the
+    /// creator has 100 (infinite from room version 12 on), everybody else 0.
+    ///
+    /// - `creators`: who created the room, as [`creators_of`] gives it.
+    /// - `room_version`: as the create event has it. Strings are read as numbers before version
+    ///   10 only. A version that we do not know is taken for the nearest known one.
+    ///
+    /// A value that is no level counts as not given: the homeserver would have refused it.
+    ///
+    /// `state_default` is 50 with and without the event (MSC1304; spec: "m.room.power_levels").
+    pub fn from_content(
+        content: Option<&JsonMap>,
+        creators: &[OwnedUserId],
+        room_version: &str,
+    ) -> Self {
+        let rules = rules(room_version);
+        let privileged_creators =
+            if rules.explicitly_privilege_room_creators { creators.to_vec() } else { Vec::new() };
+        let reader = Reader { lenient: !rules.integer_power_levels };
+        let empty = JsonMap::new();
+        let users = match content {
+            Some(content) => reader.levels(content, "users"),
+            None => creators.iter().map(|creator| (creator.to_string(), 100)).collect(),
+        };
+        let content = content.unwrap_or(&empty);
+        Self {
+            privileged_creators,
+            users,
+            users_default: reader.level(content, "users_default", 0),
+            events: reader.levels(content, "events"),
+            events_default: reader.level(content, "events_default", 0),
+            state_default: reader.level(content, "state_default", 50),
+            redact: reader.level(content, "redact", 50),
+            invite: reader.level(content, "invite", 0),
+        }
+    }
+
+    /// The power of a user, member or not.
+    pub fn user_level(&self, user: &UserId) -> PowerLevel {
+        if self.privileged_creators.iter().any(|creator| creator == user) {
+            return PowerLevel::Infinite;
+        }
+        PowerLevel::Level(self.users.get(user.as_str()).copied().unwrap_or(self.users_default))
+    }
+
+    /// The level needed to send a state event of this type. For sealed state ask for the **true**
+    /// type: the homeserver only looks at `m.room.encrypted`.
+    pub fn needed_for_state(&self, event_type: &str) -> PowerLevel {
+        PowerLevel::Level(self.events.get(event_type).copied().unwrap_or(self.state_default))
+    }
+
+    /// The level needed to send an event of this type that is no state.
+    pub fn needed_for_message(&self, event_type: &str) -> PowerLevel {
+        PowerLevel::Level(self.events.get(event_type).copied().unwrap_or(self.events_default))
+    }
+
+    /// Whether a user has the power to send state of this type.
+    pub fn may_send_state(&self, user: &UserId, event_type: &str) -> bool {
+        self.user_level(user) >= self.needed_for_state(event_type)
+    }
+
+    /// Whether a user has the power to redact what somebody else sent.
+    pub fn may_redact_other(&self, user: &UserId) -> bool {
+        let level = self.user_level(user);
+        level >= PowerLevel::Level(self.redact)
+            && level >= self.needed_for_message("m.room.redaction")
+    }
+
+    /// Whether a user has the power to invite.
+    pub fn may_invite(&self, user: &UserId) -> bool {
+        self.user_level(user) >= PowerLevel::Level(self.invite)
+    }
+
+    /// Whether this user is elevated: may send encrypted state. A keeper that is not can only
+    /// wait for it.
+    pub fn elevated(&self, keeper: &UserId) -> bool {
+        self.may_send_state(keeper, "m.room.encrypted")
+    }
+}
+
+/// Who created a room.
+///
+/// - `sender` and `content`: of the `m.room.create` event.
+/// - Before room version 11 the content names the creator; from 12 on it may name more of them
+///   in `additional_creators` (MSC4289).
+pub fn creators_of(sender: &UserId, content: &JsonMap, room_version: &str) -> Vec<OwnedUserId> {
+    let rules = rules(room_version);
+    let user = |value: &Value| value.as_str().and_then(|id| UserId::parse(id).ok());
+    let mut creators = if rules.use_room_create_sender {
+        vec![sender.to_owned()]
+    } else {
+        vec![content.get("creator").and_then(user).unwrap_or_else(|| sender.to_owned())]
+    };
+    if rules.additional_room_creators {
+        let additional = content.get("additional_creators").and_then(Value::as_array);
+        creators.extend(additional.into_iter().flatten().filter_map(user));
+    }
+    creators
+}
+
+/// The room version of an `m.room.create` event's content: `1` when it names none (spec:
+/// "m.room.create").
+pub fn room_version_of(create_content: &JsonMap) -> &str {
+    create_content.get("room_version").and_then(Value::as_str).unwrap_or("1")
+}
+
+/// Room versions that were given to MSC4289 before it became version 12.
+const HYDRA_PREFIX: &str = "org.matrix.hydra.";
+
+/// A number beyond those that we know is taken for the newest, any other name for version 11:
+/// the newest without creators whom the power levels do not name.
+fn rules(room_version: &str) -> AuthorizationRules {
+    if let Some(rules) = RoomVersionId::try_from(room_version).ok().and_then(|id| id.rules()) {
+        return rules.authorization;
+    }
+    let is_newer = room_version.parse::<u32>().is_ok_and(|version| version > 12);
+    if is_newer || room_version.starts_with(HYDRA_PREFIX) {
+        return AuthorizationRules::V12;
+    }
+    AuthorizationRules::V11
+}
+
+/// Reads levels as the room's version writes them.
+#[derive(Clone, Copy)]
+struct Reader {
+    /// Before room version 10: strings and floats count as well.
+    lenient: bool,
+}
+
+impl Reader {
+    fn level(self, content: &JsonMap, field: &str, default: i64) -> i64 {
+        content.get(field).and_then(|value| self.number(value)).unwrap_or(default)
+    }
+
+    fn levels(self, content: &JsonMap, field: &str) -> BTreeMap<String, i64> {
+        let entries = content.get(field).and_then(Value::as_object);
+        entries
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, value)| Some((key.clone(), self.number(value)?)))
+            .collect()
+    }
+
+    fn number(self, value: &Value) -> Option<i64> {
+        if let Some(number) = value.as_i64() {
+            return Some(number);
+        }
+        if !self.lenient {
+            return None;
+        }
+        #[allow(clippy::cast_possible_truncation)] // `as` saturates: beyond i64 more is no more
+        let truncated = value.as_f64().map(|float| float as i64);
+        truncated.or_else(|| value.as_str()?.trim().parse().ok())
+    }
+}

@@ -1,0 +1,148 @@
+//! Events between the homeserver's transaction and the keeper's taking them in.
+
+use ruma::{OwnedEventId, OwnedRoomId, RoomId};
+use sqlx::SqliteConnection;
+
+use super::{Result, StoreError};
+
+/// An event as a transaction brought it.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Its id, by which a second delivery is known.
+    pub event_id: OwnedEventId,
+    /// Its room.
+    pub room_id: OwnedRoomId,
+    /// The event as JSON, as received.
+    pub body: String,
+}
+
+/// An event that waits to be taken in.
+#[derive(Clone, Debug)]
+pub struct InboxRow {
+    /// Its place in the own server's stream, as far as the keeper saw that.
+    pub seq: i64,
+    /// Its room.
+    pub room_id: OwnedRoomId,
+    /// When it arrived, in milliseconds.
+    pub received_at: i64,
+    /// The event as JSON.
+    pub body: String,
+}
+
+/// Puts events into the inbox; one that was there before is passed over. Returns how many were new.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn insert(connection: &mut SqliteConnection, events: &[NewEvent], now: i64) -> Result<usize> {
+    let mut new = 0;
+    for event in events {
+        let done = sqlx::query(
+            "INSERT OR IGNORE INTO inbox (event_id, room_id, received_at, body) VALUES (?, ?, ?, ?)",
+        )
+        .bind(event.event_id.as_str())
+        .bind(event.room_id.as_str())
+        .bind(now)
+        .bind(&event.body)
+        .execute(&mut *connection)
+        .await?;
+        new += usize::try_from(done.rows_affected()).unwrap_or(0);
+    }
+    Ok(new)
+}
+
+/// The oldest events that wait, in stream order, none of them held.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn waiting(connection: &mut SqliteConnection, limit: i64) -> Result<Vec<InboxRow>> {
+    let rows: Vec<(i64, String, i64, String)> = sqlx::query_as(
+        "SELECT seq, room_id, received_at, body FROM inbox \
+         WHERE body IS NOT NULL AND held = 0 ORDER BY seq LIMIT ?",
+    )
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|(seq, room_id, received_at, body)| {
+            let room_id =
+                OwnedRoomId::try_from(room_id).map_err(StoreError::corrupt("room id"))?;
+            Ok(InboxRow { seq, room_id, received_at, body })
+        })
+        .collect()
+}
+
+/// Notes that an event was taken in: its body goes, its id stays.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn taken(connection: &mut SqliteConnection, seq: i64) -> Result<()> {
+    sqlx::query("UPDATE inbox SET body = NULL, held = 0 WHERE seq = ?")
+        .bind(seq)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Puts an event aside until its room's state has been fetched.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn hold(connection: &mut SqliteConnection, seq: i64) -> Result<()> {
+    sqlx::query("UPDATE inbox SET held = 1 WHERE seq = ?").bind(seq).execute(connection).await?;
+    Ok(())
+}
+
+/// The newest place in the stream that has arrived.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn newest(connection: &mut SqliteConnection) -> Result<i64> {
+    let (seq,): (i64,) =
+        sqlx::query_as("SELECT COALESCE(MAX(seq), 0) FROM inbox").fetch_one(connection).await?;
+    Ok(seq)
+}
+
+/// Gives a room's held events back: what came up to `fence` is in the fetched state already and goes,
+/// the rest is taken in next. Forgets them all where `fence` is `None`.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn release(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    fence: Option<i64>,
+) -> Result<()> {
+    sqlx::query("UPDATE inbox SET body = NULL, held = 0 WHERE room_id = ? AND held = 1 AND seq <= ?")
+        .bind(room.as_str())
+        .bind(fence.unwrap_or(i64::MAX))
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("UPDATE inbox SET held = 0 WHERE room_id = ? AND held = 1")
+        .bind(room.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Forgets the ids of events that were taken in before `before`: nobody delivers them again.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn prune(connection: &mut SqliteConnection, before: i64) -> Result<u64> {
+    // The newest row stays, whatever its age: it is the fence's measure.
+    let done = sqlx::query(
+        "DELETE FROM inbox WHERE body IS NULL AND received_at < ? \
+         AND seq < (SELECT MAX(seq) FROM inbox)",
+    )
+    .bind(before)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,297 @@
+//! What the keeper knows of rooms and of who is in them.
+
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use sqlx::SqliteConnection;
+
+use super::{Result, StoreError};
+use crate::state::Membership;
+
+/// A room that the keeper is, was or is about to be in.
+#[derive(Clone, Debug)]
+pub struct RoomRow {
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// The keeper's own membership.
+    pub membership: Membership,
+    /// Who invited the keeper, while it is invited.
+    pub inviter: Option<OwnedUserId>,
+    /// Whether the room's state was fetched since the keeper's join.
+    pub loaded: bool,
+    /// Its room version.
+    pub version: String,
+    /// Who created it; of weight in room version 12 and later.
+    pub creators: Vec<OwnedUserId>,
+    /// The content of `m.room.encryption`, as JSON.
+    pub encryption: Option<String>,
+    /// The content of `m.room.power_levels`, as JSON.
+    pub power_levels: Option<String>,
+    /// Whether its state is encrypted (MSC4362).
+    pub state_encrypted: bool,
+    /// Whether the keeper may send `m.room.encrypted` state there.
+    pub elevated: bool,
+}
+
+impl RoomRow {
+    /// A room of which nothing is known but its id.
+    pub fn new(room_id: OwnedRoomId, membership: Membership) -> Self {
+        Self {
+            room_id,
+            membership,
+            inviter: None,
+            loaded: false,
+            version: "1".to_owned(),
+            creators: Vec::new(),
+            encryption: None,
+            power_levels: None,
+            state_encrypted: false,
+            elevated: false,
+        }
+    }
+
+    /// The word for the room's standing that operators see.
+    pub fn status(&self) -> &'static str {
+        match self.membership {
+            Membership::Invite => "invited",
+            Membership::Join if !self.loaded => "loading",
+            Membership::Join if !self.state_encrypted => "state_not_encrypted",
+            Membership::Join if !self.elevated => "not_elevated",
+            Membership::Join => "kept",
+            Membership::Ban => "banned",
+            Membership::Leave | Membership::Knock => "left",
+        }
+    }
+}
+
+/// A user's membership of a room.
+#[derive(Clone, Debug)]
+pub struct MemberRow {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// What they are there.
+    pub membership: Membership,
+    /// Since when at the latest, in milliseconds by the keeper's clock.
+    pub since: i64,
+    /// When the keeper heard of it, in milliseconds.
+    pub arrived_at: i64,
+    /// The tick at which it was taken in.
+    pub tick: i64,
+}
+
+type RoomColumns =
+    (String, String, Option<String>, bool, String, String, Option<String>, Option<String>, bool, bool);
+
+const ROOM_COLUMNS: &str = "SELECT room_id, membership, inviter, loaded, version, creators, encryption, \
+     power_levels, state_encrypted, elevated FROM rooms";
+
+fn room(columns: RoomColumns) -> Result<RoomRow> {
+    let (id, membership, inviter, loaded, version, creators, encryption, power_levels, state, elevated) =
+        columns;
+    Ok(RoomRow {
+        room_id: id.try_into().map_err(StoreError::corrupt("room id"))?,
+        membership: Membership::from_name(&membership)
+            .ok_or(StoreError::Corrupt { what: "membership" })?,
+        inviter: inviter
+            .map(OwnedUserId::try_from)
+            .transpose()
+            .map_err(StoreError::corrupt("user id"))?,
+        loaded,
+        version,
+        creators: serde_json::from_str(&creators).map_err(StoreError::corrupt("list of creators"))?,
+        encryption,
+        power_levels,
+        state_encrypted: state,
+        elevated,
+    })
+}
+
+/// A room by its id.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn get(connection: &mut SqliteConnection, room_id: &RoomId) -> Result<Option<RoomRow>> {
+    let sql = sqlx::AssertSqlSafe(format!("{ROOM_COLUMNS} WHERE room_id = ?"));
+    let row: Option<RoomColumns> =
+        sqlx::query_as(sql).bind(room_id.as_str()).fetch_optional(connection).await?;
+    row.map(room).transpose()
+}
+
+/// Every room.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<RoomRow>> {
+    let sql = sqlx::AssertSqlSafe(ROOM_COLUMNS.to_owned());
+    let rows: Vec<RoomColumns> = sqlx::query_as(sql).fetch_all(connection).await?;
+    rows.into_iter().map(room).collect()
+}
+
+/// Writes a room as it is given.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn put(connection: &mut SqliteConnection, room: &RoomRow) -> Result<()> {
+    let creators = serde_json::to_string(&room.creators)
+        .map_err(StoreError::corrupt("list of creators"))?;
+    sqlx::query(
+        "INSERT INTO rooms (room_id, membership, inviter, loaded, version, creators, encryption, \
+         power_levels, state_encrypted, elevated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (room_id) DO UPDATE SET membership = excluded.membership, \
+         inviter = excluded.inviter, loaded = excluded.loaded, version = excluded.version, \
+         creators = excluded.creators, encryption = excluded.encryption, \
+         power_levels = excluded.power_levels, state_encrypted = excluded.state_encrypted, \
+         elevated = excluded.elevated",
+    )
+    .bind(room.room_id.as_str())
+    .bind(room.membership.as_str())
+    .bind(room.inviter.as_ref().map(|user| user.as_str()))
+    .bind(room.loaded)
+    .bind(&room.version)
+    .bind(creators)
+    .bind(&room.encryption)
+    .bind(&room.power_levels)
+    .bind(room.state_encrypted)
+    .bind(room.elevated)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that something happened in a room at `now`.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn touch(connection: &mut SqliteConnection, room: &RoomId, now: i64) -> Result<()> {
+    sqlx::query("UPDATE rooms SET active_at = ? WHERE room_id = ?")
+        .bind(now)
+        .bind(room.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// When something last happened in a room, in milliseconds; 0 for a room that is not known.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn active_at(connection: &mut SqliteConnection, room: &RoomId) -> Result<i64> {
+    let row: Option<(i64,)> = sqlx::query_as("SELECT active_at FROM rooms WHERE room_id = ?")
+        .bind(room.as_str())
+        .fetch_optional(connection)
+        .await?;
+    Ok(row.map_or(0, |(at,)| at))
+}
+
+/// Writes a member as given.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn put_member(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    member: &MemberRow,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO members (room_id, user_id, membership, since, arrived_at, tick) \
+         VALUES (?, ?, ?, ?, ?, ?)",
+    )
+    .bind(room.as_str())
+    .bind(member.user_id.as_str())
+    .bind(member.membership.as_str())
+    .bind(member.since)
+    .bind(member.arrived_at)
+    .bind(member.tick)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+type MemberColumns = (String, String, i64, i64, i64);
+
+fn member((user, membership, since, arrived_at, tick): MemberColumns) -> Result<MemberRow> {
+    Ok(MemberRow {
+        user_id: user.try_into().map_err(StoreError::corrupt("user id"))?,
+        membership: Membership::from_name(&membership)
+            .ok_or(StoreError::Corrupt { what: "membership" })?,
+        since,
+        arrived_at,
+        tick,
+    })
+}
+
+/// One member of a room.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn get_member(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    user: &UserId,
+) -> Result<Option<MemberRow>> {
+    let row: Option<MemberColumns> = sqlx::query_as(
+        "SELECT user_id, membership, since, arrived_at, tick FROM members \
+         WHERE room_id = ? AND user_id = ?",
+    )
+    .bind(room.as_str())
+    .bind(user.as_str())
+    .fetch_optional(connection)
+    .await?;
+    row.map(member).transpose()
+}
+
+/// Everybody who is joined to or invited into a room.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn present_members(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<Vec<MemberRow>> {
+    let rows: Vec<MemberColumns> = sqlx::query_as(
+        "SELECT user_id, membership, since, arrived_at, tick FROM members \
+         WHERE room_id = ? AND membership IN ('join', 'invite')",
+    )
+    .bind(room.as_str())
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(member).collect()
+}
+
+/// Forgets who is in a room.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn clear_members(connection: &mut SqliteConnection, room: &RoomId) -> Result<()> {
+    sqlx::query("DELETE FROM members WHERE room_id = ?")
+        .bind(room.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The rooms with encrypted state that the keeper is in and `user` is joined to or invited into.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn rooms_of(connection: &mut SqliteConnection, user: &UserId) -> Result<Vec<OwnedRoomId>> {
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "SELECT m.room_id FROM members m JOIN rooms r ON r.room_id = m.room_id \
+         WHERE m.user_id = ? AND m.membership IN ('join', 'invite') \
+         AND r.membership = 'join' AND r.state_encrypted = 1",
+    )
+    .bind(user.as_str())
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id")))
+        .collect()
+}

@@ -1,0 +1,535 @@
+//! What is known of each state tuple: who said what last, what stands in the room, what was sealed.
+
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId};
+use serde_json::{Map, Value};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+
+use super::{Result, Store, StoreError};
+use crate::state::{Form, StateTuple};
+
+/// The newest value that a member was allowed to give a tuple.
+#[derive(Clone)]
+pub struct SourceValue {
+    /// The event that said it.
+    pub event_id: OwnedEventId,
+    /// Who sent that.
+    pub sender: OwnedUserId,
+    /// In which form it came.
+    pub form: Form,
+    /// When it arrived, in milliseconds.
+    pub at: i64,
+    /// The tick at which it was taken in.
+    pub tick: i64,
+    /// The state event's content.
+    pub content: Map<String, Value>,
+}
+
+/// What the keeper sealed last.
+#[derive(Clone, Debug)]
+pub struct SealedValue {
+    /// The sealed event.
+    pub event_id: OwnedEventId,
+    /// The source event that it stands for.
+    pub from: OwnedEventId,
+    /// Its session.
+    pub session_id: String,
+    /// Its index in that session.
+    pub message_index: u32,
+    /// The tick at which its sending began: keys with an earlier one were there before it.
+    pub tick: i64,
+}
+
+/// A state tuple that is, or should be, sealed.
+#[derive(Clone)]
+pub struct TupleRow {
+    /// The true type and state key.
+    pub tuple: StateTuple,
+    /// The newest value that a member was allowed to give it; without content in [`TupleRow::load`]ed
+    /// lists, see [`content`].
+    pub source: Option<SourceValue>,
+    /// The event that stands at the packed state key now.
+    pub current_event_id: Option<OwnedEventId>,
+    /// Its sender.
+    pub current_sender: Option<OwnedUserId>,
+    /// Whether that event is one that the keeper may stand on: false while it is unreadable or refused.
+    pub current_fit: bool,
+    /// Whether the current value was redacted: final.
+    pub redacted: bool,
+    /// What the keeper sealed last.
+    pub sealed: Option<SealedValue>,
+    /// When it was last refreshed for joiners, in milliseconds.
+    pub refreshed_at: i64,
+    /// When it was last refreshed for new devices, in milliseconds.
+    pub device_refresh_at: i64,
+}
+
+impl TupleRow {
+    /// A tuple of which nothing is known yet.
+    pub fn new(tuple: StateTuple) -> Self {
+        Self {
+            tuple,
+            source: None,
+            current_event_id: None,
+            current_sender: None,
+            current_fit: true,
+            redacted: false,
+            sealed: None,
+            refreshed_at: 0,
+            device_refresh_at: 0,
+        }
+    }
+
+    fn load(store: &Store, row: &SqliteRow) -> Result<Self> {
+        let tuple = StateTuple {
+            event_type: row.try_get("event_type")?,
+            state_key: row.try_get("state_key")?,
+        };
+        Ok(Self {
+            tuple,
+            source: source(store, row)?,
+            current_event_id: event_id(row.try_get("current_event_id")?)?,
+            current_sender: user_id(row.try_get("current_sender")?)?,
+            current_fit: row.try_get("current_fit")?,
+            redacted: row.try_get("redacted")?,
+            sealed: sealed(row)?,
+            refreshed_at: row.try_get("refreshed_at")?,
+            device_refresh_at: row.try_get("device_refresh_at")?,
+        })
+    }
+}
+
+fn event_id(column: Option<String>) -> Result<Option<OwnedEventId>> {
+    column.map(OwnedEventId::try_from).transpose().map_err(StoreError::corrupt("event id"))
+}
+
+fn user_id(column: Option<String>) -> Result<Option<OwnedUserId>> {
+    column.map(OwnedUserId::try_from).transpose().map_err(StoreError::corrupt("user id"))
+}
+
+fn source(store: &Store, row: &SqliteRow) -> Result<Option<SourceValue>> {
+    let Some(event_id) = event_id(row.try_get("source_event_id")?)? else { return Ok(None) };
+    let missing = || StoreError::Corrupt { what: "source of a state tuple" };
+    let form: String = row.try_get("source_form")?;
+    let content: Vec<u8> = row.try_get("content")?;
+    Ok(Some(SourceValue {
+        event_id,
+        sender: user_id(row.try_get("source_sender")?)?.ok_or_else(missing)?,
+        form: Form::from_name(&form).ok_or_else(missing)?,
+        at: row.try_get("source_at")?,
+        tick: row.try_get("source_tick")?,
+        content: store.unlock(&content)?,
+    }))
+}
+
+fn sealed(row: &SqliteRow) -> Result<Option<SealedValue>> {
+    let Some(event_id_) = event_id(row.try_get("sealed_event_id")?)? else { return Ok(None) };
+    let missing = || StoreError::Corrupt { what: "sealed value of a state tuple" };
+    let index: i64 = row.try_get("message_index")?;
+    Ok(Some(SealedValue {
+        event_id: event_id_,
+        from: event_id(row.try_get("sealed_from")?)?.ok_or_else(missing)?,
+        session_id: row.try_get("session_id")?,
+        message_index: u32::try_from(index).map_err(StoreError::corrupt("message index"))?,
+        tick: row.try_get("sealed_tick")?,
+    }))
+}
+
+/// Every known tuple of a room, in a fixed order: name, topic, avatar first.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn of_room(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<Vec<TupleRow>> {
+    let rows = sqlx::query(
+        "SELECT * FROM tuples WHERE room_id = ? ORDER BY event_type <> 'm.room.name', \
+         event_type <> 'm.room.topic', event_type <> 'm.room.avatar', event_type, state_key",
+    )
+    .bind(room.as_str())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| TupleRow::load(store, row)).collect()
+}
+
+/// One tuple of a room.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn get(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+) -> Result<Option<TupleRow>> {
+    let row = sqlx::query("SELECT * FROM tuples WHERE room_id = ? AND event_type = ? AND state_key = ?")
+        .bind(room.as_str())
+        .bind(&tuple.event_type)
+        .bind(&tuple.state_key)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(|row| TupleRow::load(store, row)).transpose()
+}
+
+/// Writes a tuple as given. The key snapshot of its sealed value is kept by [`put_sealed`] alone.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn put(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    row: &TupleRow,
+) -> Result<()> {
+    let source = row.source.as_ref();
+    let content = source.map(|source| store.lock(&source.content)).transpose()?;
+    sqlx::query(
+        "INSERT INTO tuples (room_id, event_type, state_key, source_event_id, source_sender, \
+         source_form, source_at, source_tick, content, current_event_id, current_sender, current_fit, \
+         redacted, refreshed_at, device_refresh_at) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (room_id, event_type, state_key) DO UPDATE SET \
+         source_event_id = excluded.source_event_id, source_sender = excluded.source_sender, \
+         source_form = excluded.source_form, source_at = excluded.source_at, \
+         source_tick = excluded.source_tick, content = excluded.content, \
+         current_event_id = excluded.current_event_id, current_sender = excluded.current_sender, \
+         current_fit = excluded.current_fit, redacted = excluded.redacted, \
+         refreshed_at = excluded.refreshed_at, device_refresh_at = excluded.device_refresh_at",
+    )
+    .bind(room.as_str())
+    .bind(&row.tuple.event_type)
+    .bind(&row.tuple.state_key)
+    .bind(source.map(|source| source.event_id.as_str()))
+    .bind(source.map(|source| source.sender.as_str()))
+    .bind(source.map(|source| source.form.as_str()))
+    .bind(source.map(|source| source.at))
+    .bind(source.map(|source| source.tick))
+    .bind(content)
+    .bind(row.current_event_id.as_ref().map(|id| id.as_str()))
+    .bind(row.current_sender.as_ref().map(|id| id.as_str()))
+    .bind(row.current_fit)
+    .bind(row.redacted)
+    .bind(row.refreshed_at)
+    .bind(row.device_refresh_at)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes what the keeper sealed for a tuple, with the signed session key (base64) at its index.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn put_sealed(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+    sealed: &SealedValue,
+    locked_snapshot: &[u8],
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE tuples SET sealed_event_id = ?, sealed_from = ?, session_id = ?, message_index = ?, \
+         sealed_tick = ?, snapshot = ? WHERE room_id = ? AND event_type = ? AND state_key = ?",
+    )
+    .bind(sealed.event_id.as_str())
+    .bind(sealed.from.as_str())
+    .bind(&sealed.session_id)
+    .bind(i64::from(sealed.message_index))
+    .bind(sealed.tick)
+    .bind(locked_snapshot)
+    .bind(room.as_str())
+    .bind(&tuple.event_type)
+    .bind(&tuple.state_key)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The locked key snapshot of a tuple's sealed value.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn snapshot(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+) -> Result<Option<Vec<u8>>> {
+    let row: Option<(Option<Vec<u8>>,)> = sqlx::query_as(
+        "SELECT snapshot FROM tuples WHERE room_id = ? AND event_type = ? AND state_key = ?",
+    )
+    .bind(room.as_str())
+    .bind(&tuple.event_type)
+    .bind(&tuple.state_key)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.and_then(|(snapshot,)| snapshot))
+}
+
+/// Forgets every tuple of a room, and all that is known of its state events.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn clear(connection: &mut SqliteConnection, room: &RoomId) -> Result<()> {
+    for sql in [
+        "DELETE FROM tuples WHERE room_id = ?",
+        "DELETE FROM state_events WHERE room_id = ?",
+    ] {
+        sqlx::query(sql).bind(room.as_str()).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// A hidden state event that somebody else sent.
+#[derive(Clone)]
+pub struct StateEventRow {
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// The tuple that its packed state key names.
+    pub tuple: StateTuple,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// The tick at which it was taken in.
+    pub tick: i64,
+    /// When it arrived, in milliseconds.
+    pub received_at: i64,
+    /// The Megolm session that it is encrypted with.
+    pub session_id: Option<String>,
+    /// Whether its sender had the power for the true type when it came.
+    pub powerful: bool,
+    /// What became of it: `accepted`, `unreadable`, `redacted`, or the label of a refusal.
+    pub verdict: String,
+    /// The event as JSON, while its key is awaited.
+    pub body: Option<String>,
+}
+
+impl StateEventRow {
+    fn load(store: &Store, row: &SqliteRow) -> Result<Self> {
+        let body: Option<Vec<u8>> = row.try_get("body")?;
+        let missing = || StoreError::Corrupt { what: "state event" };
+        Ok(Self {
+            event_id: event_id(row.try_get("event_id")?)?.ok_or_else(missing)?,
+            tuple: StateTuple {
+                event_type: row.try_get("event_type")?,
+                state_key: row.try_get("state_key")?,
+            },
+            sender: user_id(row.try_get("sender")?)?.ok_or_else(missing)?,
+            tick: row.try_get("tick")?,
+            received_at: row.try_get("received_at")?,
+            session_id: row.try_get("session_id")?,
+            powerful: row.try_get("powerful")?,
+            verdict: row.try_get("verdict")?,
+            body: body.map(|body| store.unlock(&body)).transpose()?,
+        })
+    }
+}
+
+/// Writes what became of a state event.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn put_event(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    event: &StateEventRow,
+) -> Result<()> {
+    let body = event.body.as_ref().map(|body| store.lock(body)).transpose()?;
+    sqlx::query(
+        "INSERT OR REPLACE INTO state_events (event_id, room_id, event_type, state_key, sender, tick, \
+         received_at, session_id, powerful, verdict, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(event.event_id.as_str())
+    .bind(room.as_str())
+    .bind(&event.tuple.event_type)
+    .bind(&event.tuple.state_key)
+    .bind(event.sender.as_str())
+    .bind(event.tick)
+    .bind(event.received_at)
+    .bind(&event.session_id)
+    .bind(event.powerful)
+    .bind(&event.verdict)
+    .bind(body)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One state event by its id.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn get_event(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    event_id: &EventId,
+) -> Result<Option<StateEventRow>> {
+    let row = sqlx::query("SELECT * FROM state_events WHERE event_id = ?")
+        .bind(event_id.as_str())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(|row| StateEventRow::load(store, row)).transpose()
+}
+
+/// The state events of a room whose key is awaited, oldest first; of one session where that is given.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn unreadable(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    session_id: Option<&str>,
+) -> Result<Vec<StateEventRow>> {
+    let rows = sqlx::query(
+        "SELECT * FROM state_events WHERE room_id = ?1 AND body IS NOT NULL \
+         AND (?2 IS NULL OR session_id = ?2) ORDER BY tick",
+    )
+    .bind(room.as_str())
+    .bind(session_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| StateEventRow::load(store, row)).collect()
+}
+
+/// The rooms in which a state event waits for its key.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn rooms_with_unreadable(
+    connection: &mut SqliteConnection,
+) -> Result<Vec<ruma::OwnedRoomId>> {
+    let rows: Vec<(String,)> =
+        sqlx::query_as("SELECT DISTINCT room_id FROM state_events WHERE body IS NOT NULL")
+            .fetch_all(connection)
+            .await?;
+    rows.into_iter()
+        .map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id")))
+        .collect()
+}
+
+/// How many tuples show a current event that the keeper cannot read.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn count_unreadable(connection: &mut SqliteConnection) -> Result<i64> {
+    let (count,): (i64,) = sqlx::query_as(
+        "SELECT COUNT(*) FROM tuples t JOIN state_events e ON e.event_id = t.current_event_id \
+         WHERE e.verdict = 'unreadable'",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
+
+/// Notes that an index of a session stood in an event. Returns false when it stood in another one before.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn record_index(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    session_id: &str,
+    message_index: u32,
+    event_id: &EventId,
+) -> Result<bool> {
+    sqlx::query(
+        "INSERT OR IGNORE INTO megolm_indices (room_id, session_id, message_index, event_id) \
+         VALUES (?, ?, ?, ?)",
+    )
+    .bind(room.as_str())
+    .bind(session_id)
+    .bind(i64::from(message_index))
+    .bind(event_id.as_str())
+    .execute(&mut *connection)
+    .await?;
+    let (first,): (String,) = sqlx::query_as(
+        "SELECT event_id FROM megolm_indices \
+         WHERE room_id = ? AND session_id = ? AND message_index = ?",
+    )
+    .bind(room.as_str())
+    .bind(session_id)
+    .bind(i64::from(message_index))
+    .fetch_one(connection)
+    .await?;
+    Ok(first == event_id.as_str())
+}
+
+/// Notes which event the keeper's sealed `event_id` stands for.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn put_seal(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+    event_id: &EventId,
+    stands_for: &EventId,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT OR IGNORE INTO seals (event_id, room_id, event_type, state_key, stands_for) \
+         VALUES (?, ?, ?, ?, ?)",
+    )
+    .bind(event_id.as_str())
+    .bind(room.as_str())
+    .bind(&tuple.event_type)
+    .bind(&tuple.state_key)
+    .bind(stands_for.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The source event that the keeper's sealed `event_id` stands for, with its tuple.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn seal(
+    connection: &mut SqliteConnection,
+    event_id: &EventId,
+) -> Result<Option<(StateTuple, OwnedEventId)>> {
+    let row: Option<(String, String, String)> =
+        sqlx::query_as("SELECT event_type, state_key, stands_for FROM seals WHERE event_id = ?")
+            .bind(event_id.as_str())
+            .fetch_optional(connection)
+            .await?;
+    row.map(|(event_type, state_key, stands_for)| {
+        let stands_for = stands_for.try_into().map_err(StoreError::corrupt("event id"))?;
+        Ok((StateTuple { event_type, state_key }, stands_for))
+    })
+    .transpose()
+}
+
+/// The keeper's events that stand for `source` and are not redacted yet; from now on they count as such.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn take_seals_of(
+    connection: &mut SqliteConnection,
+    source: &EventId,
+) -> Result<Vec<OwnedEventId>> {
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "UPDATE seals SET redacted = 1 WHERE stands_for = ? AND redacted = 0 RETURNING event_id",
+    )
+    .bind(source.as_str())
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|(id,)| id.try_into().map_err(StoreError::corrupt("event id")))
+        .collect()
+}
