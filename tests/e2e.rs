@@ -1,1 +1,21 @@
-//! End-to-end tests.
+//! End-to-end tests: a real Synapse, the real binary, and stock clients on both SDKs.
+//!
+//! `tests/setup.sh` installs what they need.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod support;
+
+#[path = "e2e/entering.rs"]
+mod entering;
+#[path = "e2e/kills.rs"]
+mod kills;
+#[path = "e2e/secrecy.rs"]
+mod secrecy;
+#[path = "e2e/service.rs"]
+mod service;

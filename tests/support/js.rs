@@ -1,0 +1,172 @@
+//! matrix-js-sdk, driven over lines of JSON. See `tests/clients/js/client.mjs`.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader, Write},
+    process::{ChildStdin, ChildStdout, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::{RunDir, api::Api, process, repository, unique};
+
+type Answer = Result<Value, String>;
+
+/// One Node process, home to any number of clients.
+#[derive(Debug)]
+pub struct JsHost {
+    stdin: Mutex<ChildStdin>,
+    waiting: Arc<Mutex<Waiting>>,
+    _process: Mutex<process::Process>,
+    _dir: RunDir,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next: u64,
+    calls: HashMap<u64, oneshot::Sender<Answer>>,
+}
+
+impl JsHost {
+    pub fn start() -> Arc<Self> {
+        let script = repository().join("tests/clients/js/client.mjs");
+        let installed = script.with_file_name("node_modules").join("matrix-js-sdk");
+        assert!(installed.exists(), "matrix-js-sdk is not installed: run tests/setup.sh");
+        let dir = RunDir::new("js");
+        let log = dir.path().join("output.log");
+        let mut command = Command::new("node");
+        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(process::append(&log));
+        let mut process = process::Process::spawn_with_output(&mut command, &log);
+        let stdin = process.child().stdin.take().unwrap();
+        let stdout = process.child().stdout.take().unwrap();
+        let waiting = Arc::new(Mutex::new(Waiting::default()));
+        let for_reader = waiting.clone();
+        std::thread::spawn(move || read_answers(stdout, &for_reader));
+        Arc::new(Self {
+            stdin: Mutex::new(stdin),
+            waiting,
+            _process: Mutex::new(process),
+            _dir: dir,
+        })
+    }
+
+    async fn call(&self, client: &str, method: &str, params: Value) -> Answer {
+        let (sender, answer) = oneshot::channel();
+        let id = {
+            let mut waiting = self.waiting.lock().unwrap();
+            waiting.next += 1;
+            let id = waiting.next;
+            waiting.calls.insert(id, sender);
+            id
+        };
+        let line = json!({ "id": id, "client": client, "method": method, "params": params });
+        writeln!(self.stdin.lock().unwrap(), "{line}").expect("the Node process reads");
+        answer.await.unwrap_or_else(|_| Err("the Node process ended".to_owned()))
+    }
+}
+
+fn read_answers(stdout: ChildStdout, waiting: &Mutex<Waiting>) {
+    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+        let Ok(answer) = serde_json::from_str::<Value>(&line) else { continue };
+        let Some(id) = answer["id"].as_u64() else { continue };
+        let Some(call) = waiting.lock().unwrap().calls.remove(&id) else { continue };
+        let outcome = match answer["error"].as_str() {
+            Some(error) => Err(error.to_owned()),
+            None => Ok(answer["result"].clone()),
+        };
+        let _ = call.send(outcome);
+    }
+    waiting.lock().unwrap().calls.clear();
+}
+
+/// One device on matrix-js-sdk.
+#[derive(Debug, Clone)]
+pub struct JsClient {
+    host: Arc<JsHost>,
+    handle: String,
+    pub api: Api,
+}
+
+impl JsClient {
+    /// Starts a client on the device of `api`. With `cross_sign` the user gets a cross-signing
+    /// identity, and the device is signed by it.
+    pub async fn start(host: &Arc<JsHost>, api: Api, cross_sign: bool) -> Self {
+        let handle = unique("client");
+        let client = Self { host: host.clone(), handle, api };
+        let params = json!({
+            "base_url": client.api.base,
+            "user_id": client.api.user_id,
+            "device_id": client.api.device_id,
+            "access_token": client.api.token,
+            "password": client.api.password,
+            "cross_sign": cross_sign,
+        });
+        client.call("login", params).await;
+        client
+    }
+
+    /// Calls a method of the client and fails when it fails.
+    pub async fn call(&self, method: &str, params: Value) -> Value {
+        self.attempt(method, params).await.unwrap_or_else(|error| {
+            panic!("{} on {}: {error}", self.api.user_id, self.api.device_id)
+        })
+    }
+
+    pub async fn attempt(&self, method: &str, params: Value) -> Answer {
+        self.host.call(&self.handle, method, params).await
+    }
+
+    pub async fn create_room(&self, body: Value, encrypted: bool) -> String {
+        let room = self.call("createRoom", json!({ "body": body, "encrypted": encrypted })).await;
+        room["room_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Sends state the way the SDK does, and returns the event's id.
+    pub async fn set_state(&self, room_id: &str, kind: &str, content: Value) -> String {
+        let params = json!({ "room_id": room_id, "type": kind, "content": content });
+        let sent = self.call("sendState", params).await;
+        sent["event_id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn set_name(&self, room_id: &str, name: &str) -> String {
+        self.set_state(room_id, "m.room.name", json!({ "name": name })).await
+    }
+
+    pub async fn set_topic(&self, room_id: &str, topic: &str) -> String {
+        self.set_state(room_id, "m.room.topic", json!({ "topic": topic })).await
+    }
+
+    pub async fn send_message(&self, room_id: &str, body: &str) -> String {
+        let sent = self.call("sendMessage", json!({ "room_id": room_id, "body": body })).await;
+        sent["event_id"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn redact(&self, room_id: &str, event_id: &str) {
+        self.call("redact", json!({ "room_id": room_id, "event_id": event_id })).await;
+    }
+
+    /// Signs another device of the same user, as a verification would.
+    pub async fn sign_device(&self, device_id: &str) -> f64 {
+        let signed = self.call("signDevice", json!({ "device_id": device_id })).await;
+        signed["at"].as_f64().unwrap()
+    }
+
+    /// The types and senders of the to-device messages that have reached this device.
+    pub async fn to_device_senders(&self) -> Vec<(String, String)> {
+        let answer = self.call("toDeviceMessages", Value::Null).await;
+        let messages = answer["messages"].as_array().unwrap().iter();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        messages.map(|message| (text(&message["type"]), text(&message["sender"]))).collect()
+    }
+
+    /// Lets the client wait, for at most `limit`, until `method` answers; the time at which it did.
+    pub async fn wait(&self, method: &str, mut params: Value, limit: Duration) -> Result<f64, String> {
+        params["timeout"] = json!(limit.as_millis() as u64);
+        let answer = self.attempt(method, params).await?;
+        Ok(answer["at"].as_f64().unwrap_or_default())
+    }
+}

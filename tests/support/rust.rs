@@ -1,0 +1,179 @@
+//! matrix-sdk, the SDK of Element X and of other native clients.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use matrix_sdk::{
+    Client, LoopCtrl, Room, RoomState,
+    config::SyncSettings,
+    deserialized_responses::{RawAnySyncOrStrippedState, TimelineEventKind},
+    encryption::EncryptionSettings,
+    event_handler::RawEvent,
+    ruma::{
+        OwnedRoomId, RoomId, UserId,
+        events::room::message::{OriginalSyncRoomMessageEvent, RoomMessageEventContent},
+        serde::Raw,
+    },
+};
+use serde_json::Value;
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{api::Api, now_ms, within};
+
+/// One device on matrix-sdk, syncing for as long as the value lives.
+#[derive(Debug)]
+pub struct RustClient {
+    client: Client,
+    beat: watch::Receiver<u64>,
+    messages: Arc<Mutex<Vec<(OwnedRoomId, String)>>>,
+    sync: JoinHandle<()>,
+    pub api: Api,
+}
+
+impl Drop for RustClient {
+    fn drop(&mut self) {
+        self.sync.abort();
+    }
+}
+
+impl RustClient {
+    /// Logs a new device of the user in. With `cross_sign` the user gets a cross-signing identity,
+    /// and the device is signed by it.
+    pub async fn start(user: &Api, cross_sign: bool) -> Self {
+        let settings =
+            EncryptionSettings { auto_enable_cross_signing: cross_sign, ..Default::default() };
+        let client = Client::builder()
+            .homeserver_url(&user.base)
+            .with_encryption_settings(settings)
+            .build()
+            .await
+            .unwrap();
+        client.matrix_auth().login_username(&user.user_id, &user.password).send().await.unwrap();
+        client.encryption().wait_for_e2ee_initialization_tasks().await;
+        let mut api = user.clone();
+        api.device_id = client.device_id().unwrap().to_string();
+        api.token = client.access_token().unwrap();
+
+        let messages = Arc::new(Mutex::new(Vec::new()));
+        let seen = messages.clone();
+        client.add_event_handler(async move |event: OriginalSyncRoomMessageEvent, room: Room| {
+            let message = (room.room_id().to_owned(), event.content.body().to_owned());
+            seen.lock().unwrap().push(message);
+        });
+        let (sender, mut beat) = watch::channel(0);
+        let syncing = client.clone();
+        let sync = tokio::spawn(async move {
+            let settings = SyncSettings::new().timeout(Duration::from_secs(20));
+            let beat = &sender;
+            // A homeserver that restarts ends the sync with an error; a client begins again.
+            loop {
+                let _ = syncing
+                    .sync_with_callback(settings.clone(), async move |_| {
+                        beat.send_modify(|count| *count += 1);
+                        LoopCtrl::Continue
+                    })
+                    .await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+        beat.changed().await.unwrap();
+        Self { client, beat, messages, sync, api }
+    }
+
+    fn room(&self, room_id: &str) -> Option<Room> {
+        self.client.get_room(&RoomId::parse(room_id).unwrap())
+    }
+
+    fn known_room(&self, room_id: &str) -> Room {
+        self.room(room_id).unwrap_or_else(|| panic!("{} does not know {room_id}", self.api.user_id))
+    }
+
+    /// Joins; the times at which the request went out and its answer came.
+    pub async fn join(&self, room_id: &str) -> (f64, f64) {
+        let sent_at = now_ms();
+        self.client.join_room_by_id(&RoomId::parse(room_id).unwrap()).await.unwrap();
+        (sent_at, now_ms())
+    }
+
+    pub fn is_joined(&self, room_id: &str) -> bool {
+        self.room(room_id).is_some_and(|room| room.state() == RoomState::Joined)
+    }
+
+    pub fn name(&self, room_id: &str) -> Option<String> {
+        self.room(room_id)?.name()
+    }
+
+    pub fn topic(&self, room_id: &str) -> Option<String> {
+        self.room(room_id)?.topic()
+    }
+
+    pub async fn send_message(&self, room_id: &str, body: &str) {
+        let content = RoomMessageEventContent::text_plain(body);
+        self.known_room(room_id).send(content).await.unwrap();
+    }
+
+    pub async fn set_name(&self, room_id: &str, name: &str) {
+        self.known_room(room_id).set_name(name.to_owned()).await.unwrap();
+    }
+
+    pub async fn invite(&self, room_id: &str, user_id: &str) {
+        let user = UserId::parse(user_id).unwrap();
+        self.known_room(room_id).invite_user_by_id(&user).await.unwrap();
+    }
+
+    /// Signs another device of the same user, as a verification would.
+    pub async fn sign_device(&self, device_id: &str) -> f64 {
+        let user = self.client.user_id().unwrap();
+        let device = within(super::PATIENCE, async || {
+            self.client.encryption().request_user_identity(user).await.ok()?;
+            self.client.encryption().get_device(user, device_id.into()).await.ok()?
+        })
+        .await;
+        device.expect("the other device is known").verify().await.unwrap();
+        now_ms()
+    }
+
+    pub fn has_message(&self, room_id: &str, body: &str) -> bool {
+        let messages = self.messages.lock().unwrap();
+        messages.iter().any(|(room, text)| room == room_id && text == body)
+    }
+
+    /// The content of a piece of state as this client holds it.
+    pub async fn state_content(&self, room_id: &str, kind: &str, state_key: &str) -> Option<Value> {
+        let event = self.room(room_id)?.get_state_event(kind.into(), state_key).await.unwrap()?;
+        let RawAnySyncOrStrippedState::Sync(raw) = event else { return None };
+        raw.get_field("content").ok().flatten()
+    }
+
+    /// Hands an event, as the server keeps it, to the SDK for decryption.
+    pub async fn decrypt(&self, room_id: &str, event: &Value) -> Option<Value> {
+        let raw: Raw<matrix_sdk::ruma::events::room::encrypted::OriginalSyncRoomEncryptedEvent> =
+            Raw::from_json(RawEvent(serde_json::value::to_raw_value(event).unwrap()).0);
+        let decrypted = self.known_room(room_id).decrypt_event(&raw, None).await.ok()?;
+        match decrypted.kind {
+            TimelineEventKind::Decrypted(event) => {
+                Some(serde_json::from_str(event.event.json().get()).unwrap())
+            }
+            _ => None,
+        }
+    }
+
+    /// Looks after every sync; the time at which `look` held, or none when `limit` passed.
+    pub async fn wait(&self, limit: Duration, look: impl AsyncFn(&Self) -> bool) -> Option<f64> {
+        let mut beat = self.beat.clone();
+        let found = async {
+            loop {
+                beat.borrow_and_update();
+                if look(self).await {
+                    return now_ms();
+                }
+                if beat.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::time::timeout(limit, found).await.ok()
+    }
+}
