@@ -137,8 +137,12 @@ impl World {
         content: &Value,
     ) {
         let peer = self.keeper_peer().expect("the keeper has published its device");
-        let claimed = self.claim_one(&peer.user_id, &peer.device_id);
-        let key = claimed.and_then(|(_, key)| Some(key["key"].as_str()?.to_owned()));
+        let key = match self.device_mut(user_id, device_id).has_session_with(&peer) {
+            true => None,
+            false => self
+                .claim_one(&peer.user_id, &peer.device_id)
+                .and_then(|(_, key)| Some(key["key"].as_str()?.to_owned())),
+        };
         let encrypted = self
             .device_mut(user_id, device_id)
             .encrypt_olm(&peer, || key, event_type, content)
@@ -225,6 +229,7 @@ pub struct RoomBuilder {
     creator: String,
     keeper_power: Option<i64>,
     members: usize,
+    first_member: usize,
     encrypted_state: bool,
     is_public: bool,
     encrypted_power: i64,
@@ -247,6 +252,7 @@ impl RoomBuilder {
             creator: full_user_id("alice"),
             keeper_power: None,
             members: 0,
+            first_member: 1,
             encrypted_state: true,
             is_public: true,
             encrypted_power: 50,
@@ -281,6 +287,13 @@ impl RoomBuilder {
         self
     }
 
+    /// The members are numbered from here on instead of from 1.
+    #[must_use]
+    pub const fn members_from(mut self, first: usize) -> Self {
+        self.first_member = first;
+        self
+    }
+
     #[must_use]
     pub const fn encrypted_state(mut self, yes: bool) -> Self {
         self.encrypted_state = yes;
@@ -311,8 +324,9 @@ impl RoomBuilder {
     pub fn create(self) -> RoomRef {
         let sim = self.sim.clone();
         let creator = self.creator.clone();
-        let members: Vec<String> =
-            (1..=self.members).map(|number| format!("@m{number}:localhost")).collect();
+        let members: Vec<String> = (self.first_member..self.first_member + self.members)
+            .map(|number| format!("@m{number}:localhost"))
+            .collect();
         let room_id = sim.change(|world| self.build(world, &members));
         RoomRef { sim, room_id, creator }
     }

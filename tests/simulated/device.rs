@@ -220,6 +220,11 @@ impl SimDevice {
         }
     }
 
+    /// Is there an Olm session with this device?
+    pub fn has_session_with(&self, peer: &Peer) -> bool {
+        self.sessions.get(&peer.curve25519).is_some_and(|sessions| !sessions.is_empty())
+    }
+
     /// Encrypts a to-device event for `peer`, over the newest session or one made from the claimed
     /// key (Curve25519, base64).
     pub fn encrypt_olm(

@@ -8,7 +8,8 @@
 //! What it is not: a judge of what a homeserver does. Where it differs from a real one, the real
 //! one is right, and the end-to-end tests are there to tell.
 
-#![allow(dead_code, unreachable_pub)]
+// Each test and benchmark uses a part of it.
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
 pub mod builder;
 pub mod crypto;
@@ -17,6 +18,7 @@ pub mod e2ee;
 pub mod faults;
 pub mod http;
 pub mod keeper;
+pub mod measure;
 pub mod push;
 pub mod queries;
 pub mod requests;

@@ -92,7 +92,7 @@ impl StandIn {
     async fn upload_keys(&self) {
         let requests = self.machine.bootstrap_cross_signing(false).await.unwrap();
         if let Some(upload) = requests.upload_keys_req {
-            self.send_outgoing(&upload.request_id().to_owned(), upload.request()).await;
+            self.send_outgoing(upload.request_id(), upload.request()).await;
         }
         let keys = &requests.upload_signing_keys_req;
         let body = json!({
@@ -110,7 +110,7 @@ impl StandIn {
 
     async fn send_all_outgoing(&self) {
         for outgoing in self.machine.outgoing_requests().await.unwrap() {
-            self.send_outgoing(&outgoing.request_id().to_owned(), outgoing.request()).await;
+            self.send_outgoing(outgoing.request_id(), outgoing.request()).await;
         }
     }
 
