@@ -12,4 +12,10 @@ mod simulated;
 mod races {
     //! One file a subject.
     mod homeserver_itself;
+    mod joins;
+    mod laundering;
+    mod stage;
+    mod storm;
+    mod transactions;
+    mod weather;
 }
