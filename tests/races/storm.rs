@@ -139,4 +139,6 @@ async fn kills_at_random_instants_lose_nothing_and_reuse_no_index() {
         stage.sim.with(|world| (world.reused_indices(), world.repeated.clone()));
     assert!(reused.is_empty(), "seed {seed}: indices in two events: {reused:?}");
     assert!(repeated.iter().all(|repeat| repeat.same_body), "seed {seed}: {repeated:?}");
+    let poisoned = stage.sim.with(|world| world.foreign_sessions_shared());
+    assert!(poisoned.is_empty(), "seed {seed}: members' sessions went to {poisoned:?}");
 }

@@ -118,9 +118,11 @@ fn malformed(room_id: &str) -> Vec<Value> {
 async fn a_malformed_event_does_not_hold_up_the_rest_of_its_transaction() {
     let mut stage = Stage::open().await;
     let room = stage.named_room("Tea").await;
+    // The homeserver is believed about its rooms: the harm has to stay in the room that it is said of.
+    let harmed = stage.named_room("Harmed").await;
     let bob = stage.sim.user("bob").create();
     stage.sim.change(|world| {
-        for event in malformed(&room.room_id) {
+        for event in malformed(&harmed.room_id) {
             world.push_raw(event);
         }
     });

@@ -97,6 +97,34 @@ impl World {
         reused.map(|((session, index), events)| (session, index, events)).collect()
     }
 
+    /// Devices to which the keeper gave an `m.room_key` of somebody else's session: it poisons the
+    /// session there, and there must be none.
+    pub fn foreign_sessions_shared(&mut self) -> Vec<(String, String)> {
+        let keeper = self.keeper();
+        let devices: Vec<(String, String)> = self
+            .users
+            .values()
+            .flat_map(|user| user.devices.values())
+            .map(|device| (device.user_id.clone(), device.device_id.clone()))
+            .collect();
+        let mut members_sessions = Vec::new();
+        for (user_id, device_id) in &devices {
+            let outbound = &self.read_inbox(user_id, device_id).outbound;
+            members_sessions.extend(outbound.values().map(|o| o.session.session_id()));
+        }
+        let is_poisoned = |device: &super::device::SimDevice| {
+            device.received.iter().any(|event| {
+                let session_id = event.content["session_id"].as_str().unwrap_or_default();
+                event.event_type == "m.room_key"
+                    && event.sender == keeper
+                    && members_sessions.iter().any(|session| session == session_id)
+            })
+        };
+        let users = self.users.values().flat_map(|user| user.devices.values());
+        let poisoned = users.filter(|device| is_poisoned(device));
+        poisoned.map(|device| (device.user_id.clone(), device.device_id.clone())).collect()
+    }
+
     /// The events which the keeper sealed for a tuple, oldest first.
     pub fn keeper_seals(&self, room_id: &str, packed: &str) -> Vec<Event> {
         let keeper = self.keeper();
