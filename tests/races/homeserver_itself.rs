@@ -169,3 +169,48 @@ async fn a_wrong_token_is_refused() {
         crate::simulated::push::request(&client, Method::GET, &url, Some("wrong"), "").await;
     assert_eq!(answer.unwrap().0, 401);
 }
+
+/// Takes transactions in the keeper's place: refuses the first, accepts the rest.
+async fn listener_that_refuses_once()
+-> (String, std::sync::Arc<std::sync::Mutex<Vec<(String, Value)>>>) {
+    use axum::{Json, Router, http::StatusCode, http::Uri, routing::put};
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = seen.clone();
+    let take = async move |uri: Uri, Json(body): Json<Value>| {
+        let mut seen = kept.lock().unwrap();
+        seen.push((uri.path().to_owned(), body));
+        let status = if seen.len() == 1 { StatusCode::BAD_GATEWAY } else { StatusCode::OK };
+        (status, Json(json!({})))
+    };
+    let router = Router::new().route("/_matrix/app/v1/transactions/{txn_id}", put(take));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, seen)
+}
+
+#[tokio::test]
+async fn events_are_pushed_in_order_a_hundred_at_a_time_and_again_until_they_are_accepted() {
+    let (url, seen) = listener_that_refuses_once().await;
+    let sim = Sim::start(Registration::new(&url)).await;
+    sim.user("alice").create();
+    let room = sim.room().keeper_power(100).create();
+    sim.change(|world| {
+        for number in 0..150 {
+            let content = json!({ "body": number });
+            let kind = ("m.room.message", None);
+            world.append(&room.room_id, "@alice:localhost", kind, content);
+        }
+    });
+    sim.wait_for("all is pushed", |world| world.all_pushed()).await;
+    let seen = seen.lock().unwrap();
+    let shape: Vec<(&str, usize)> = seen
+        .iter()
+        .map(|(path, body)| (&path[path.len() - 1..], body["events"].as_array().unwrap().len()))
+        .collect();
+    assert_eq!(shape, [("1", 100), ("1", 100), ("2", 50)]);
+    assert_eq!(seen[0].1, seen[1].1, "the same transaction, unchanged");
+    let bodies = seen[1..].iter().flat_map(|(_, body)| body["events"].as_array().unwrap());
+    let numbers: Vec<u64> = bodies.map(|e| e["content"]["body"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..150).collect::<Vec<u64>>());
+}
