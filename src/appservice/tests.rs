@@ -313,9 +313,9 @@ async fn a_body_that_does_not_announce_its_size_is_read_no_further_than_the_limi
 async fn a_body_of_exactly_the_limit_is_taken() {
     let keeper = Keeper::listening().await;
     let events = r#"{"events":[]}"#;
-    let body = events.to_owned() + &" ".repeat(MAX_BODY_SIZE - events.len());
+    let body = format!("{events}{}", " ".repeat(MAX_BODY_SIZE - events.len()));
     assert_eq!(keeper.homeserver_sends(Method::PUT, TRANSACTION, &body).await.status, 200);
-    let answer = keeper.homeserver_sends(Method::PUT, TRANSACTION, &(body + " ")).await;
+    let answer = keeper.homeserver_sends(Method::PUT, TRANSACTION, &format!("{body} ")).await;
     assert_refused(&answer, 413, "M_TOO_LARGE");
 }
 

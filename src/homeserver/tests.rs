@@ -508,7 +508,7 @@ async fn no_error_and_no_debug_output_shows_the_token() {
     let mut shown = format!("{:?} {:?}", world.homeserver, options("http://h"));
     for _ in 0..2 {
         let error = world.homeserver.joined_rooms().await.unwrap_err();
-        shown += &format!("{error} {error:?}");
+        shown.push_str(&format!("{error} {error:?}"));
     }
     assert!(shown.contains("M_UNKNOWN_TOKEN") && shown.contains("registration"), "{shown}");
 
@@ -516,7 +516,7 @@ async fn no_error_and_no_debug_output_shows_the_token() {
     let nobody = Homeserver::new(options(&format!("http://{gone}")), Arc::new(())).unwrap();
     let error = nobody.joined_rooms().await.unwrap_err();
     assert!(matches!(error, HomeserverError::Unreachable { .. }) && error.is_transient());
-    shown += &format!("{error} {error:?}");
+    shown.push_str(&format!("{error} {error:?}"));
     assert!(shown.contains(&gone.to_string()) && shown.contains("refused"), "{shown}");
     assert!(!shown.contains(TOKEN), "{shown}");
 }

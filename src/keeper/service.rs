@@ -25,7 +25,7 @@ use super::{
 use crate::{
     admin::{self, Metrics, Readiness},
     appservice::{
-        self, IncomingEvent, SinkError, TransactionObserver, TransactionOutcome, TransactionSink,
+        self, IncomingEvent, SinkError, TransactionSink,
     },
     config::{Config, registration::Registration},
     crypto::KeeperDevice,
@@ -42,16 +42,6 @@ struct Counting(Metrics);
 impl RequestObserver for Counting {
     fn request_done(&self, endpoint: &'static str, status: &str, seconds: f64) {
         self.0.homeserver_request(endpoint, status, seconds);
-    }
-}
-
-impl TransactionObserver for Counting {
-    fn transaction(&self, outcome: TransactionOutcome) {
-        self.0.transaction(outcome);
-    }
-
-    fn events_dropped(&self, count: u64) {
-        self.0.events_dropped(count);
     }
 }
 
@@ -138,7 +128,7 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
         listener,
         options,
         sink,
-        Counting(metrics.clone()),
+        metrics.clone(),
         pings,
         stopped(stop.subscribe()),
     );

@@ -10,7 +10,9 @@ use crate::{
 
 /// How often the gauges are set.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
-/// How often the device is touched and the inbox pruned: `delete_stale_devices_after` is given in days.
+/// How long a device may go unseen before it is touched, in milliseconds.
+const STALE: i64 = 24 * 3_600_000;
+/// How often the device is looked after and the inbox pruned: `delete_stale_devices_after` is given in days.
 const TEND_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How long the ids of events are remembered, in milliseconds: no homeserver repeats one after that.
 const REMEMBER: i64 = 30 * 24 * 3_600_000;
@@ -54,12 +56,23 @@ pub async fn set_gauges(taker: &Taker) -> Result<(), KeeperError> {
 /// [`KeeperError`] when the store fails.
 pub async fn tend(taker: Taker, homeserver: Homeserver) -> Result<(), KeeperError> {
     loop {
-        if let Err(error) = homeserver.touch_device(taker.device.device_id()).await {
-            tracing::debug!(%error, "the device could not be touched");
+        if let Err(error) = keep_alive(&taker, &homeserver).await {
+            tracing::warn!(%error, "whether the device is still alive could not be seen to");
         }
         let mut transaction = taker.store.begin().await?;
         inbox::prune(&mut transaction, now_ms().saturating_sub(REMEMBER)).await?;
         transaction.commit().await?;
         tokio::time::sleep(TEND_EVERY).await;
     }
+}
+
+/// A device that was never seen is never pruned; one that was, and not lately, is touched.
+async fn keep_alive(taker: &Taker, homeserver: &Homeserver) -> Result<(), KeeperError> {
+    let device_id = taker.device.device_id();
+    let seen = homeserver.get_device(device_id).await?.and_then(|device| device.last_seen_ts);
+    let seen = seen.map(|at| i64::from(at.get()));
+    if seen.is_some_and(|at| now_ms().saturating_sub(at) > STALE) {
+        homeserver.touch_device(device_id).await?;
+    }
+    Ok(())
 }
