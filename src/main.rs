@@ -1,5 +1,5 @@
 //! The `statekeeper` command.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    statekeeper::cli::run()
 }

@@ -76,7 +76,6 @@ mod tests {
     use std::net::SocketAddr;
 
     use http::{Method, Request};
-    use tokio::sync::oneshot;
 
     use super::*;
     use crate::appservice::testing::{Answer, send};
@@ -133,22 +132,5 @@ mod tests {
         assert_eq!(answer.status, 200);
         assert!(answer.content_type.starts_with("text/plain; version=0.0.4"), "{answer:?}");
         assert!(answer.body.contains("statekeeper_room_keys_shared_total{reason=\"invite\"} 3\n"));
-    }
-
-    #[tokio::test]
-    async fn shutdown_ends_the_listener_even_with_a_client_that_never_finishes() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let serving =
-            tokio::spawn(serve(listener, Metrics::new().unwrap(), Readiness::new(), async {
-                let _ = stopped.await;
-            }));
-        let _half_open = tokio::net::TcpStream::connect(address).await.unwrap();
-        assert_eq!(get(address, "/health/live").await.status, 200);
-
-        stop.send(()).unwrap();
-        let bound = crate::appservice::DRAIN_TIMEOUT * 2;
-        tokio::time::timeout(bound, serving).await.unwrap().unwrap().unwrap();
     }
 }

@@ -6,6 +6,9 @@ use serde_json::{error::Category, value::RawValue};
 
 use super::{error::ApiError, sink::IncomingEvent};
 
+/// The longest identifier that the specification allows, in bytes.
+const MAX_ID_BYTES: usize = 255;
+
 /// A transaction, as far as its events could be told apart ([spec]).
 ///
 /// `push_events::v1::Request` of ruma is not used for the body: it refuses the whole of it for an
@@ -88,13 +91,15 @@ fn incoming(body: Box<RawValue>) -> Result<IncomingEvent, Unusable> {
         return Err(Unusable::NotAnObject);
     }
     let head: Head<'_> = serde_json::from_str(body.get()).map_err(|_| Unusable::NotAnObject)?;
-    let event_id: OwnedEventId = value(head.event_id).ok_or(Unusable::EventId)?;
-    let room_id: OwnedRoomId = value(head.room_id).ok_or(Unusable::RoomId)?;
+    let event_id: OwnedEventId = identifier(head.event_id).ok_or(Unusable::EventId)?;
+    let room_id: OwnedRoomId = identifier(head.room_id).ok_or(Unusable::RoomId)?;
     Ok(IncomingEvent { event_id, room_id, body })
 }
 
-fn value<T: DeserializeOwned>(raw: Option<&RawValue>) -> Option<T> {
-    serde_json::from_str(raw?.get()).ok()
+/// ruma leaves the length of an event id without a server name open, so it is looked at here.
+fn identifier<T: DeserializeOwned + AsRef<str>>(raw: Option<&RawValue>) -> Option<T> {
+    let id: T = serde_json::from_str(raw?.get()).ok()?;
+    (id.as_ref().len() <= MAX_ID_BYTES).then_some(id)
 }
 
 fn is_object(json: &[u8]) -> bool {

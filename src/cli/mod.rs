@@ -1,1 +1,68 @@
-//! (to be written)
+//! The command line, one file a command.
+//!
+//! A command ends with 0 when all went well, with 1 when something is to be mended (each mistake on
+//! one line of standard error), and with 2 when it was not called properly.
+
+mod check;
+mod generate;
+mod logging;
+mod output;
+mod registration;
+mod serve;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Gives the keys of encrypted room state to every device that is entitled to them.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a registration with fresh secrets, for the homeserver and for Statekeeper
+    Registration(registration::Arguments),
+    /// Look for every mistake in the configuration and the registration
+    Check(ConfigFile),
+    /// Run the keeper
+    Serve(ConfigFile),
+    /// Print the configuration's JSON schema
+    #[command(hide = true)]
+    ConfigSchema,
+    /// Print a configuration with every key, its default and its meaning
+    #[command(hide = true)]
+    ConfigSample,
+    /// Print the configuration's reference
+    #[command(hide = true)]
+    ConfigReference,
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Does what this process's arguments say, and gives its exit code.
+pub fn run() -> ExitCode {
+    let done = match CommandLine::parse().command {
+        Command::Registration(arguments) => registration::run(&arguments),
+        Command::Check(file) => check::run(&file.config),
+        Command::Serve(file) => serve::run(&file.config),
+        Command::ConfigSchema => generate::schema(),
+        Command::ConfigSample => generate::sample(),
+        Command::ConfigReference => generate::reference(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

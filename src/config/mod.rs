@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use duration::{Duration, DurationError};
 pub use glob::{GlobError, TypeGlob, UserGlob};
-pub use load::{Draft, Environment};
+pub use load::{Draft, Environment, environment};
 pub use mistake::{ConfigErrors, Mistake};
 pub use section::{
     Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, LogFormat, Logging,

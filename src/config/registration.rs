@@ -1,1 +1,414 @@
 //! The registration: what the homeserver is told about the application service.
+//!
+//! Application Service API, "Registration".
+
+use std::{fmt::Write as _, path::Path};
+
+use rand::{CryptoRng, Rng, distr::Alphanumeric, distr::SampleString};
+use schemars::JsonSchema;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::{
+    Config,
+    load::{parse_yaml, read_tree, unreadable},
+    mistake::{ConfigErrors, Mistake},
+};
+
+/// The annotated sample, which is the template of whatever is generated.
+const SAMPLE: &str = include_str!("../../registration.yaml");
+
+/// Letters and digits in a generated token: 64 of 62 kinds are 381 bits.
+const TOKEN_LENGTH: usize = 64;
+
+/// An application service as its registration file describes it to the homeserver.
+///
+/// Keys that are not listed here belong to other implementations or to unstable features, and are
+/// left alone.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+pub struct Registration {
+    /// What the homeserver knows the application service by.
+    pub id: String,
+    /// Where the homeserver reaches the application service. Without it nothing is ever pushed.
+    pub url: Option<String>,
+    /// The secret that the application service shows to the homeserver.
+    #[schemars(with = "String", extend("writeOnly" = true))]
+    pub as_token: SecretString,
+    /// The secret that the homeserver shows to the application service.
+    #[schemars(with = "String", extend("writeOnly" = true))]
+    pub hs_token: SecretString,
+    /// The localpart of the application service's own user, which is never the keeper.
+    pub sender_localpart: String,
+    /// The users, aliases and rooms that the application service answers for.
+    pub namespaces: Namespaces,
+    /// Whether the homeserver's rate limits hold for the application service's users. Absent is
+    /// true.
+    #[serde(default = "yes")]
+    #[schemars(extend("default" = true))]
+    pub rate_limited: bool,
+    /// Whether the homeserver pushes ephemeral data.
+    #[serde(default)]
+    #[schemars(extend("default" = false))]
+    pub receive_ephemeral: bool,
+    /// The third-party protocols that the application service bridges.
+    #[serde(default)]
+    #[schemars(extend("default" = []))]
+    pub protocols: Vec<String>,
+}
+
+/// What an application service answers for.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+pub struct Namespaces {
+    /// Users, by their ids.
+    #[serde(default)]
+    #[schemars(extend("default" = []))]
+    pub users: Vec<Namespace>,
+    /// Room aliases.
+    #[serde(default)]
+    #[schemars(extend("default" = []))]
+    pub aliases: Vec<Namespace>,
+    /// Rooms, by their ids.
+    #[serde(default)]
+    #[schemars(extend("default" = []))]
+    pub rooms: Vec<Namespace>,
+}
+
+/// Some of the users, aliases or rooms.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+pub struct Namespace {
+    /// Whether nobody else may use what fits.
+    pub exclusive: bool,
+    /// A regular expression that an id has to fit from its beginning.
+    pub regex: String,
+}
+
+impl Registration {
+    /// A registration that fits the configuration, with fresh secrets from `rng`.
+    pub fn generate<R: CryptoRng>(config: &Config, rng: &mut R) -> Self {
+        let bot = format!("@{}:{}", config.appservice.bot.localpart, config.homeserver.domain);
+        let bot = Namespace { exclusive: true, regex: format!("^{}$", regex::escape(&bot)) };
+        Self {
+            id: "statekeeper".to_owned(),
+            url: Some(config.appservice.address.as_str().trim_end_matches('/').to_owned()),
+            as_token: token(rng),
+            hs_token: token(rng),
+            sender_localpart: format!("_statekeeper_{}", random_localpart(rng)),
+            namespaces: Namespaces { users: vec![bot], ..Namespaces::default() },
+            rate_limited: false,
+            receive_ephemeral: false,
+            protocols: Vec::new(),
+        }
+    }
+
+    /// Reads a registration file. Whether it fits a configuration is for
+    /// [`Registration::mistakes`] to say.
+    ///
+    /// # Errors
+    ///
+    /// Every value that is missing or has the wrong form.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let source = path.display().to_string();
+        let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+            let mut mistake = unreadable(&source, &error);
+            if error.kind() == std::io::ErrorKind::NotFound {
+                mistake.message = "there is no such file; write it with `statekeeper registration --config FILE --out FILE`".to_owned();
+            }
+            ConfigErrors(vec![mistake])
+        })?;
+        Self::parse(&text, &source)
+    }
+
+    /// Reads a registration from the text of its file, which messages call `source`.
+    ///
+    /// # Errors
+    ///
+    /// Every value that is missing or has the wrong form.
+    pub fn parse(text: &str, source: &str) -> Result<Self, ConfigErrors> {
+        let read = || -> Result<Self, Vec<Mistake>> {
+            let good = parse_yaml(SAMPLE, source).map_err(|mistake| vec![mistake])?;
+            let mut tree = parse_yaml(text, source).map_err(|mistake| vec![mistake])?;
+            read_tree(&mut tree, &good, source)
+        };
+        read().map_err(ConfigErrors)
+    }
+
+    /// The file's text: the annotated sample with this registration's values.
+    pub fn to_yaml(&self) -> Zeroizing<String> {
+        let mut yaml = Zeroizing::new(String::with_capacity(2 * SAMPLE.len()));
+        for line in SAMPLE.lines() {
+            if let Some(lines) = self.lines_in_place_of(line) {
+                yaml.push_str(&lines);
+            } else {
+                yaml.push_str(line);
+                yaml.push('\n');
+            }
+        }
+        yaml
+    }
+
+    /// What stands in the place of a line of the sample; `None` to keep the line.
+    fn lines_in_place_of(&self, line: &str) -> Option<Zeroizing<String>> {
+        let (key, _) = line.split_once(':')?;
+        let value = match key {
+            "id" => quote(&self.id),
+            "url" => self.url.as_deref().map_or_else(|| Zeroizing::new("null".to_owned()), quote),
+            "as_token" => quote(self.as_token.expose_secret()),
+            "hs_token" => quote(self.hs_token.expose_secret()),
+            "sender_localpart" => quote(&self.sender_localpart),
+            "    - exclusive" => {
+                return Some(Zeroizing::new(namespace_lines(&self.namespaces.users)));
+            }
+            // Written together with the line before it.
+            "      regex" => return Some(Zeroizing::default()),
+            "rate_limited" => Zeroizing::new(self.rate_limited.to_string()),
+            "receive_ephemeral" => Zeroizing::new(self.receive_ephemeral.to_string()),
+            _ => return None,
+        };
+        Some(Zeroizing::new(format!("{key}: {}\n", *value)))
+    }
+
+    /// What is wrong with this registration for the given configuration, with paths in the file
+    /// that is called `source`.
+    pub fn mistakes(&self, config: &Config, source: &str) -> Vec<Mistake> {
+        let mut mistakes = Vec::new();
+        let mut check = |path: &str, fault: Option<String>| {
+            mistakes.extend(fault.map(|message| at(source, path, message)));
+        };
+        check("id", self.id.is_empty().then(|| "is empty; write one like \"statekeeper\"".into()));
+        check("url", self.url_fault(config));
+        check("as_token", token_fault(&self.as_token));
+        check("hs_token", token_fault(&self.hs_token));
+        let same = self.as_token.expose_secret() == self.hs_token.expose_secret();
+        check(
+            "hs_token",
+            same.then(|| "is the same as as_token; write a secret of its own".into()),
+        );
+        check("sender_localpart", self.sender_fault(config));
+        for (index, namespace) in self.namespaces.users.iter().enumerate() {
+            let broken = regex::Regex::new(&namespace.regex).is_err();
+            let path = format!("namespaces.users[{index}].regex");
+            check(&path, broken.then(|| "is not a regular expression; mend it".to_owned()));
+        }
+        check("namespaces.users", self.namespace_fault(config));
+        mistakes
+    }
+
+    /// What an operator should know although it is not wrong.
+    pub fn warnings(&self, source: &str) -> Vec<Mistake> {
+        let limited = self.rate_limited.then(|| {
+            at(
+                source,
+                "rate_limited",
+                "is not false: the homeserver's limits will delay keys; write false".to_owned(),
+            )
+        });
+        let ephemeral = self.receive_ephemeral.then(|| {
+            at(
+                source,
+                "receive_ephemeral",
+                "is true: Statekeeper has no use for ephemeral data; write false".to_owned(),
+            )
+        });
+        limited.into_iter().chain(ephemeral).collect()
+    }
+
+    fn url_fault(&self, config: &Config) -> Option<String> {
+        let address = config.appservice.address.as_str().trim_end_matches('/');
+        match self.url.as_deref().map(|url| url.trim_end_matches('/')) {
+            Some(url) if url == address => None,
+            Some(url) => Some(format!(
+                "{url:?} is not appservice.address; write {address:?} here, or this there"
+            )),
+            None => Some(format!("is missing, so nothing would ever arrive; write {address:?}")),
+        }
+    }
+
+    fn sender_fault(&self, config: &Config) -> Option<String> {
+        if self.sender_localpart.is_empty() {
+            return Some("is empty; write a random one".to_owned());
+        }
+        (self.sender_localpart == config.appservice.bot.localpart).then(|| {
+            "is the keeper itself, for whom the homeserver does not answer /sync; write a random one that nobody uses".to_owned()
+        })
+    }
+
+    fn namespace_fault(&self, config: &Config) -> Option<String> {
+        let bot = config.bot_user_id().ok()?;
+        let holds_bot = |namespace: &&Namespace| {
+            // Homeservers look for a match that starts where the id does.
+            let regex = regex::Regex::new(&format!("^(?:{})", namespace.regex));
+            regex.is_ok_and(|regex| regex.is_match(bot.as_str()))
+        };
+        let wanted = format!("\"^{}$\"", regex::escape(bot.as_str()));
+        match self.namespaces.users.iter().find(holds_bot) {
+            Some(_) => None,
+            None => Some(format!(
+                "no regex fits the keeper, {bot}; write one like {wanted}, with exclusive: true"
+            )),
+        }
+    }
+}
+
+fn at(source: &str, path: &str, message: String) -> Mistake {
+    Mistake { source: source.to_owned(), path: path.to_owned(), message }
+}
+
+/// A token travels in an HTTP header, so it has to be visible ASCII.
+fn token_fault(token: &SecretString) -> Option<String> {
+    let token = token.expose_secret();
+    let usable = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    (!usable).then(|| {
+        "is not a token; write a long random one of letters and digits, or let `statekeeper registration` write the file".to_owned()
+    })
+}
+
+fn token<R: CryptoRng>(rng: &mut R) -> SecretString {
+    SecretString::from(Alphanumeric.sample_string(rng, TOKEN_LENGTH))
+}
+
+/// Sixteen random characters that a user id may hold.
+fn random_localpart<R: CryptoRng>(rng: &mut R) -> String {
+    let mut letter = || char::from_digit(rng.random_range(0..36), 36).unwrap_or('0');
+    std::iter::repeat_with(&mut letter).take(16).collect()
+}
+
+fn namespace_lines(namespaces: &[Namespace]) -> String {
+    let mut lines = String::new();
+    for Namespace { exclusive, regex } in namespaces {
+        let regex = quote(regex);
+        // Writing to a String does not fail.
+        let _ = writeln!(lines, "    - exclusive: {exclusive}\n      regex: {}", *regex);
+    }
+    lines
+}
+
+/// A text in double quotes, with YAML's escapes, which JSON's are part of.
+fn quote(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(serde_json::Value::from(text).to_string())
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load::SMALLEST;
+
+    fn config() -> Config {
+        let yaml = SMALLEST.replace("localhost\"", "chat.example.org\"");
+        Config::from_yaml_for_test(&yaml).unwrap()
+    }
+
+    fn generated() -> Registration {
+        Registration::generate(&config(), &mut rand::rng())
+    }
+
+    fn mistaken_paths(registration: &Registration) -> Vec<String> {
+        registration.mistakes(&config(), "r.yaml").into_iter().map(|it| it.path).collect()
+    }
+
+    #[test]
+    fn a_generated_registration_is_read_back_and_fits_its_configuration() {
+        let written = generated();
+        let read = Registration::parse(&written.to_yaml(), "r.yaml").unwrap();
+        assert_eq!(read.as_token.expose_secret(), written.as_token.expose_secret());
+        assert_eq!(read.hs_token.expose_secret(), written.hs_token.expose_secret());
+        assert_eq!(read.sender_localpart, written.sender_localpart);
+        assert_eq!(read.namespaces.users, written.namespaces.users);
+        assert_eq!(read.mistakes(&config(), "r.yaml"), []);
+        assert_eq!(read.warnings("r.yaml"), []);
+    }
+
+    #[test]
+    fn a_generated_registration_keeps_the_samples_comments_and_none_of_its_values() {
+        let yaml = generated().to_yaml();
+        for line in SAMPLE.lines().filter(|line| line.trim_start().starts_with('#')) {
+            assert!(yaml.contains(line), "{line}");
+        }
+        assert!(!yaml.contains("replaced by"));
+        assert!(!yaml.contains("localhost"));
+    }
+
+    #[test]
+    fn two_registrations_share_no_secret() {
+        let (one, other) = (generated(), generated());
+        assert_ne!(one.as_token.expose_secret(), one.hs_token.expose_secret());
+        assert_ne!(one.as_token.expose_secret(), other.as_token.expose_secret());
+        assert_ne!(one.hs_token.expose_secret(), other.hs_token.expose_secret());
+        assert_ne!(one.sender_localpart, other.sender_localpart);
+    }
+
+    #[test]
+    fn the_namespace_holds_the_keeper_and_nobody_else() {
+        let regex = &generated().namespaces.users[0].regex;
+        let regex = regex::Regex::new(regex).unwrap();
+        assert!(regex.is_match("@statekeeper:chat.example.org"));
+        assert!(!regex.is_match("@statekeeper:chatXexample.org"));
+        assert!(!regex.is_match("@statekeeper:chat.example.org.evil"));
+        assert!(!regex.is_match("@other:chat.example.org"));
+    }
+
+    #[test]
+    fn the_samples_own_tokens_are_refused() {
+        let sample = Registration::parse(SAMPLE, "r.yaml").unwrap();
+        let paths = mistaken_paths(&sample);
+        assert!(paths.contains(&"as_token".to_owned()) && paths.contains(&"hs_token".to_owned()));
+    }
+
+    #[test]
+    fn every_disagreement_with_the_configuration_is_named() {
+        let mut registration = generated();
+        registration.id.clear();
+        registration.url = Some("http://elsewhere:1".into());
+        registration.hs_token = registration.as_token.clone();
+        registration.sender_localpart = "statekeeper".into();
+        registration.namespaces.users =
+            vec![Namespace { exclusive: true, regex: "@other:.*".into() }];
+        assert_eq!(
+            mistaken_paths(&registration),
+            ["id", "url", "hs_token", "sender_localpart", "namespaces.users"]
+        );
+    }
+
+    #[test]
+    fn a_broken_regex_and_an_absent_url_are_mistakes() {
+        let mut registration = generated();
+        registration.url = None;
+        registration.namespaces.users[0].regex = "(".into();
+        assert_eq!(
+            mistaken_paths(&registration),
+            ["url", "namespaces.users[0].regex", "namespaces.users"]
+        );
+    }
+
+    #[test]
+    fn rate_limits_for_the_keeper_are_warned_about() {
+        let yaml = generated().to_yaml().replace("rate_limited: false\n", "");
+        let registration = Registration::parse(&yaml, "r.yaml").unwrap();
+        let warnings = registration.warnings("r.yaml");
+        assert_eq!(warnings.len(), 1);
+        assert_eq!(warnings[0].path, "rate_limited");
+    }
+
+    #[test]
+    fn a_registration_with_several_wrong_values_names_each_and_repeats_no_token() {
+        let yaml = "id: 5\nurl: null\nas_token: [hunter2]\nsender_localpart: x\nnamespaces: { users: [{ exclusive: maybe }] }\nextra: kept\n";
+        let errors = Registration::parse(yaml, "r.yaml").unwrap_err();
+        let text = errors.to_string();
+        for path in ["id", "as_token", "hs_token", "users[0].exclusive", "users[0].regex"] {
+            assert!(text.contains(&format!("{path}: ")), "{path} in {text}");
+        }
+        assert!(!text.contains("hunter2") && !text.contains("extra"), "{text}");
+    }
+
+    #[test]
+    fn secrets_are_not_in_the_debug_form() {
+        let registration = generated();
+        let debug = format!("{registration:?}");
+        assert!(!debug.contains(registration.as_token.expose_secret()));
+        assert!(!debug.contains(registration.hs_token.expose_secret()));
+    }
+}

@@ -119,10 +119,17 @@ impl<T: DeserializeOwned> Walk<'_, T> {
         let form = Form::of(schema);
         let mut good = true;
         for (index, item) in items.iter().enumerate() {
+            let (last, before) = at.split_last().map_or(("", at), |(l, b)| (l.as_str(), b));
+            let item_at = [before, &[format!("{last}[{index}]")]].concat();
+            if schema.get("properties").is_some() {
+                let found = self.mistakes.len();
+                self.prune_value(&mut item.clone(), schema, &item_at);
+                good &= self.mistakes.len() == found;
+                continue;
+            }
             let alone = |item: &Yaml| Yaml::Sequence(vec![item.clone()]);
             if let Some(message) = self.fault(item, &form, at, alone) {
-                let (last, before) = at.split_last().map_or(("", at), |(l, b)| (l.as_str(), b));
-                good = self.report(&[before, &[format!("{last}[{index}]")]].concat(), message);
+                good = self.report(&item_at, message);
             }
         }
         good

@@ -108,8 +108,6 @@ impl KeeperDevice {
         let machine = OlmMachine::with_store(user_id, device_id, store, None)
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
-        machine.set_room_key_requests_enabled(false);
-        machine.set_room_key_forwarding_enabled(false);
         let (late, late_receiver) = tokio::sync::mpsc::unbounded_channel();
         let device = Self {
             machine,

@@ -5,7 +5,7 @@
 //! trouble. When it answers after all, its users are reported as late.
 
 use matrix_sdk_crypto::types::requests::{
-    AnyOutgoingRequest, KeysQueryRequest, OutgoingRequest, ToDeviceRequest,
+    AnyIncomingResponse, AnyOutgoingRequest, KeysQueryRequest, OutgoingRequest, ToDeviceRequest,
 };
 use ruma::{
     OwnedTransactionId, OwnedUserId, TransactionId, UserId,
@@ -32,7 +32,8 @@ impl KeeperDevice {
         request.self_signing_key = keys.self_signing_key.map(|key| key.to_raw());
         request.user_signing_key = keys.user_signing_key.map(|key| key.to_raw());
         let response = self.homeserver.upload_signing_keys(request).await?;
-        self.machine.mark_request_as_sent(&TransactionId::new(), &response).await?;
+        let response = AnyIncomingResponse::SigningKeysUpload(&response);
+        self.machine.mark_request_as_sent(&TransactionId::new(), response).await?;
         self.homeserver.upload_signatures(requests.upload_signatures_req).await?;
         self.pump().await
     }

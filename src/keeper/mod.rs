@@ -1,1 +1,25 @@
-//! (to be written)
+//! The engine: happenings in, intents out, intents performed.
+//!
+//! - [`ingest`] and [`state_events`] take events in, from the inbox into what is known;
+//! - [`decide`] says what has to be done about a room: a pure function;
+//! - [`lane`], [`seal`] and [`outbox`] do it, one room at a time each, [`scheduler`] many side by side;
+//! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
+
+pub mod clock;
+pub mod decide;
+mod error;
+pub mod ingest;
+mod knowledge;
+pub mod lane;
+mod listen;
+pub mod outbox;
+pub mod pacing;
+mod rooms;
+pub mod rules;
+pub mod scheduler;
+mod seal;
+mod service;
+mod state_events;
+mod upkeep;
+
+pub use self::{error::KeeperError, service::serve};

@@ -65,34 +65,38 @@ impl Rules {
         Self {
             sharing: SharingPolicy {
                 devices: match sharing.devices {
-                    config::SharingDevices::CrossSigned => DevicePolicy::CrossSigned,
-                    config::SharingDevices::All => DevicePolicy::All,
+                    config::Devices::CrossSigned => DevicePolicy::CrossSigned,
+                    config::Devices::All => DevicePolicy::All,
                 },
                 invitees: match sharing.invitees {
-                    config::SharingInvitees::Aesthetic => InviteePolicy::Aesthetic,
-                    config::SharingInvitees::All => InviteePolicy::All,
-                    config::SharingInvitees::None => InviteePolicy::None,
+                    config::Invitees::Aesthetic => InviteePolicy::Aesthetic,
+                    config::Invitees::All => InviteePolicy::All,
+                    config::Invitees::None => InviteePolicy::None,
                 },
             },
-            gate_timeout: sharing.gate_timeout.as_millis(),
-            refresh_window: sharing.refresh_window.as_millis(),
-            device_refresh_interval: sharing.device_refresh_interval.as_millis(),
+            gate_timeout: millis(sharing.gate_timeout),
+            refresh_window: millis(sharing.refresh_window),
+            device_refresh_interval: millis(sharing.device_refresh_interval),
             refresh_per_second: sharing.refresh_per_second,
             reseal: match state.reseal {
                 config::Reseal::OnChange => Reseal::OnChange,
                 config::Reseal::OnNeed => Reseal::OnNeed,
             },
-            reseal_delay: state.reseal_delay.as_millis(),
-            require_cross_signed: state.reseal_from == config::ResealFrom::CrossSigned,
+            reseal_delay: millis(state.reseal_delay),
+            require_cross_signed: state.reseal_from == config::Devices::CrossSigned,
             session_scope: match state.session_scope {
                 config::SessionScope::Tuple => SessionScope::Tuple,
                 config::SessionScope::Room => SessionScope::Room,
             },
-            exempt: ExemptTypes::new(state.exempt.iter().cloned()),
-            sender_bound: SenderBound::new(state.never_reseal.iter().cloned()),
+            exempt: ExemptTypes::new(state.exempt.iter().map(ToString::to_string)),
+            sender_bound: SenderBound::new(state.never_reseal.iter().map(ToString::to_string)),
             rotation_age: i64::try_from(config.rotation.milliseconds).unwrap_or(i64::MAX),
             rotation_messages: i64::try_from(config.rotation.messages).unwrap_or(i64::MAX),
             invite_from: config.access.invite_from.iter().map(|glob| UserGlob::new(glob.to_string())).collect(),
         }
     }
+}
+
+fn millis(duration: config::Duration) -> i64 {
+    i64::try_from(duration.get().as_millis()).unwrap_or(i64::MAX)
 }

@@ -3,8 +3,6 @@
 //! What goes out is on disk before: the ciphertext, the advanced session, the keys' grants and the to-device
 //! requests stand in one commit. So a kill repeats the same, and no index is ever taken twice.
 
-use std::collections::BTreeSet;
-
 use ruma::RoomId;
 use sqlx::SqliteConnection;
 use vodozemac::megolm::GroupSessionPickle;
@@ -12,7 +10,7 @@ use vodozemac::megolm::GroupSessionPickle;
 use super::{
     KeeperError,
     clock::now_ms,
-    decide::{Cause, Knowledge, Reason, Seal, TupleView},
+    decide::{Knowledge, Seal, TupleView},
     knowledge::{is_worn, session_scope},
     lane::{Letters, Visit},
 };

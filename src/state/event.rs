@@ -172,9 +172,8 @@ fn in_either_place<'a>(event: &'a JsonMap, field: &str) -> Option<&'a Value> {
 /// level comes first: before version 11 the content's word for it binds nobody, and homeservers
 /// repeat the valid one at the top level in all versions.
 fn redacts(event: &JsonMap, content: &JsonMap) -> Result<Option<OwnedEventId>, MalformedEvent> {
-    let Some(target) = optional(event, "redacts")?.or(optional(content, "redacts")?) else {
-        return Ok(None);
-    };
+    let place = if event.contains_key("redacts") { event } else { content };
+    let Some(target) = optional(place, "redacts")? else { return Ok(None) };
     EventId::parse(target).map(Some).map_err(|_id_error| MalformedEvent::Wrong("redacts"))
 }
 
@@ -193,4 +192,221 @@ fn timestamp(value: Option<&Value>) -> i64 {
     let Some(value) = value else { return 0 };
     #[allow(clippy::cast_possible_truncation)] // `as` saturates, which is all that is wanted
     value.as_i64().or_else(|| value.as_f64().map(|float| float as i64)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ruma::{event_id, room_id, user_id};
+    use serde_json::json;
+
+    use super::*;
+
+    /// As Synapse puts it into a transaction.
+    fn leave() -> Value {
+        json!({
+            "age": 22,
+            "content": {"membership": "leave"},
+            "event_id": "$Ih9k-PX-NKmuwefn4Dsrq4iOgVNNkrIX634kuv7_oJQ",
+            "origin_server_ts": 1_795_445_523_708_i64,
+            "prev_content": {"displayname": "bob", "membership": "join"},
+            "replaces_state": "$xQQGcS3KvRFSdWhs6tmgWL-AEnTC6USD3wc8T56pHsM",
+            "room_id": "!RqExg7nsVhk4PudHreIPOk7ez4JDnQ-4csILRd82b38",
+            "sender": "@bob1795445513:localhost",
+            "state_key": "@bob1795445513:localhost",
+            "type": "m.room.member",
+            "unsigned": {
+                "age": 22,
+                "prev_content": {"displayname": "bob", "membership": "join"},
+                "prev_sender": "@bob1795445513:localhost",
+                "replaces_state": "$xQQGcS3KvRFSdWhs6tmgWL-AEnTC6USD3wc8T56pHsM"
+            },
+            "user_id": "@bob1795445513:localhost"
+        })
+    }
+
+    fn without(field: &str) -> Value {
+        let mut event = leave();
+        event.as_object_mut().unwrap().remove(field);
+        event
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut event = leave();
+        event[field] = value;
+        event
+    }
+
+    #[test]
+    fn an_event_of_a_transaction_is_read() {
+        let event = RoomEvent::parse(leave()).unwrap();
+        assert_eq!(event.sender, user_id!("@bob1795445513:localhost"));
+        assert_eq!(event.event_type, "m.room.member");
+        assert_eq!(event.state_key.as_deref(), Some("@bob1795445513:localhost"));
+        assert_eq!(event.age, Some(22));
+        assert_eq!(event.origin_server_ts, 1_795_445_523_708);
+        assert_eq!(
+            event.replaces_state.as_deref(),
+            Some(event_id!("$xQQGcS3KvRFSdWhs6tmgWL-AEnTC6USD3wc8T56pHsM"))
+        );
+        assert_eq!(event.redacts, None);
+        assert!(!event.is_redacted);
+        assert_eq!(RoomEvent::parse_str(&leave().to_string()), Ok(event));
+    }
+
+    #[test]
+    fn what_the_server_adds_is_found_in_either_place() {
+        for event in [without("unsigned"), without("age"), without("replaces_state")] {
+            let event = RoomEvent::parse(event).unwrap();
+            assert_eq!(event.age, Some(22));
+            assert!(event.replaces_state.is_some());
+        }
+    }
+
+    #[test]
+    fn a_room_id_is_filled_in_but_never_overruled() {
+        let room = room_id!("!RqExg7nsVhk4PudHreIPOk7ez4JDnQ-4csILRd82b38");
+        assert_eq!(RoomEvent::parse(without("room_id")).unwrap().room_id, None);
+        let event = RoomEvent::parse_in(room, without("room_id")).unwrap();
+        assert_eq!(event.room_id.as_deref(), Some(room));
+        assert!(RoomEvent::parse_in(room, leave()).is_ok());
+        assert_eq!(
+            RoomEvent::parse_in(room_id!("!other:localhost"), leave()),
+            Err(MalformedEvent::Wrong("room_id"))
+        );
+    }
+
+    #[test]
+    fn a_malformed_event_names_the_field_and_not_what_stood_there() {
+        for field in ["event_id", "sender", "type", "content"] {
+            assert_eq!(
+                RoomEvent::parse(without(field)),
+                Err(MalformedEvent::Missing(match field {
+                    "event_id" => "event_id",
+                    "sender" => "sender",
+                    "type" => "type",
+                    _ => "content",
+                }))
+            );
+        }
+        for (field, value) in [
+            ("event_id", json!("secret")),
+            ("event_id", json!(null)),
+            ("sender", json!("secret")),
+            ("sender", json!({"secret": 1})),
+            ("room_id", json!("secret")),
+            ("type", json!(["secret"])),
+            ("state_key", json!({"secret": 1})),
+            ("content", json!("secret")),
+        ] {
+            let error = RoomEvent::parse(with(field, value)).unwrap_err();
+            assert_eq!(error, MalformedEvent::Wrong(error.field()));
+            assert_eq!(error.field(), field);
+            assert!(!error.to_string().contains("secret"));
+        }
+        for field in ["event_id", "sender", "room_id", "type", "state_key"] {
+            let error = RoomEvent::parse(with(field, json!("x".repeat(256)))).unwrap_err();
+            assert_eq!(error, MalformedEvent::TooLong(error.field()));
+            assert_eq!(error.field(), field);
+        }
+        for event in [json!([]), json!(null), json!("secret")] {
+            assert_eq!(RoomEvent::parse(event), Err(MalformedEvent::NotAnObject));
+        }
+        assert_eq!(RoomEvent::parse_str("{\"secret"), Err(MalformedEvent::NotAnObject));
+    }
+
+    #[test]
+    fn nonsense_in_what_is_optional_is_as_good_as_nothing() {
+        let mut event = without("unsigned");
+        event["age"] = json!(-1);
+        event["replaces_state"] = json!(["$x"]);
+        event["origin_server_ts"] = json!("yesterday");
+        let event = RoomEvent::parse(event).unwrap();
+        assert_eq!((event.age, event.replaces_state, event.origin_server_ts), (None, None, 0));
+        let event = RoomEvent::parse(with("unsigned", json!("nothing"))).unwrap();
+        assert_eq!(event.age, Some(22));
+        let event = RoomEvent::parse(with("origin_server_ts", json!(1e300))).unwrap();
+        assert_eq!(event.origin_server_ts, i64::MAX);
+    }
+
+    #[test]
+    fn a_redaction_says_what_it_redacts_in_either_place_and_the_top_level_wins() {
+        let mut redaction = with("type", json!("m.room.redaction"));
+        redaction["content"] = json!({"redacts": "$inner"});
+        let redacts = |event: &Value| RoomEvent::parse(event.clone()).unwrap().redacts;
+        assert_eq!(redacts(&redaction).as_deref(), Some(event_id!("$inner")));
+        redaction["redacts"] = json!("$outer");
+        assert_eq!(redacts(&redaction).as_deref(), Some(event_id!("$outer")));
+        redaction["content"] = json!({"redacts": 7});
+        assert_eq!(redacts(&redaction).as_deref(), Some(event_id!("$outer")));
+        redaction["redacts"] = json!(7);
+        assert_eq!(RoomEvent::parse(redaction), Err(MalformedEvent::Wrong("redacts")));
+    }
+
+    #[test]
+    fn only_a_redaction_redacts() {
+        let event = RoomEvent::parse(with("redacts", json!("$other"))).unwrap();
+        assert_eq!(event.redacts, None);
+    }
+
+    #[test]
+    fn a_redacted_event_is_known_as_such() {
+        let event = with("unsigned", json!({"redacted_because": {"type": "m.room.redaction"}}));
+        assert!(RoomEvent::parse(event).unwrap().is_redacted);
+        // The content is anybody's to write.
+        let event = with("content", json!({"redacted_because": {}}));
+        assert!(!RoomEvent::parse(event).unwrap().is_redacted);
+    }
+
+    #[test]
+    fn encrypted_state_claims_the_tuple_that_is_packed_into_its_state_key() {
+        let mut event = with("type", json!("m.room.encrypted"));
+        event["state_key"] = json!("m.room.name:");
+        let event = RoomEvent::parse(event).unwrap();
+        assert_eq!(event.claimed_tuple(), Some(StateTuple::new("m.room.name", "")));
+        assert_eq!(event.outer_tuple(), Some(StateTuple::new("m.room.encrypted", "m.room.name:")));
+        let message = RoomEvent { state_key: None, ..event };
+        assert_eq!((message.claimed_tuple(), message.outer_tuple()), (None, None));
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[$@!]?.{0,12}".prop_map(Value::from),
+            "[$@!][a-z]{0,4}:[a-z]{0,4}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(2, 8, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                prop::collection::btree_map("age|redacts|replaces_state|[a-z]{1,3}", inner, 0..3)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_event_makes_it_panic_and_every_event_read_is_within_bounds(
+            field in prop::sample::select(vec![
+                "event_id", "room_id", "sender", "type", "state_key", "content", "unsigned",
+                "age", "replaces_state", "redacts", "origin_server_ts",
+            ]),
+            value in any_json(),
+            is_redaction in any::<bool>(),
+        ) {
+            let mut event = leave();
+            if is_redaction {
+                event["type"] = json!("m.room.redaction");
+            }
+            event[field] = value;
+            if let Ok(event) = RoomEvent::parse(event) {
+                prop_assert!(event.event_id.as_str().len() <= MAX_ID_BYTES);
+                prop_assert!(event.sender.as_str().len() <= MAX_ID_BYTES);
+                prop_assert!(event.event_type.len() <= MAX_ID_BYTES);
+            }
+        }
+    }
 }

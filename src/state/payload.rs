@@ -164,3 +164,138 @@ fn sorted(value: &Value) -> Value {
         other => other.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ruma::{event_id, room_id, user_id};
+    use serde_json::json;
+
+    use super::*;
+
+    fn payload() -> SealedPayload {
+        SealedPayload {
+            tuple: StateTuple::new("m.room.name", ""),
+            room_id: room_id!("!room:localhost").to_owned(),
+            content: json!({"z": 1, "name": "Garden", "a": {"y": 2, "b": [{"d": 1, "c": 2}]}})
+                .as_object()
+                .unwrap()
+                .clone(),
+            stands_for: Some(StandsFor {
+                event_id: event_id!("$original").to_owned(),
+                sender: user_id!("@alice:localhost").to_owned(),
+                form: Form::Encrypted,
+            }),
+        }
+    }
+
+    #[test]
+    fn whom_it_stands_for_is_beside_the_content_and_keys_are_in_order() {
+        assert_eq!(
+            payload().to_json(),
+            concat!(
+                r#"{"content":{"a":{"b":[{"c":2,"d":1}],"y":2},"name":"Garden","z":1},"#,
+                r#""io.statekeeper.stands_for":{"event_id":"$original","form":"encrypted","#,
+                r#""sender":"@alice:localhost"},"room_id":"!room:localhost","state_key":"","#,
+                r#""type":"m.room.name"}"#
+            )
+        );
+    }
+
+    #[test]
+    fn a_payload_is_read_as_it_was_written() {
+        let written = payload();
+        assert_eq!(SealedPayload::parse(&written.to_json()), Ok(written));
+    }
+
+    #[test]
+    fn a_stock_clients_payload_stands_for_nobody() {
+        let json = r#"{"type":"m.room.topic","state_key":"","room_id":"!r:localhost",
+                       "content":{"topic":"t"},"sender_device":"X","extra":[1]}"#;
+        let parsed = SealedPayload::parse(json).unwrap();
+        assert_eq!(parsed.tuple, StateTuple::new("m.room.topic", ""));
+        assert_eq!(parsed.stands_for, None);
+    }
+
+    #[test]
+    fn a_claim_inside_the_content_is_only_content() {
+        let mut forged = payload();
+        forged.stands_for = None;
+        forged.content.insert(STANDS_FOR.to_owned(), json!({"event_id": "$x"}));
+        let parsed = SealedPayload::parse(&forged.to_json()).unwrap();
+        assert_eq!(parsed.stands_for, None);
+        assert!(parsed.content.contains_key(STANDS_FOR));
+    }
+
+    #[test]
+    fn a_wrong_field_is_named_and_not_repeated() {
+        let good: Value = serde_json::from_str(&payload().to_json()).unwrap();
+        for (field, value) in [
+            ("type", json!(1)),
+            ("type", json!("t".repeat(256))),
+            ("state_key", json!(null)),
+            ("room_id", json!("room")),
+            ("content", json!("secret")),
+            (STANDS_FOR, json!("secret")),
+            (STANDS_FOR, json!({"event_id": "$x", "sender": "@a:b"})),
+            (STANDS_FOR, json!({"event_id": "$x", "sender": "alice", "form": "plain"})),
+            (STANDS_FOR, json!({"event_id": "$x", "sender": "@a:b", "form": "PLAIN"})),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value;
+            let error = SealedPayload::parse(&bad.to_string()).unwrap_err();
+            assert_eq!(error, MalformedPayload::Field(field));
+            assert!(!error.to_string().contains("secret"));
+        }
+        for text in ["", "[]", "null", "{"] {
+            assert_eq!(SealedPayload::parse(text), Err(MalformedPayload::NotAnObject));
+        }
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map(".{0,6}", inner, 0..4)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_content_survives_the_way_there_and_back(
+            event_type in "[a-z.]{1,20}",
+            state_key in ".{0,20}",
+            content in prop::collection::btree_map(".{0,6}", any_json(), 0..5),
+            form in prop::option::of(prop_oneof![
+                Just(Form::Plain), Just(Form::Encrypted), Just(Form::Sealed),
+            ]),
+        ) {
+            let written = SealedPayload {
+                tuple: StateTuple::new(event_type, state_key),
+                content: content.into_iter().collect(),
+                stands_for: form.map(|form| StandsFor { form, ..payload().stands_for.unwrap() }),
+                ..payload()
+            };
+            let json = written.to_json();
+            let parsed = SealedPayload::parse(&json).unwrap();
+            prop_assert_eq!(parsed.to_json(), json);
+            prop_assert_eq!(parsed, written);
+        }
+
+        #[test]
+        fn no_plaintext_makes_it_panic(text in ".{0,200}", value in any_json()) {
+            let _ = SealedPayload::parse(&text);
+            let _ = SealedPayload::parse(&json!({
+                "type": "t", "state_key": "", "room_id": "!r:x", "content": {}, STANDS_FOR: value,
+            }).to_string());
+        }
+    }
+}

@@ -195,3 +195,154 @@ impl Reader {
         truncated.or_else(|| value.as_str()?.trim().parse().ok())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ruma::user_id;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(content: Value, creators: &[OwnedUserId], version: &str) -> PowerLevels {
+        PowerLevels::from_content(content.as_object(), creators, version)
+    }
+
+    fn alice() -> OwnedUserId {
+        user_id!("@alice:localhost").to_owned()
+    }
+
+    fn bob() -> OwnedUserId {
+        user_id!("@bob:localhost").to_owned()
+    }
+
+    #[test]
+    fn without_power_levels_only_the_creator_has_power() {
+        let power = PowerLevels::from_content(None, &[alice()], "11");
+        assert_eq!(power.user_level(&alice()), PowerLevel::Level(100));
+        assert_eq!(power.user_level(&bob()), PowerLevel::Level(0));
+        assert!(power.elevated(&alice()) && !power.elevated(&bob()));
+        assert!(power.may_redact_other(&alice()) && !power.may_redact_other(&bob()));
+        assert!(power.may_invite(&bob()));
+    }
+
+    #[test]
+    fn a_creator_has_infinite_power_from_version_12_on_and_not_before() {
+        let content = json!({"users": {}, "state_default": i64::MAX});
+        for version in ["12", "13", "org.matrix.hydra.11"] {
+            let power = read(content.clone(), &[alice(), bob()], version);
+            assert_eq!(power.user_level(&bob()), PowerLevel::Infinite, "{version}");
+            assert!(power.elevated(&alice()), "{version}");
+        }
+        for version in ["1", "9", "10", "11", "unheard.of"] {
+            let power = read(content.clone(), &[alice(), bob()], version);
+            assert_eq!(power.user_level(&alice()), PowerLevel::Level(0), "{version}");
+            assert!(!power.elevated(&alice()), "{version}");
+        }
+    }
+
+    #[test]
+    fn the_true_type_decides_and_not_m_room_encrypted() {
+        let power = read(
+            json!({
+                "users": {"@bob:localhost": 10},
+                "events": {"m.room.encrypted": 0, "m.room.name": 50, "m.room.topic": 10},
+                "state_default": 20,
+            }),
+            &[alice()],
+            "11",
+        );
+        assert!(power.elevated(&bob()));
+        assert!(!power.may_send_state(&bob(), "m.room.name"));
+        assert!(power.may_send_state(&bob(), "m.room.topic"));
+        assert!(!power.may_send_state(&bob(), "com.example"));
+        assert_eq!(power.needed_for_state("com.example"), PowerLevel::Level(20));
+    }
+
+    #[test]
+    fn redacting_others_needs_the_level_and_the_right_to_send_redactions() {
+        let power = |content| read(content, &[], "11");
+        assert!(power(json!({"users_default": 50})).may_redact_other(&bob()));
+        assert!(!power(json!({"users_default": 49})).may_redact_other(&bob()));
+        let content = json!({"users_default": 50, "events": {"m.room.redaction": 51}});
+        assert!(!power(content).may_redact_other(&bob()));
+    }
+
+    #[test]
+    fn inviting_needs_nothing_unless_the_room_says_so() {
+        assert!(read(json!({}), &[], "11").may_invite(&bob()));
+        assert!(!read(json!({"invite": 1}), &[], "11").may_invite(&bob()));
+    }
+
+    #[test]
+    fn strings_are_levels_before_version_10_only() {
+        let content = json!({"users": {"@bob:localhost": " 60 "}, "users_default": 1.9});
+        let old = read(content.clone(), &[], "9");
+        assert_eq!(old.user_level(&bob()), PowerLevel::Level(60));
+        assert_eq!(old.user_level(&alice()), PowerLevel::Level(1));
+        let new = read(content, &[], "10");
+        assert_eq!(new.user_level(&bob()), PowerLevel::Level(0));
+        assert_eq!(new.user_level(&alice()), PowerLevel::Level(0));
+    }
+
+    #[test]
+    fn nonsense_gives_nobody_power() {
+        let content = json!({
+            "users": {"@bob:localhost": {"level": 100}, "@alice:localhost": true},
+            "users_default": [100],
+            "events": "all",
+            "state_default": null,
+        });
+        for version in ["1", "12"] {
+            let power = read(content.clone(), &[], version);
+            assert!(!power.elevated(&alice()) && !power.elevated(&bob()), "{version}");
+        }
+    }
+
+    #[test]
+    fn the_create_event_names_the_creators_as_its_version_does() {
+        let content = json!({
+            "creator": "@bob:localhost",
+            "additional_creators": ["@carol:localhost", 7, "nobody"],
+        });
+        let creators = |version| creators_of(&alice(), content.as_object().unwrap(), version);
+        assert_eq!(creators("10"), [bob()]);
+        assert_eq!(creators("11"), [alice()]);
+        assert_eq!(creators("12"), [alice(), user_id!("@carol:localhost").to_owned()]);
+        assert_eq!(creators_of(&alice(), &JsonMap::new(), "1"), [alice()]);
+    }
+
+    #[test]
+    fn a_room_without_a_version_has_version_1() {
+        let version = |content: Value| room_version_of(content.as_object().unwrap()).to_owned();
+        assert_eq!(version(json!({})), "1");
+        assert_eq!(version(json!({"room_version": "12"})), "12");
+    }
+
+    proptest! {
+        #[test]
+        fn infinite_is_more_than_any_level(level in any::<i64>()) {
+            prop_assert!(PowerLevel::Infinite > PowerLevel::Level(level));
+        }
+
+        #[test]
+        fn more_power_never_allows_less(
+            low in -10_i64..110,
+            more in 0_i64..110,
+            needed in -10_i64..110,
+            version in prop::sample::select(vec!["1", "9", "10", "11", "12"]),
+        ) {
+            let may = |level: i64| {
+                let power = read(
+                    json!({"users": {"@bob:localhost": level}, "state_default": needed}),
+                    &[],
+                    version,
+                );
+                (power.elevated(&bob()), power.may_redact_other(&bob()), power.may_invite(&bob()))
+            };
+            let (less, greater) = (may(low), may(low + more));
+            prop_assert_eq!(less.0, low >= needed);
+            prop_assert!(less.0 <= greater.0 && less.1 <= greater.1 && less.2 <= greater.2);
+        }
+    }
+}

@@ -33,7 +33,7 @@ pub enum Invitees {
     Aesthetic,
     /// Those of all encrypted state.
     All,
-    /// None: keys are given on the join.
+    /// No keys, before the join.
     None,
 }
 

@@ -1,0 +1,38 @@
+# `make demo` shows the keeper at work, `make test` runs all tests. Both fetch what they need into
+# .work/ and need Rust, a C compiler, Python and Node.js; tests/tools.sh says what is missing.
+
+# The end-to-end tests each start a homeserver: more of them at once than cores, and they time out.
+RUST_TEST_THREADS ?= 2
+export RUST_TEST_THREADS
+
+.PHONY: test demo bench lint generate schema setup
+
+# Benchmarks are programs, not tests, so the targets are named one by one.
+test: setup
+	cargo test --lib --bins --tests --examples
+	cargo test --doc
+
+# `make demo DEMO_EXIT=1` ends by itself, and fails unless the joiner saw the name.
+demo: setup
+	cargo build
+	cargo run --quiet --example demo
+
+bench: setup
+	cargo bench
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+# Writes the configuration's sample, schema and reference anew from its types. Each goes to a file
+# of its own first, so that a failure leaves the old one standing.
+generate schema:
+	cargo build --quiet --bin statekeeper
+	mkdir -p .work config docs
+	cargo run --quiet -- config-sample >.work/generated && mv .work/generated config/statekeeper.sample.yaml
+	cargo run --quiet -- config-schema >.work/generated && mv .work/generated config/statekeeper.schema.json
+	cargo run --quiet -- config-reference >.work/generated && mv .work/generated docs/CONFIGURATION.md
+
+setup:
+	tests/tools.sh
+	tests/setup.sh

@@ -1,0 +1,61 @@
+//! `statekeeper check`: finds every mistake before anything is started.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
+
+use super::output::{say, warn};
+use crate::config::{
+    Config, ConfigErrors, Draft, Mistake, environment, registration::Registration,
+};
+
+/// Checks a configuration and its registration, each by itself and both together.
+pub(super) fn run(path: &Path) -> anyhow::Result<()> {
+    let (config, registration, source) = load(path)?;
+    let secrets = [Some(&config.appservice.registration), config.store.passphrase_file.as_ref()];
+    let exposed = secrets.into_iter().flatten().filter_map(|path| exposed(path));
+    for warning in registration.warnings(&source).into_iter().chain(exposed) {
+        warn(&warning);
+    }
+    say("configuration is good");
+    Ok(())
+}
+
+/// The warning that everybody on this machine may read a file with a secret.
+fn exposed(path: &Path) -> Option<Mistake> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    (mode & 0o004 != 0).then(|| Mistake {
+        source: path.display().to_string(),
+        path: String::new(),
+        message: "can be read by everybody on this machine; take that away with `chmod o=`"
+            .to_owned(),
+    })
+}
+
+/// Reads a configuration and its registration, with the latter's name for messages.
+///
+/// # Errors
+///
+/// Every mistake in either, and every disagreement between what is good in both.
+pub(super) fn load(path: &Path) -> Result<(Config, Registration, String), ConfigErrors> {
+    let mut draft = Draft::read(path, &environment()).check_passphrase(path);
+    let Some(registration_path) = draft.registration.take() else {
+        // The configuration does not say where the registration is, which is a mistake in it.
+        return Err(ConfigErrors(draft.mistakes));
+    };
+    let source = registration_path.display().to_string();
+    let registration = match Registration::load(&registration_path) {
+        Ok(registration) => Some(registration),
+        Err(ConfigErrors(mistakes)) => {
+            draft.mistakes.extend(mistakes);
+            None
+        }
+    };
+    if let (Some(config), Some(registration)) = (&draft.config, &registration) {
+        draft.mistakes.extend::<Vec<Mistake>>(registration.mistakes(config, &source));
+    }
+    match (draft.config, registration) {
+        (Some(config), Some(registration)) if draft.mistakes.is_empty() => {
+            Ok((config, registration, source))
+        }
+        _ => Err(ConfigErrors(draft.mistakes)),
+    }
+}

@@ -1,0 +1,132 @@
+//! Hearing to-device messages, device lists and key counts over the homeserver's long poll.
+//!
+//! The key store commits what it takes in by itself. What follows from it stands in the keeper's commit
+//! together with the new `since`; a kill between the two replays the same answer, which is harmless.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use ruma::{OwnedRoomId, OwnedUserId, UserId};
+use tokio::sync::{Notify, mpsc::UnboundedReceiver};
+
+use super::{KeeperError, clock::now_ms, ingest::Taker};
+use crate::{
+    admin::Readiness,
+    homeserver::{Backoff, Homeserver},
+    store::{marks, rooms, set_meta},
+};
+
+/// How long the homeserver may hold a poll open when there is nothing to say.
+const POLL: Duration = Duration::from_secs(30);
+/// Under which key the sync token is kept.
+const SINCE: &str = "since";
+
+/// Listens.
+pub struct Listener {
+    /// Takes in what concerns rooms.
+    pub taker: Taker,
+    /// The homeserver, spoken to as the keeper's device.
+    pub homeserver: Homeserver,
+    /// Told when something is promised.
+    pub promised: Arc<Notify>,
+    /// Whether the homeserver answers.
+    pub readiness: Readiness,
+}
+
+impl Listener {
+    /// Polls for ever, through every absence of the homeserver.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when a store fails, or the homeserver refuses the keeper for good.
+    pub async fn run(&self) -> Result<(), KeeperError> {
+        let mut since = self.taker.store.meta(SINCE).await?;
+        let mut backoff = Backoff::new();
+        loop {
+            match self.poll(since.as_deref()).await {
+                Ok(next) => {
+                    if backoff.failures() > 0 {
+                        tracing::info!("the homeserver answers again");
+                        self.readiness.regained("homeserver");
+                        backoff.reset();
+                        self.promised.notify_one();
+                    }
+                    since = Some(next);
+                }
+                Err(error) if error.is_transient() => {
+                    let wait = backoff.next_delay(&mut rand::rng());
+                    tracing::warn!(%error, ?wait, "the homeserver does not answer");
+                    self.readiness.lost("homeserver");
+                    tokio::time::sleep(wait).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn poll(&self, since: Option<&str>) -> Result<String, KeeperError> {
+        // The first answer is wanted at once: without a token there is nothing to wait for.
+        let timeout = if since.is_some() { POLL } else { Duration::ZERO };
+        let slice = self.homeserver.sync(since, timeout).await?;
+        let next = slice.next_batch.clone();
+        let changed: Vec<OwnedUserId> = slice.device_lists.changed.clone();
+        let quiet = changed.is_empty() && slice.to_device.is_empty();
+        let keys = self.taker.device.receive(slice).await?;
+
+        let mut transaction = self.taker.store.begin().await?;
+        set_meta(&mut transaction, SINCE, &next).await?;
+        for user in &changed {
+            mark_rooms_of(&self.taker, &mut transaction, user).await?;
+        }
+        for (room, session) in keys {
+            self.taker.retry_unreadable(&mut transaction, &room, Some(&session)).await?;
+        }
+        transaction.commit().await?;
+        if !quiet {
+            self.promised.notify_one();
+        }
+        let device = self.taker.device.clone();
+        tokio::spawn(async move {
+            if let Err(error) = device.pump().await {
+                tracing::warn!(%error, "the device's own requests wait");
+            }
+        });
+        Ok(next)
+    }
+}
+
+/// Promises to look at every room of `user`: his devices changed.
+async fn mark_rooms_of(
+    taker: &Taker,
+    db: &mut sqlx::SqliteConnection,
+    user: &UserId,
+) -> Result<(), KeeperError> {
+    if user == taker.keeper {
+        return Ok(());
+    }
+    let rooms: BTreeSet<OwnedRoomId> = rooms::rooms_of(db, user).await?.into_iter().collect();
+    for room in rooms {
+        marks::mark(db, &room, Some(user), now_ms(), taker.store.next_tick()).await?;
+    }
+    Ok(())
+}
+
+/// Looks again at the rooms of users whose servers answered after somebody stopped waiting for them.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the store fails.
+pub async fn hear_late(
+    taker: Taker,
+    mut late: UnboundedReceiver<Vec<OwnedUserId>>,
+    promised: Arc<Notify>,
+) -> Result<(), KeeperError> {
+    while let Some(users) = late.recv().await {
+        let mut transaction = taker.store.begin().await?;
+        for user in &users {
+            mark_rooms_of(&taker, &mut transaction, user).await?;
+        }
+        transaction.commit().await?;
+        promised.notify_one();
+    }
+    Ok(())
+}

@@ -1,0 +1,392 @@
+//! Starting, serving, ending.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::{Notify, watch},
+    task::JoinSet,
+};
+
+use super::{
+    KeeperError,
+    clock::now_ms,
+    ingest::Taker,
+    lane::Lanes,
+    listen::{Listener, hear_late},
+    outbox::Sender,
+    pacing::{Inviters, Pacer},
+    rules::Rules,
+    scheduler, upkeep,
+};
+use crate::{
+    admin::{self, Metrics, Readiness},
+    appservice::{
+        self, IncomingEvent, SinkError, TransactionObserver, TransactionOutcome, TransactionSink,
+    },
+    config::{Config, registration::Registration},
+    crypto::KeeperDevice,
+    homeserver::{Homeserver, HomeserverOptions, RequestObserver, retrying},
+    state::Membership,
+    store::{NewEvent, RoomRow, Store, inbox, marks, outbox, rooms, set_meta, tuples},
+};
+
+/// How long the lanes may take to end what they are at.
+const DRAIN: Duration = Duration::from_secs(20);
+
+struct Counting(Metrics);
+
+impl RequestObserver for Counting {
+    fn request_done(&self, endpoint: &'static str, status: &str, seconds: f64) {
+        self.0.homeserver_request(endpoint, status, seconds);
+    }
+}
+
+impl TransactionObserver for Counting {
+    fn transaction(&self, outcome: TransactionOutcome) {
+        self.0.transaction(outcome);
+    }
+
+    fn events_dropped(&self, count: u64) {
+        self.0.events_dropped(count);
+    }
+}
+
+/// Commits a transaction's events to the inbox before it is acknowledged.
+struct Inbox {
+    store: Store,
+    arrived: Arc<Notify>,
+}
+
+impl TransactionSink for Inbox {
+    async fn accept(&self, events: Vec<IncomingEvent>) -> Result<usize, SinkError> {
+        if events.is_empty() {
+            return Ok(0);
+        }
+        let events: Vec<NewEvent> = events
+            .into_iter()
+            .map(|event| NewEvent {
+                event_id: event.event_id,
+                room_id: event.room_id,
+                body: event.body.get().to_owned(),
+            })
+            .collect();
+        let mut transaction = self.store.begin().await.map_err(SinkError::new)?;
+        let new =
+            inbox::insert(&mut transaction, &events, now_ms()).await.map_err(SinkError::new)?;
+        transaction.commit().await.map_err(SinkError::new)?;
+        self.arrived.notify_one();
+        Ok(new)
+    }
+}
+
+/// Everything that a running keeper is made of.
+struct Keeper {
+    lanes: Lanes,
+    homeserver: Homeserver,
+    readiness: Readiness,
+    arrived: Arc<Notify>,
+    promised: Arc<Notify>,
+}
+
+/// Serves until SIGTERM or SIGINT, then ends what is under way and returns.
+///
+/// It is ready once the homeserver was reached by ping and back, the device is published and the rooms are
+/// loaded; the homeserver may be away at the start or at any time.
+///
+/// # Errors
+///
+/// When a listener cannot be bound, a store does not open or fails, or the homeserver refuses the keeper
+/// for a reason that waiting does not mend.
+pub async fn serve(config: Config, registration: Registration) -> anyhow::Result<()> {
+    let metrics = Metrics::new()?;
+    let readiness = Readiness::new();
+    let homeserver_latch = readiness.latch("homeserver");
+    let device_latch = readiness.latch("device");
+    let rooms_latch = readiness.latch("rooms");
+
+    let (stop, _) = watch::channel(false);
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let admin_listener = TcpListener::bind(config.admin.listen)
+        .await
+        .with_context(|| format!("admin.listen: cannot listen on {}", config.admin.listen))?;
+    let serving = admin::serve(
+        admin_listener,
+        metrics.clone(),
+        readiness.clone(),
+        stopped(stop.subscribe()),
+    );
+    tasks.spawn(async move { Ok(serving.await?) });
+
+    let store = open_store(&config).await?;
+    let arrived = Arc::new(Notify::new());
+    let bot = config.bot_user_id()?;
+    let listener = TcpListener::bind(config.appservice.listen).await.with_context(|| {
+        format!("appservice.listen: cannot listen on {}", config.appservice.listen)
+    })?;
+    let (pings, pinged) = watch::channel(None);
+    let options = appservice::Options {
+        hs_token: registration.hs_token.clone(),
+        bot: bot.clone(),
+        max_body_size: config.appservice.max_body_size,
+    };
+    let sink = Inbox { store: store.clone(), arrived: arrived.clone() };
+    let hearing = appservice::serve(
+        listener,
+        options,
+        sink,
+        Counting(metrics.clone()),
+        pings,
+        stopped(stop.subscribe()),
+    );
+    tasks.spawn(async move { Ok(hearing.await?) });
+
+    let starting = async {
+        let homeserver = reach(&config, &registration, &bot, &metrics, pinged).await?;
+        homeserver_latch.release();
+        let (keeper, late) = start(&config, store.clone(), homeserver, &metrics, &readiness, arrived).await?;
+        device_latch.release();
+        keeper.look_at_rooms().await?;
+        rooms_latch.release();
+        anyhow::Ok((keeper, late))
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let lanes_stop = Arc::new(Notify::new());
+    let ended = tokio::select! {
+        started = starting => match started {
+            Ok((keeper, late)) => {
+                tracing::info!(keeper = %bot, "ready");
+                keeper.run(late, &mut tasks, lanes_stop.clone());
+                tokio::select! {
+                    _ = terminate.recv() => Ok(()),
+                    _ = interrupt.recv() => Ok(()),
+                    Some(ended) = tasks.join_next() => flatten(ended),
+                }
+            }
+            Err(error) => Err(error),
+        },
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    tracing::info!("ending: what is under way is brought to its end");
+    stop.send_replace(true);
+    lanes_stop.notify_one();
+    let drained = tokio::time::timeout(DRAIN, drain(&mut tasks)).await;
+    if drained.is_err() {
+        tracing::warn!("not everything ended in time; what is left is done after the next start");
+    }
+    tasks.abort_all();
+    store.close().await;
+    ended
+}
+
+fn flatten(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Result<()> {
+    match ended {
+        Ok(Ok(())) => anyhow::bail!("a part of the keeper ended by itself"),
+        Ok(Err(error)) => Err(error),
+        Err(error) => Err(anyhow::anyhow!("a part of the keeper failed: {error}")),
+    }
+}
+
+/// Waits for those tasks that end by themselves once they are told to; the others are aborted after them.
+async fn drain(tasks: &mut JoinSet<anyhow::Result<()>>) {
+    // The two listeners and the lanes.
+    for _ in 0..3 {
+        let _ = tasks.join_next().await;
+    }
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn open_store(config: &Config) -> anyhow::Result<Store> {
+    let path = config.store.sqlite_path().context("store.url: names no SQLite file")?;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("store.url: cannot make the folder {}", folder.display()))?;
+    }
+    let passphrase = config.store.read_passphrase().context("store.passphrase")?;
+    Store::open(path, &passphrase)
+        .await
+        .with_context(|| format!("store.url: cannot open {}", path.display()))
+}
+
+/// Where the device's key store is: a folder beside the database.
+fn crypto_folder(database: &Path) -> std::path::PathBuf {
+    let mut name = database.file_stem().unwrap_or_default().to_os_string();
+    name.push("-crypto");
+    database.with_file_name(name)
+}
+
+/// Waits until the homeserver answers and its ping comes back to us.
+async fn reach(
+    config: &Config,
+    registration: &Registration,
+    bot: &OwnedUserId,
+    metrics: &Metrics,
+    mut pinged: watch::Receiver<Option<ruma::OwnedTransactionId>>,
+) -> anyhow::Result<Homeserver> {
+    let homeserver = Homeserver::new(
+        HomeserverOptions {
+            address: config.homeserver.address.clone(),
+            as_token: registration.as_token.clone(),
+            user_id: bot.clone(),
+            request_timeout: config.homeserver.request_timeout.get(),
+        },
+        Arc::new(Counting(metrics.clone())),
+    )?;
+    retrying(None, || homeserver.versions()).await?;
+    retrying(None, || homeserver.register_bot(&config.appservice.bot.localpart))
+        .await
+        .context("the bot could not be registered; is the registration file in the homeserver's list?")?;
+    let transaction = ruma::TransactionId::new();
+    pinged.mark_unchanged();
+    retrying(None, || homeserver.ping(&registration.id, transaction.as_str()))
+        .await
+        .context(
+            "the homeserver's ping did not come back; does the registration's `url` lead to \
+             `appservice.listen`?",
+        )?;
+    Ok(homeserver)
+}
+
+type Late = tokio::sync::mpsc::UnboundedReceiver<Vec<OwnedUserId>>;
+
+/// Sees to the device, and puts the keeper's parts together.
+async fn start(
+    config: &Config,
+    store: Store,
+    homeserver: Homeserver,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    arrived: Arc<Notify>,
+) -> anyhow::Result<(Keeper, Late)> {
+    let bot = config.bot_user_id()?;
+    let device_id = device_id(&store).await?;
+    let name = config.appservice.bot.displayname.as_str();
+    retrying(None, || homeserver.ensure_device(&device_id, name)).await?;
+    if let Err(error) = homeserver.set_displayname(name).await {
+        tracing::debug!(%error, "the display name could not be set");
+    }
+    let homeserver = homeserver.with_device(device_id.clone());
+    let rules = Arc::new(Rules::new(config));
+    let database = config.store.sqlite_path().context("store.url")?;
+    let (device, late) = KeeperDevice::open(
+        &crypto_folder(database),
+        &config.store.read_passphrase()?,
+        &bot,
+        &device_id,
+        homeserver.clone(),
+        config.sharing.gate_timeout.get(),
+    )
+    .await?;
+    device.publish().await.context("the device could not be published")?;
+    let taker = Taker { store: store.clone(), device, rules: rules.clone(), metrics: metrics.clone(), keeper: bot };
+    let sender =
+        Sender { store, homeserver: homeserver.clone(), metrics: metrics.clone() };
+    let invites = &config.access.invites;
+    let lanes = Lanes {
+        taker,
+        sender,
+        homeserver: homeserver.clone(),
+        pacer: Arc::new(Pacer::new(rules.refresh_per_second)),
+        inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
+        arrived: arrived.clone(),
+    };
+    let keeper = Keeper {
+        lanes,
+        homeserver,
+        readiness: readiness.clone(),
+        arrived,
+        promised: Arc::new(Notify::new()),
+    };
+    Ok((keeper, late))
+}
+
+/// The keeper's device id: chosen once, and written down before the homeserver hears of it.
+async fn device_id(store: &Store) -> Result<OwnedDeviceId, KeeperError> {
+    if let Some(id) = store.meta("device_id").await? {
+        return Ok(id.into());
+    }
+    let id = ruma::DeviceId::new();
+    let mut transaction = store.begin().await?;
+    set_meta(&mut transaction, "device_id", id.as_str()).await?;
+    transaction.commit().await?;
+    Ok(id)
+}
+
+impl Keeper {
+    /// Compares the rooms that the homeserver says the keeper is in with those in the store, and promises to
+    /// look at whatever a kill left behind.
+    async fn look_at_rooms(&self) -> Result<(), KeeperError> {
+        let joined = retrying(None, || self.homeserver.joined_rooms()).await?;
+        let store = &self.lanes.taker.store;
+        let mut transaction = store.begin().await?;
+        let known = rooms::all(&mut transaction).await?;
+        for room_id in &joined {
+            let joined_before =
+                known.iter().any(|room| room.room_id == *room_id && room.membership == Membership::Join);
+            if !joined_before {
+                let room = RoomRow::new(room_id.clone(), Membership::Join);
+                rooms::put(&mut transaction, &room).await?;
+                mark(store, &mut transaction, room_id).await?;
+            }
+        }
+        for mut room in known {
+            if room.membership == Membership::Join && !joined.contains(&room.room_id) {
+                room.membership = Membership::Leave;
+                rooms::put(&mut transaction, &room).await?;
+            }
+        }
+        for room_id in outbox::rooms(&mut transaction).await? {
+            mark(store, &mut transaction, &room_id).await?;
+        }
+        for room_id in tuples::rooms_with_unreadable(&mut transaction).await? {
+            self.lanes.taker.retry_unreadable(&mut transaction, &room_id, None).await?;
+        }
+        transaction.commit().await?;
+        upkeep::set_gauges(&self.lanes.taker).await
+    }
+
+    fn run(self, late: Late, tasks: &mut JoinSet<anyhow::Result<()>>, stop: Arc<Notify>) {
+        let taker = self.lanes.taker.clone();
+        let (arrived, promised) = (self.arrived.clone(), self.promised.clone());
+        tasks.spawn(scheduler_task(self.lanes.clone(), self.promised.clone(), stop));
+        let taking = taker.clone();
+        tasks.spawn(async move { Ok(taking.run(&arrived, &promised).await?) });
+        let listener = Listener {
+            taker: taker.clone(),
+            homeserver: self.homeserver.clone(),
+            promised: self.promised.clone(),
+            readiness: self.readiness,
+        };
+        tasks.spawn(async move { Ok(listener.run().await?) });
+        let hearing = hear_late(taker.clone(), late, self.promised.clone());
+        tasks.spawn(async move { Ok(hearing.await?) });
+        let counting = upkeep::count(taker.clone());
+        tasks.spawn(async move { Ok(counting.await?) });
+        let tending = upkeep::tend(taker, self.homeserver);
+        tasks.spawn(async move { Ok(tending.await?) });
+    }
+}
+
+async fn scheduler_task(
+    lanes: Lanes,
+    promised: Arc<Notify>,
+    stop: Arc<Notify>,
+) -> anyhow::Result<()> {
+    Ok(scheduler::run(lanes, promised, stop).await?)
+}
+
+async fn mark(
+    store: &Store,
+    db: &mut sqlx::SqliteConnection,
+    room: &OwnedRoomId,
+) -> Result<(), KeeperError> {
+    Ok(marks::mark(db, room, None, now_ms(), store.next_tick()).await?)
+}

@@ -1,0 +1,21 @@
+//! The keeper against a simulated homeserver: races, hostile input, kills.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod simulated;
+
+mod races {
+    //! One file a subject.
+    mod homeserver_itself;
+    mod joins;
+    mod laundering;
+    mod stage;
+    mod storm;
+    mod transactions;
+    mod weather;
+}

@@ -1,0 +1,224 @@
+//! The keeper's real binary, run against the simulated homeserver.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{
+    push::{HttpClient, http_client, request},
+    sim::{Registration, Sim},
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_statekeeper");
+const POLL: Duration = Duration::from_millis(5);
+
+/// A keeper with a folder of its own: configuration, registration, store and log.
+pub struct Keeper {
+    folder: TempDir,
+    registration: Registration,
+    admin: String,
+    client: HttpClient,
+    process: Option<Child>,
+}
+
+impl Keeper {
+    /// A simulated homeserver and a keeper that is configured for it and not yet started.
+    /// `settings` are merged over the configuration, section by section.
+    pub async fn with_sim(settings: Value) -> (Sim, Self) {
+        let listen = free_address();
+        let admin = free_address();
+        let registration = Registration::new(&format!("http://{listen}"));
+        let sim = Sim::start(registration.clone()).await;
+        let folder = tempfile::tempdir().expect("a folder for the keeper");
+        let mut config = json!({
+            "homeserver": { "address": sim.url(), "domain": "localhost" },
+            "appservice": {
+                "listen": listen, "address": registration.url,
+                "registration": "registration.yaml",
+                "bot": { "localpart": registration.bot_localpart, "displayname": "State Keeper" },
+            },
+            "store": { "url": "sqlite:statekeeper.db", "passphrase_file": "passphrase" },
+            "admin": { "listen": admin },
+            "access": { "admins": ["@ops:localhost"], "invite_from": ["*:localhost"] },
+            "logging": { "format": "text", "level": "info" },
+        });
+        merge(&mut config, &settings);
+        // JSON is YAML, too.
+        write(&folder, "statekeeper.yaml", &config.to_string());
+        write(&folder, "registration.yaml", &registration.to_yaml());
+        write(&folder, "passphrase", "a passphrase for tests and for nothing else\n");
+        let client = http_client();
+        (sim, Self { folder, registration, admin, client, process: None })
+    }
+
+    /// Starts the process and waits until it says that it is ready. How long that took.
+    pub async fn start(&mut self) -> Duration {
+        let started = Instant::now();
+        self.spawn();
+        self.wait_until_ready().await;
+        started.elapsed()
+    }
+
+    /// Starts the process and does not wait.
+    pub fn spawn(&mut self) {
+        assert!(self.process.is_none(), "the keeper runs already");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("log"))
+            .expect("the keeper's log");
+        let errors = log.try_clone().expect("the keeper's log");
+        let child = Command::new(BINARY)
+            .args(["serve", "--config"])
+            .arg(self.folder.path().join("statekeeper.yaml"))
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors)
+            .spawn()
+            .expect("the keeper's binary runs");
+        self.process = Some(child);
+    }
+
+    /// Waits until `/health/ready` says 200.
+    pub async fn wait_until_ready(&mut self) {
+        let patience = Duration::from_secs(60);
+        let deadline = Instant::now() + patience;
+        let url = format!("http://{}/health/ready", self.admin);
+        loop {
+            if let Ok((200, _)) = request(&self.client, Method::GET, &url, None, "").await {
+                return;
+            }
+            let exited = self.process.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if let Some(status) = exited {
+                panic!("the keeper ended with {status} before it was ready:\n{}", self.log());
+            }
+            assert!(Instant::now() < deadline, "not ready in {patience:?}:\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// SIGKILL: no goodbye.
+    pub fn kill(&mut self) {
+        let Some(mut child) = self.process.take() else { return };
+        // It may have ended by itself; then there is nothing to kill.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// SIGTERM, and how long the keeper took to end.
+    pub async fn terminate(&mut self) -> Duration {
+        let mut child = self.process.take().expect("the keeper runs");
+        let started = Instant::now();
+        let status = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "SIGTERM could not be sent");
+        while child.try_wait().expect("the keeper's status").is_none() {
+            let patience = Duration::from_secs(60);
+            assert!(started.elapsed() < patience, "did not end:\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+        started.elapsed()
+    }
+
+    /// Does the process live?
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Puts a transaction to the keeper by hand: status and answer.
+    pub async fn put_transaction(
+        &self,
+        txn_id: &str,
+        hs_token: Option<&str>,
+        body: impl Into<Bytes>,
+    ) -> (u16, Value) {
+        let url = format!("{}/_matrix/app/v1/transactions/{txn_id}", self.registration.url);
+        request(&self.client, Method::PUT, &url, hs_token, body)
+            .await
+            .unwrap_or_else(|error| panic!("the keeper did not answer: {error}\n{}", self.log()))
+    }
+
+    /// The right token for [`Keeper::put_transaction`].
+    pub fn hs_token(&self) -> &str {
+        &self.registration.hs_token
+    }
+
+    /// The sum of a metric's series whose labels contain all of `labels`; 0 when there is none.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let url = format!("http://{}/metrics", self.admin);
+        let answer = request(&self.client, Method::GET, &url, None, "").await;
+        let Ok((200, Value::String(text))) = answer else {
+            panic!("no metrics: {answer:?}");
+        };
+        text.lines()
+            .filter(|line| {
+                let series = line.strip_prefix(name);
+                series.is_some_and(|rest| rest.starts_with('{') || rest.starts_with(' '))
+                    && labels.iter().all(|label| line.contains(label))
+            })
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_memory(&self) -> u64 {
+        let Some(child) = &self.process else { return 0 };
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let status = status.expect("the keeper's /proc entry");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        kib.expect("VmRSS in /proc") * 1024
+    }
+
+    /// Everything that the keeper has said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The folder with the store.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().to_owned()
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            eprintln!("--- the keeper's last words");
+            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+        }
+    }
+}
+
+/// A loopback address which nobody listens on.
+fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
+    listener.local_addr().expect("a bound listener has an address").to_string()
+}
+
+fn write(folder: &TempDir, name: &str, content: &str) {
+    fs::write(folder.path().join(name), content).expect("the keeper's folder is writable");
+}
+
+/// Lays one tree of settings over another.
+pub fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}

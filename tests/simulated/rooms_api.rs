@@ -1,0 +1,203 @@
+//! `/rooms/*`, `/join` and `/joined_rooms`.
+
+use http::Method;
+use serde_json::{Map, Value, json};
+
+use super::{
+    http::{Call, Reply},
+    world::World,
+};
+
+impl World {
+    pub(super) fn joined_rooms(&self, user_id: &str) -> Reply {
+        let rooms: Vec<&String> = self
+            .rooms
+            .values()
+            .filter(|room| room.membership(user_id) == "join")
+            .map(|room| &room.room_id)
+            .collect();
+        Reply::ok(json!({ "joined_rooms": rooms }))
+    }
+
+    pub(super) fn join_room(&mut self, user_id: &str, room_id: &str) -> Reply {
+        let Some(room) = self.rooms.get(room_id) else {
+            return Reply::not_found("no such room");
+        };
+        let is_public = room
+            .current("m.room.join_rules", "")
+            .is_some_and(|event| event.content["join_rule"] == "public");
+        match room.membership(user_id) {
+            "join" => {}
+            "invite" => self.set_membership(room_id, user_id, user_id, "join"),
+            "leave" if is_public => self.set_membership(room_id, user_id, user_id, "join"),
+            _ => return Reply::forbidden("You are not invited to this room."),
+        }
+        Reply::ok(json!({ "room_id": room_id }))
+    }
+
+    pub(super) fn leave_room(&mut self, user_id: &str, room_id: &str) -> Reply {
+        match self.rooms.get(room_id).map(|room| room.membership(user_id)) {
+            None => Reply::not_found("no such room"),
+            Some("join" | "invite") => {
+                self.set_membership(room_id, user_id, user_id, "leave");
+                Reply::empty()
+            }
+            Some(_) => Reply::forbidden("not in the room"),
+        }
+    }
+
+    pub(super) fn invite_to_room(&mut self, user_id: &str, room_id: &str, call: &Call) -> Reply {
+        let body = call.json();
+        let invitee = body["user_id"].as_str().unwrap_or_default().to_owned();
+        if self.rooms.get(room_id).is_none_or(|room| room.membership(user_id) != "join") {
+            return Reply::forbidden("not in the room");
+        }
+        self.set_membership(room_id, user_id, &invitee, "invite");
+        Reply::empty()
+    }
+
+    /// Writes a membership event without asking the room's rules.
+    pub fn set_membership(&mut self, room_id: &str, sender: &str, user_id: &str, membership: &str) {
+        let name = user_id.trim_start_matches('@').split(':').next().unwrap_or_default();
+        let content = json!({ "membership": membership, "displayname": name });
+        self.append(room_id, sender, ("m.room.member", Some(user_id)), content);
+    }
+
+    /// Only who is in the room may look into it.
+    fn readable(&self, room_id: &str, user_id: &str) -> Result<&super::room::Room, Reply> {
+        match self.rooms.get(room_id) {
+            Some(room) if room.membership(user_id) == "join" => Ok(room),
+            Some(_) => Err(Reply::forbidden("User is not in the room.")),
+            None => Err(Reply::not_found("no such room")),
+        }
+    }
+
+    pub(super) fn get_state(&self, user_id: &str, room_id: &str) -> Reply {
+        match self.readable(room_id, user_id) {
+            Ok(room) => Reply::ok(room.state.values().map(|event| event.to_json()).collect()),
+            Err(refusal) => refusal,
+        }
+    }
+
+    pub(super) fn state_event(
+        &mut self,
+        user_id: &str,
+        room_id: &str,
+        (event_type, state_key): (&str, &str),
+        call: &Call,
+    ) -> Reply {
+        if call.method == Method::PUT {
+            return self.put_state_event(user_id, room_id, (event_type, state_key), call);
+        }
+        let room = match self.readable(room_id, user_id) {
+            Ok(room) => room,
+            Err(refusal) => return refusal,
+        };
+        match room.current(event_type, state_key) {
+            None => Reply::not_found("Event not found."),
+            Some(event) if call.query("format") == Some("event") => Reply::ok(event.to_json()),
+            Some(event) => Reply::ok(event.content.clone()),
+        }
+    }
+
+    fn put_state_event(
+        &mut self,
+        user_id: &str,
+        room_id: &str,
+        (event_type, state_key): (&str, &str),
+        call: &Call,
+    ) -> Reply {
+        if state_key.len() > 255 {
+            return Reply::error(413, "M_TOO_LARGE", "'state_key' too large");
+        }
+        if let Some(hook) = self.before_state_put.pop_front() {
+            hook(self);
+        }
+        if !self.rooms.contains_key(room_id) {
+            return Reply::forbidden("no such room");
+        }
+        let Ok(content) = serde_json::from_str(&call.body) else {
+            return Reply::error(400, "M_NOT_JSON", "Content not JSON.");
+        };
+        match self.put_state(room_id, user_id, (event_type, state_key), content) {
+            Ok(event_id) => Reply::ok(json!({ "event_id": event_id })),
+            Err(reason) => Reply::forbidden(&reason),
+        }
+    }
+
+    pub(super) fn get_members(&self, user_id: &str, room_id: &str, call: &Call) -> Reply {
+        let room = match self.readable(room_id, user_id) {
+            Ok(room) => room,
+            Err(refusal) => return refusal,
+        };
+        let (wanted, unwanted) = (call.query("membership"), call.query("not_membership"));
+        let chunk: Vec<Value> = room
+            .member_events()
+            .filter(|event| {
+                let membership = event.content["membership"].as_str();
+                wanted.is_none_or(|wanted| membership == Some(wanted))
+                    && unwanted.is_none_or(|unwanted| membership != Some(unwanted))
+            })
+            .map(|event| event.to_json())
+            .collect();
+        Reply::ok(json!({ "chunk": chunk }))
+    }
+
+    pub(super) fn get_joined_members(&self, user_id: &str, room_id: &str) -> Reply {
+        match self.readable(room_id, user_id) {
+            Ok(room) => {
+                let members = room.members("join").into_iter();
+                let joined: Map<_, _> = members.map(|user_id| (user_id, json!({}))).collect();
+                Reply::ok(json!({ "joined": joined }))
+            }
+            Err(refusal) => refusal,
+        }
+    }
+
+    pub(super) fn redact_event(
+        &mut self,
+        user_id: &str,
+        (room_id, event_id, txn_id): (&str, &str, &str),
+    ) -> Reply {
+        let id = (format!("{user_id} redact {event_id}"), txn_id.to_owned());
+        if let Some(first) = self.sent_transactions.get(&id) {
+            return Reply::ok(json!({ "event_id": first }));
+        }
+        if let Err(refusal) = self.readable(room_id, user_id) {
+            return refusal;
+        }
+        match self.redact(room_id, user_id, event_id) {
+            Some(redaction) => {
+                self.sent_transactions.insert(id, redaction.clone());
+                Reply::ok(json!({ "event_id": redaction }))
+            }
+            None => Reply::not_found("no such event"),
+        }
+    }
+
+    pub(super) fn send_event(
+        &mut self,
+        user_id: &str,
+        (room_id, event_type, txn_id): (&str, &str, &str),
+        call: &Call,
+    ) -> Reply {
+        let id = (format!("{user_id} send {room_id}"), txn_id.to_owned());
+        if let Some(first) = self.sent_transactions.get(&id) {
+            return Reply::ok(json!({ "event_id": first }));
+        }
+        if let Err(refusal) = self.readable(room_id, user_id) {
+            return refusal;
+        }
+        let event_id = self.append(room_id, user_id, (event_type, None), call.json());
+        self.sent_transactions.insert(id, event_id.clone());
+        Reply::ok(json!({ "event_id": event_id }))
+    }
+
+    pub(super) fn get_event(&self, user_id: &str, room_id: &str, event_id: &str) -> Reply {
+        match self.readable(room_id, user_id).map(|room| room.event(event_id)) {
+            Ok(Some(event)) => Reply::ok(event.to_json()),
+            Ok(None) => Reply::not_found("no such event"),
+            Err(refusal) => refusal,
+        }
+    }
+}
