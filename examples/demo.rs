@@ -2,6 +2,8 @@
 //!
 //! `make demo` installs what this needs and runs it. `DEMO_EXIT=1` ends it by itself, with exit code
 //! 0 only when the joiner saw the name where the keeper was, and saw none where it was not.
+// The futures of matrix-sdk are nested deeper than the default.
+#![recursion_limit = "256"]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -83,6 +85,7 @@ async fn look(joiner: &StockClient, owner: &JsClient, room_id: &str, keeper: boo
         joiner.name_within(room_id, NAME, Duration::from_secs(20)).await.ok()
     } else {
         joiner.see_joined(room_id).await;
+        owner.see_member(room_id, joiner.user_id()).await;
         owner.send_message(room_id, "hello").await;
         joiner.see_message(room_id, "hello").await;
         joiner.name_within(room_id, NAME, Duration::from_millis(1)).await.ok()

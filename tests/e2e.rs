@@ -1,6 +1,8 @@
 //! End-to-end tests: a real Synapse, the real binary, and stock clients on both SDKs.
 //!
 //! `tests/setup.sh` installs what they need.
+// The futures of matrix-sdk are nested deeper than the default.
+#![recursion_limit = "256"]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

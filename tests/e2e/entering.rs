@@ -78,8 +78,7 @@ async fn arrive(sdk: Sdk, way: Way, with_keeper: bool) -> Arrival {
     match way {
         Way::BareInvite => owner.api.invite(&room_id, client.user_id()).await,
         Way::InvitedVisibility => {
-            let invite =
-                json!({ "room_id": room_id, "user_id": client.user_id() });
+            let invite = json!({ "room_id": room_id, "user_id": client.user_id() });
             owner.call("invite", invite).await;
         }
         Way::PublicJoin | Way::RestrictedJoin => {}
@@ -106,6 +105,7 @@ async fn the_newcomer_shows_none(sdk: Sdk, way: Way) {
     // A message that was sent after the newcomer came ends the wait: whoever can read it is in the
     // room, has keys, and has seen everything that came before.
     newcomer.see_joined(&room_id).await;
+    owner.see_member(&room_id, newcomer.user_id()).await;
     owner.send_message(&room_id, "welcome").await;
     newcomer.see_message(&room_id, "welcome").await;
     assert_eq!(newcomer.name(&room_id).await, None);

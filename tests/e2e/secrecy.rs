@@ -45,9 +45,8 @@ async fn a_device_that_nobody_signed_gets_no_key(sdk: Sdk) {
     let world = World::shared().await;
     let (owner, room_id) = public_room(world).await;
     name_and_wait(world, &owner, &room_id, "Members only").await;
-    let withheld = async || {
-        world.keeper.metrics().await.sum("statekeeper_room_keys_withheld_total", &[])
-    };
+    let withheld =
+        async || world.keeper.metrics().await.sum("statekeeper_room_keys_withheld_total", &[]);
     let before = withheld().await;
 
     let user = world.user("unsigned").await;
@@ -58,6 +57,7 @@ async fn a_device_that_nobody_signed_gets_no_key(sdk: Sdk) {
     let signed = world.stock_user(sdk, "signed").await;
     signed.join(&room_id).await;
     signed.see_name(&room_id, "Members only").await;
+    owner.see_member(&room_id, unsigned.user_id()).await;
     owner.send_message(&room_id, "to all devices").await;
     unsigned.see_message(&room_id, "to all devices").await;
 
@@ -110,8 +110,7 @@ async fn a_bundle_that_withholds_the_keepers_sessions_does_not_keep_its_key_out(
     name_and_wait(world, &owner, &room_id, "Given twice").await;
 
     let joiner = world.stock_user(sdk, "joiner").await;
-    let invite =
-        json!({ "room_id": room_id, "user_id": joiner.user_id() });
+    let invite = json!({ "room_id": room_id, "user_id": joiner.user_id() });
     owner.call("invite", invite).await;
     joiner.join(&room_id).await;
     joiner.see_name(&room_id, "Given twice").await;

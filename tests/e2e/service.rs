@@ -3,12 +3,7 @@
 use serde_json::Value;
 
 use crate::support::{
-    client::Sdk,
-    eventually,
-    keeper::KEEPER,
-    room::RoomSpec,
-    synapse,
-    world::World,
+    client::Sdk, eventually, keeper::KEEPER, room::RoomSpec, synapse, world::World,
 };
 
 /// Shows that a joiner without any invite gets to see a name, from nothing.

@@ -157,8 +157,7 @@ impl Api {
     }
 
     pub async fn set_state(&self, room_id: &str, kind: &str, key: &str, content: Value) -> String {
-        let path =
-            format!("v3/rooms/{}/state/{}/{}", encode(room_id), encode(kind), encode(key));
+        let path = format!("v3/rooms/{}/state/{}/{}", encode(room_id), encode(kind), encode(key));
         let sent = self.call(Method::PUT, &path, Some(content)).await.unwrap();
         sent["event_id"].as_str().unwrap().to_owned()
     }
@@ -173,8 +172,7 @@ impl Api {
         let mut events = Vec::new();
         let mut from = String::new();
         loop {
-            let path =
-                format!("v3/rooms/{}/messages?dir=f&limit=500{from}", encode(room_id));
+            let path = format!("v3/rooms/{}/messages?dir=f&limit=500{from}", encode(room_id));
             let page = self.call(Method::GET, &path, None).await.unwrap();
             events.extend(page["chunk"].as_array().unwrap().iter().cloned());
             let Some(end) = page["end"].as_str() else { return events };

@@ -102,9 +102,14 @@ impl StockClient {
                 client.wait("waitName", params, limit).await
             }
             Self::Rust(client) => {
-                let named = async |client: &RustClient| client.name(room_id).as_deref() == Some(name);
+                let named =
+                    async |client: &RustClient| client.name(room_id).as_deref() == Some(name);
                 client.wait(limit, named).await.ok_or_else(|| {
-                    format!("name {name:?} on {}; shown: {:?}", self.user_id(), client.name(room_id))
+                    format!(
+                        "name {name:?} on {}; shown: {:?}",
+                        self.user_id(),
+                        client.name(room_id)
+                    )
                 })
             }
         }

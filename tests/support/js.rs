@@ -145,6 +145,12 @@ impl JsClient {
         sent["event_id"].as_str().unwrap().to_owned()
     }
 
+    /// Waits until this client knows that somebody else is in the room, and would encrypt for them.
+    pub async fn see_member(&self, room_id: &str, user_id: &str) {
+        let params = json!({ "room_id": room_id, "user_id": user_id });
+        self.wait("waitMember", params, super::PATIENCE).await.unwrap();
+    }
+
     pub async fn redact(&self, room_id: &str, event_id: &str) {
         self.call("redact", json!({ "room_id": room_id, "event_id": event_id })).await;
     }
@@ -164,7 +170,12 @@ impl JsClient {
     }
 
     /// Lets the client wait, for at most `limit`, until `method` answers; the time at which it did.
-    pub async fn wait(&self, method: &str, mut params: Value, limit: Duration) -> Result<f64, String> {
+    pub async fn wait(
+        &self,
+        method: &str,
+        mut params: Value,
+        limit: Duration,
+    ) -> Result<f64, String> {
         params["timeout"] = json!(limit.as_millis() as u64);
         let answer = self.attempt(method, params).await?;
         Ok(answer["at"].as_f64().unwrap_or_default())

@@ -59,7 +59,8 @@ impl Keeper {
         lay_over(&mut config, overrides);
         let data = dir.path().join("data");
         std::fs::create_dir_all(&data).unwrap();
-        std::fs::write(data.join("passphrase"), "a passphrase that only this test knows\n").unwrap();
+        std::fs::write(data.join("passphrase"), "a passphrase that only this test knows\n")
+            .unwrap();
         std::fs::write(dir.path().join("config.yaml"), config.to_string()).unwrap();
         let keeper = Self { process: None, dir, admin_port };
         keeper.run(&["registration", "--config", "config.yaml", "--out", "registration.yaml"]);

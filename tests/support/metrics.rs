@@ -17,7 +17,8 @@ impl Metrics {
 
     /// The sum of all series of `name` that carry every one of `labels`; zero when there is none.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let wanted: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let wanted: Vec<_> =
+            labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
         self.0
             .iter()
             .filter(|(series, _)| series.split('{').next() == Some(name))

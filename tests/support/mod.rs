@@ -22,10 +22,12 @@ pub mod timeline;
 pub mod world;
 
 use std::{
-    future::Future,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Once,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -35,23 +37,15 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Asks `look` again and again until it answers, and fails with `what` when it has not by
 /// [`PATIENCE`].
-pub async fn eventually<T, F, Fut>(what: &str, mut look: F) -> T
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Option<T>>,
-{
-    match within(PATIENCE, &mut look).await {
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    match within(PATIENCE, look).await {
         Some(found) => found,
         None => panic!("within {PATIENCE:?} it did not come about that {what}"),
     }
 }
 
 /// Asks `look` again and again until it answers or `limit` has passed.
-pub async fn within<T, F, Fut>(limit: Duration, mut look: F) -> Option<T>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Option<T>>,
-{
+pub async fn within<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = look().await {
@@ -93,9 +87,10 @@ pub struct RunDir(PathBuf);
 
 impl RunDir {
     pub fn new(stem: &str) -> Self {
-        let path = repository()
-            .join(".work/run")
-            .join(format!("{}-{}", unique(stem), std::process::id()));
+        static SWEPT: Once = Once::new();
+        let runs = repository().join(".work/run");
+        SWEPT.call_once(|| sweep(&runs));
+        let path = runs.join(format!("{}-{}", unique(stem), std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
@@ -103,6 +98,17 @@ impl RunDir {
 
     pub fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+/// Removes what earlier runs left behind: those whose process is gone.
+fn sweep(runs: &Path) {
+    for run in std::fs::read_dir(runs).into_iter().flatten().flatten() {
+        let name = run.file_name().to_string_lossy().into_owned();
+        let process = name.rsplit_once('-').map_or("", |(_, process)| process);
+        if !Path::new("/proc").join(process).exists() {
+            let _ = std::fs::remove_dir_all(run.path());
+        }
     }
 }
 

@@ -34,7 +34,7 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", command.get_program()));
         let watchdog = Command::new("sh")
-            .args(["-c", "read -r _; kill -9 -- -\"$1\"", "watchdog", &child.id().to_string()])
+            .args(["-c", "read -r _; kill -s KILL -- -\"$1\"", "watchdog", &child.id().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -76,10 +76,8 @@ impl Process {
 
     fn signal_group(&self, signal: &str) {
         let group = format!("-{}", self.child.id());
-        let _ = Command::new("kill")
-            .args(["-s", signal, "--", &group])
-            .stderr(Stdio::null())
-            .status();
+        let _ =
+            Command::new("kill").args(["-s", signal, "--", &group]).stderr(Stdio::null()).status();
     }
 
     /// The end of what the program wrote.

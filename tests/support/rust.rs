@@ -6,7 +6,7 @@ use std::{
 };
 
 use matrix_sdk::{
-    Client, LoopCtrl, Room, RoomState,
+    Client, Room, RoomState,
     config::SyncSettings,
     deserialized_responses::{RawAnySyncOrStrippedState, TimelineEventKind},
     encryption::EncryptionSettings,
@@ -65,17 +65,13 @@ impl RustClient {
         let (sender, mut beat) = watch::channel(0);
         let syncing = client.clone();
         let sync = tokio::spawn(async move {
-            let settings = SyncSettings::new().timeout(Duration::from_secs(20));
-            let beat = &sender;
-            // A homeserver that restarts ends the sync with an error; a client begins again.
             loop {
-                let _ = syncing
-                    .sync_with_callback(settings.clone(), async move |_| {
-                        beat.send_modify(|count| *count += 1);
-                        LoopCtrl::Continue
-                    })
-                    .await;
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                let settings = SyncSettings::new().timeout(Duration::from_secs(20));
+                match syncing.sync_once(settings).await {
+                    Ok(_) => sender.send_modify(|count| *count += 1),
+                    // The homeserver is restarting, say; a client tries again.
+                    Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+                }
             }
         });
         beat.changed().await.unwrap();

@@ -131,8 +131,7 @@ impl World {
 
     /// Makes a room a child of a space.
     pub async fn add_to_space(&self, owner: &JsClient, space_id: &str, room_id: &str) {
-        let path =
-            format!("v3/rooms/{}/state/m.space.child/{}", encode(space_id), encode(room_id));
+        let path = format!("v3/rooms/{}/state/m.space.child/{}", encode(space_id), encode(room_id));
         let child = json!({ "via": ["localhost"] });
         owner.api.call(Method::PUT, &path, Some(child)).await.unwrap();
     }

@@ -164,6 +164,17 @@ class Client {
         );
     }
 
+    /** Waits until this client knows that somebody else is in the room. */
+    async waitMember({ room_id, user_id, timeout }) {
+        return observe(
+            this.mx,
+            ROOM_EVENTS,
+            () => (this.#state(room_id, "m.room.member", user_id)?.getContent().membership === "join" ? { at: now() } : undefined),
+            timeout,
+            () => `${user_id} in ${room_id}`,
+        );
+    }
+
     /** Sends state as the SDK does: under encryption where the room asks for it. */
     async sendState({ room_id, type, state_key, content }) {
         return this.mx.sendStateEvent(room_id, type, content, state_key ?? "");
