@@ -12,7 +12,8 @@ fn rules() -> Rules {
     let config = Config::from_yaml_for_test(
         "homeserver: { address: \"http://127.0.0.1:1\", domain: \"localhost\" }\n\
          appservice: { listen: \"127.0.0.1:2\", address: \"http://127.0.0.1:2\", \
-         registration: \"r.yaml\" }\n\
+         registration: \"r.yaml\", \
+         bot: { localpart: \"statekeeper\" } }\n\
          store: { url: \"sqlite:a.db\", passphrase: \"x\" }\n",
     );
     Rules::new(&config.unwrap())
