@@ -1,7 +1,6 @@
 //! Reads a configuration from a file and from the environment.
 
 use std::{
-    collections::BTreeMap,
     marker::PhantomData,
     path::{Path, PathBuf},
 };
@@ -13,14 +12,11 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 use super::{
     Config,
+    environment::{Environment, Overlay, environment},
     mistake::{ConfigErrors, Mistake},
     validate::validate,
-    walk::{Form, Walk, set},
+    walk::{Walk, set},
 };
-
-/// What the name of a variable that sets a key begins with, and what stands between its parts.
-const PREFIX: &str = "STATEKEEPER__";
-const SEPARATOR: &str = "__";
 
 /// The smallest configuration that is complete, with the values of the sample.
 pub(super) const SMALLEST: &str = r#"
@@ -32,9 +28,6 @@ appservice:
   bot: { localpart: "statekeeper" }
 store: { passphrase_file: "data/passphrase" }
 "#;
-
-/// The variables that may set keys: names and values.
-pub type Environment = BTreeMap<String, String>;
 
 /// A configuration as far as it is good, and what is wrong with the rest.
 #[derive(Debug)]
@@ -69,12 +62,13 @@ impl Draft {
         let mut overlay = Overlay::default();
         overlay.lay(&mut tree, environment, &schema);
         let good = serde_yaml::from_str(SMALLEST).unwrap_or(Yaml::Null);
+        let mistakes = std::mem::take(&mut overlay.mistakes);
         let mut walk = Walk::<Config> {
             schema: &schema,
             good: &good,
             source,
-            set_by: &|path| overlay.set_by.get(path).cloned(),
-            mistakes: std::mem::take(&mut overlay.mistakes),
+            set_by: &|path| overlay.variable_at(path),
+            mistakes,
             wanted: PhantomData,
         };
         walk.prune(&mut tree);
@@ -152,13 +146,6 @@ impl Config {
     pub fn from_yaml_for_test(yaml: &str) -> Result<Self, ConfigErrors> {
         Draft::parse(yaml, "config.yaml", Path::new(""), &Environment::new()).finish()
     }
-}
-
-/// The variables of this process that may set keys. One that is not UTF-8 is kept with its bad parts
-/// replaced, so that it is judged like any other wrong value.
-pub fn environment() -> Environment {
-    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    std::env::vars_os().map(|(name, value)| (lossy(name), lossy(value))).collect()
 }
 
 /// The JSON schema of what a `T` is deserialized from, without references.
@@ -250,101 +237,6 @@ fn invite_own_users_by_default(tree: &mut Yaml) {
         let at = ["access".to_owned(), "invite_from".to_owned()];
         set(tree, &at, Yaml::Sequence(vec![everybody.into()]));
     }
-}
-
-/// What the environment sets.
-#[derive(Default)]
-struct Overlay {
-    /// The path of each key that is set, and the variable that does it.
-    set_by: BTreeMap<String, String>,
-    mistakes: Vec<Mistake>,
-}
-
-impl Overlay {
-    /// Sets in `tree` what the variables say.
-    fn lay(&mut self, tree: &mut Yaml, environment: &Environment, schema: &Json) {
-        let known = leaves(schema, &[]);
-        for (variable, text) in environment {
-            let Some(rest) = variable.strip_prefix(PREFIX) else { continue };
-            let path: Vec<_> = rest.split(SEPARATOR).map(str::to_lowercase).collect();
-            let Some((_, schema)) = known.iter().find(|(known, _)| *known == path) else {
-                self.unknown(variable, &known);
-                continue;
-            };
-            let Some(value) = self.value(variable, text, &Form::of(schema)) else { continue };
-            self.displace(tree, &path);
-            set(tree, &path, value);
-            self.set_by.insert(path.join("."), variable.clone());
-        }
-    }
-
-    /// A text as it stands, anything else as YAML.
-    fn value(&mut self, variable: &str, text: &str, form: &Form<'_>) -> Option<Yaml> {
-        if form.is_text() {
-            return Some(Yaml::from(text));
-        }
-        match serde_yaml::from_str(text) {
-            Ok(value) => Some(value),
-            Err(_) => {
-                let message = format!("is not YAML; write {}", form.hint());
-                self.mistakes.push(from_environment(variable, message));
-                None
-            }
-        }
-    }
-
-    /// A passphrase from the environment takes the place of the file's, in whichever way either is
-    /// given: the two ways exclude each other only where they stand side by side.
-    fn displace(&self, tree: &mut Yaml, path: &[String]) {
-        let other = match path.join(".").as_str() {
-            "store.passphrase" => "passphrase_file",
-            "store.passphrase_file" => "passphrase",
-            _ => return,
-        };
-        if self.set_by.contains_key(&format!("store.{other}")) {
-            return;
-        }
-        if let Some(store) = tree.get_mut("store").and_then(Yaml::as_mapping_mut) {
-            store.remove(other);
-        }
-    }
-
-    fn unknown(&mut self, variable: &str, known: &[(Vec<String>, &Json)]) {
-        let names: Vec<String> = known.iter().map(|(path, _)| variable_for(path)).collect();
-        let guess = names
-            .iter()
-            .map(|name| (strsim::jaro_winkler(variable, name), name))
-            .max_by(|(one, _), (other, _)| one.total_cmp(other));
-        let guess = guess.map(|(_, name)| format!("; did you mean {name}?")).unwrap_or_default();
-        self.mistakes.push(from_environment(variable, format!("sets no key{guess}")));
-    }
-
-    fn mistake(&self, source: &str, path: String, message: String) -> Mistake {
-        match self.set_by.get(&path) {
-            Some(variable) => from_environment(variable, message),
-            None => Mistake { source: source.to_owned(), path, message },
-        }
-    }
-}
-
-fn from_environment(variable: &str, message: String) -> Mistake {
-    Mistake { source: "environment".to_owned(), path: variable.to_owned(), message }
-}
-
-/// The variable that sets the key at a path.
-fn variable_for(path: &[String]) -> String {
-    format!("{PREFIX}{}", path.join(SEPARATOR).to_uppercase())
-}
-
-/// Every key that holds a value, with its schema.
-fn leaves<'a>(schema: &'a Json, at: &[String]) -> Vec<(Vec<String>, &'a Json)> {
-    let Some(keys) = schema.get("properties").and_then(Json::as_object) else {
-        return vec![(at.to_vec(), schema)];
-    };
-    let below = |(name, schema): (&String, &'a Json)| {
-        leaves(schema, &[at, std::slice::from_ref(name)].concat())
-    };
-    keys.iter().flat_map(below).collect()
 }
 
 #[cfg(test)]
@@ -528,7 +420,7 @@ sharing: { gate_timeout: soon }"#,
         for start in [
             "environment: STATEKEEPER__SHARING__GATE_TIMEOUT: \"soon\" is not a duration",
             "environment: STATEKEEPER__SHARNG__DEVICES: sets no key; did you mean STATEKEEPER__SHARING__DEVICES?",
-            "environment: STATEKEEPER__ACCESS__ADMINS: ",
+            "environment: STATEKEEPER__ACCESS__ADMINS[0]: ",
             "environment: STATEKEEPER__ADMIN__LISTEN: ",
         ] {
             assert!(text.contains(start), "{start} in:\n{text}");

@@ -4,6 +4,7 @@
 //! it, then every mistake in either. Nothing after that needs to doubt a value.
 
 mod duration;
+mod environment;
 mod glob;
 mod load;
 mod mistake;
@@ -17,8 +18,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use duration::{Duration, DurationError};
+pub use environment::{Environment, environment};
 pub use glob::{GlobError, TypeGlob, UserGlob};
-pub use load::{Draft, Environment, environment};
+pub use load::Draft;
 pub use mistake::{ConfigErrors, Mistake};
 pub use section::{
     Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, LogFormat, Logging,

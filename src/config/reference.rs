@@ -241,7 +241,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 mod tests {
     use super::*;
 
-    const FRESH: &str = "is stale; write it anew with `make generate`";
+    const FRESH: &str = "is stale; write it anew with `statekeeper config-sample`, `config-schema` or `config-reference`";
 
     #[test]
     fn the_committed_files_are_what_the_types_say() {

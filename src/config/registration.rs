@@ -186,7 +186,7 @@ impl Registration {
         );
         check("sender_localpart", self.sender_fault(config));
         for (index, namespace) in self.namespaces.users.iter().enumerate() {
-            let broken = regex::Regex::new(&namespace.regex).is_err();
+            let broken = from_the_start(&namespace.regex).is_none();
             let path = format!("namespaces.users[{index}].regex");
             check(&path, broken.then(|| "is not a regular expression; mend it".to_owned()));
         }
@@ -236,9 +236,7 @@ impl Registration {
     fn namespace_fault(&self, config: &Config) -> Option<String> {
         let bot = config.bot_user_id().ok()?;
         let holds_bot = |namespace: &&Namespace| {
-            // Homeservers look for a match that starts where the id does.
-            let regex = regex::Regex::new(&format!("^(?:{})", namespace.regex));
-            regex.is_ok_and(|regex| regex.is_match(bot.as_str()))
+            from_the_start(&namespace.regex).is_some_and(|regex| regex.is_match(bot.as_bytes()))
         };
         let wanted = format!("\"^{}$\"", regex::escape(bot.as_str()));
         match self.namespaces.users.iter().find(holds_bot) {
@@ -248,6 +246,13 @@ impl Registration {
             )),
         }
     }
+}
+
+/// The expression as homeservers use it, for a match that starts where the id does; `None` if it is
+/// none. User ids are ASCII, so no Unicode tables are wanted.
+fn from_the_start(regex: &str) -> Option<regex::bytes::Regex> {
+    let anchored = format!("^(?:{regex})");
+    regex::bytes::RegexBuilder::new(&anchored).unicode(false).build().ok()
 }
 
 fn at(source: &str, path: &str, message: String) -> Mistake {
@@ -344,11 +349,12 @@ mod tests {
     #[test]
     fn the_namespace_holds_the_keeper_and_nobody_else() {
         let regex = &generated().namespaces.users[0].regex;
-        let regex = regex::Regex::new(regex).unwrap();
-        assert!(regex.is_match("@statekeeper:chat.example.org"));
-        assert!(!regex.is_match("@statekeeper:chatXexample.org"));
-        assert!(!regex.is_match("@statekeeper:chat.example.org.evil"));
-        assert!(!regex.is_match("@other:chat.example.org"));
+        let regex = from_the_start(regex).unwrap();
+        let regex = |user_id: &str| regex.is_match(user_id.as_bytes());
+        assert!(regex("@statekeeper:chat.example.org"));
+        assert!(!regex("@statekeeper:chatXexample.org"));
+        assert!(!regex("@statekeeper:chat.example.org.evil"));
+        assert!(!regex("@other:chat.example.org"));
     }
 
     #[test]
@@ -382,6 +388,19 @@ mod tests {
             mistaken_paths(&registration),
             ["url", "namespaces.users[0].regex", "namespaces.users"]
         );
+    }
+
+    #[test]
+    fn an_operators_own_regex_is_understood() {
+        let mut registration = generated();
+        for regex in
+            [r"@\w+:chat\.example\.org", "@statekeeper", "(?i)@STATEKEEPER:.*", "@[a-z]+:.*$"]
+        {
+            registration.namespaces.users[0].regex = regex.into();
+            assert_eq!(mistaken_paths(&registration), [""; 0], "{regex}");
+        }
+        registration.namespaces.users[0].regex = "statekeeper:.*".into();
+        assert_eq!(mistaken_paths(&registration), ["namespaces.users"]);
     }
 
     #[test]
