@@ -8,9 +8,7 @@ use matrix_sdk_crypto::{
     TrustRequirement,
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
-use ruma::{
-    DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId, serde::Raw,
-};
+use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId, serde::Raw};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 use tokio::sync::{Mutex, watch};
@@ -260,15 +258,15 @@ impl KeeperDevice {
             VerificationState::Verified
                 | VerificationState::Unverified(VerificationLevel::UnverifiedIdentity)
         );
-        let mismatched_sender = matches!(
-            state,
-            VerificationState::Unverified(VerificationLevel::MismatchedSender)
-        );
+        let mismatched_sender =
+            matches!(state, VerificationState::Unverified(VerificationLevel::MismatchedSender));
         Ok(Some(Decrypted { event: decrypted.event.into_json(), cross_signed, mismatched_sender }))
     }
 }
 
-fn to_device(request: &matrix_sdk_crypto::types::requests::ToDeviceRequest) -> Result<ToDevice, CryptoError> {
+fn to_device(
+    request: &matrix_sdk_crypto::types::requests::ToDeviceRequest,
+) -> Result<ToDevice, CryptoError> {
     let recipients = request
         .messages
         .iter()

@@ -38,6 +38,22 @@ impl KeeperDevice {
         self.pump().await
     }
 
+    /// Publishes the device's keys anew: the homeserver made the device again after it had lost it, and the
+    /// machine believes that they are there. They are the same keys with the same signatures.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the homeserver refuses or the key store fails.
+    pub async fn republish(&self) -> Result<(), CryptoError> {
+        let own = self.machine.get_device(self.user_id(), self.device_id(), None).await?;
+        if let Some(own) = own {
+            let mut request = ruma::api::client::keys::upload_keys::v3::Request::new();
+            request.device_keys = Some(own.as_device_keys().to_raw());
+            self.homeserver.upload_keys(request).await?;
+        }
+        Ok(())
+    }
+
     /// Sends what the machine wants sent, until it wants nothing more from the own server.
     ///
     /// # Errors

@@ -43,6 +43,8 @@ pub struct MemberView {
     pub devices: Vec<DeviceView>,
     /// Sessions that devices of this user hold which exist no more.
     pub orphaned: BTreeSet<String>,
+    /// The tick of the first key that any device of this user, also one that exists no more, was given.
+    pub first_key: Option<i64>,
 }
 
 /// The value that a tuple should show.
@@ -353,8 +355,8 @@ fn decide_sharing(
                     reason: reason(member, device, sealed),
                 }),
                 Some(grant) if came_late(member, grant, sealed) => {
-                    let cause =
-                        if member.tick > sealed.tick { Cause::Join } else { Cause::Device };
+                    let new = is_new_device(member, device, sealed);
+                    let cause = if new { Cause::Device } else { Cause::Join };
                     late = Some(late.map_or(cause, |earlier| earlier.min(cause)));
                 }
                 Some(_) => {}
@@ -372,15 +374,21 @@ fn decide_sharing(
 }
 
 fn reason(member: &MemberView, device: &DeviceView, sealed: &SealedView) -> Reason {
-    if member.membership == Membership::Invite {
-        Reason::Invite
-    } else if member.tick > sealed.tick && device.first_seen <= member.since.max(1) {
-        Reason::Join
-    } else if member.tick > sealed.tick && device.grants.is_empty() {
-        Reason::Join
-    } else {
-        Reason::Device
+    match member.membership {
+        Membership::Invite => Reason::Invite,
+        _ if is_new_device(member, device, sealed) => Reason::Device,
+        _ => Reason::Join,
     }
+}
+
+/// Whether a device came to a user who could read the room before: nobody looks at a room without a name
+/// because of it. One that was there and got the key late, for whatever reason, is no new device.
+fn is_new_device(member: &MemberView, device: &DeviceView, sealed: &SealedView) -> bool {
+    let was_there = device
+        .grants
+        .values()
+        .any(|grant| grant.sent_tick.is_some_and(|sent_tick| sent_tick < sealed.tick));
+    !was_there && member.first_key.is_some_and(|first| first < sealed.tick)
 }
 
 /// Whether a joined member's device got the key when its client may have read the event already. A key that the

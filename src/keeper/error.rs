@@ -35,4 +35,24 @@ impl KeeperError {
             _ => false,
         }
     }
+
+    /// Whether the homeserver says that the keeper's device does not exist.
+    pub fn is_unknown_device(&self) -> bool {
+        match self {
+            Self::Homeserver(error) | Self::Crypto(CryptoError::Homeserver(error)) => {
+                error.is_unknown_device()
+            }
+            _ => false,
+        }
+    }
+
+    /// How long the homeserver wants to be left alone, where it said so.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        match self {
+            Self::Homeserver(error) | Self::Crypto(CryptoError::Homeserver(error)) => {
+                error.retry_after()
+            }
+            _ => None,
+        }
+    }
 }

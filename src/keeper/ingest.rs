@@ -15,7 +15,8 @@ use crate::{
     crypto::KeeperDevice,
     policy::UserGlob,
     state::{
-        JsonMap, Membership, PowerLevels, RoomEncryption, RoomEvent, creators_of, power::room_version_of,
+        JsonMap, Membership, PowerLevels, RoomEncryption, RoomEvent, creators_of,
+        power::room_version_of,
     },
     store::{InboxRow, MemberRow, RoomRow, Store, inbox, marks, rooms, sessions},
 };
@@ -293,11 +294,10 @@ fn to_json(content: &JsonMap) -> Option<String> {
 
 /// The power levels that stand in a room, as far as the keeper knows.
 pub fn power_levels(room: &RoomRow) -> PowerLevels {
-    let content = room.power_levels.as_ref().and_then(|json| {
-        match serde_json::from_str::<Value>(json) {
+    let content =
+        room.power_levels.as_ref().and_then(|json| match serde_json::from_str::<Value>(json) {
             Ok(Value::Object(content)) => Some(content),
             _ => None,
-        }
-    });
+        });
     PowerLevels::from_content(content.as_ref(), &room.creators, &room.version)
 }

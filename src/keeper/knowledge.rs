@@ -76,10 +76,7 @@ impl Visit<'_> {
         Ok(members)
     }
 
-    async fn grants(
-        &self,
-        db: &mut sqlx::SqliteConnection,
-    ) -> Result<GrantsByDevice, KeeperError> {
+    async fn grants(&self, db: &mut sqlx::SqliteConnection) -> Result<GrantsByDevice, KeeperError> {
         let room_id = &self.room.room_id;
         let mut rows: Vec<GrantRow> = Vec::new();
         match &self.scope {
@@ -120,6 +117,7 @@ impl Visit<'_> {
         grants: &mut GrantsByDevice,
     ) -> Result<MemberView, KeeperError> {
         let known = self.lanes.taker.device.devices_of(&member.user_id).await?;
+        let first_key = first_key(&member.user_id, grants);
         let mut devices = Vec::with_capacity(known.len());
         for device in known {
             let key = (device.user_id.clone(), device.device_id.clone());
@@ -136,18 +134,29 @@ impl Visit<'_> {
             since: member.since,
             tick: member.tick,
             devices,
+            first_key,
         })
     }
 }
 
 /// Sessions that devices of `user` hold which the homeserver does not list any more.
 fn orphaned(user: &OwnedUserId, grants: &GrantsByDevice) -> BTreeSet<String> {
+    grants_of(user, grants).flat_map(|sessions| sessions.keys().cloned()).collect()
+}
+
+fn first_key(user: &OwnedUserId, grants: &GrantsByDevice) -> Option<i64> {
+    grants_of(user, grants).flat_map(BTreeMap::values).filter_map(|grant| grant.sent_tick).min()
+}
+
+fn grants_of<'a>(
+    user: &'a OwnedUserId,
+    grants: &'a GrantsByDevice,
+) -> impl Iterator<Item = &'a BTreeMap<String, Grant>> {
     let first = (user.clone(), OwnedDeviceId::from(""));
     grants
         .range(first..)
-        .take_while(|((owner, _), _)| owner == user)
-        .flat_map(|(_, sessions)| sessions.keys().cloned())
-        .collect()
+        .take_while(move |((owner, _), _)| owner == user)
+        .map(|(_, sessions)| sessions)
 }
 
 fn device_view(device: &KnownDevice, grants: BTreeMap<String, Grant>) -> DeviceView {

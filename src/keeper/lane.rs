@@ -137,8 +137,7 @@ impl Lanes {
     /// Somebody's devices changed: what was left because its device was not signed is judged again.
     async fn read_again(&self, room: &RoomId) -> Result<(), KeeperError> {
         let store = &self.taker.store;
-        let waiting =
-            tuples::unreadable(store, &mut *store.read().await?, room, None).await?;
+        let waiting = tuples::unreadable(store, &mut *store.read().await?, room, None).await?;
         if waiting.is_empty() {
             return Ok(());
         }
@@ -183,10 +182,11 @@ impl Visit<'_> {
             transaction.commit().await?;
             return Ok(true);
         }
-        let (invitees, members): (Vec<Share>, Vec<Share>) =
-            plan.shares.iter().flat_map(split).partition(|share| {
-                share.recipients.iter().all(|to| to.reason == Reason::Invite)
-            });
+        let (invitees, members): (Vec<Share>, Vec<Share>) = plan
+            .shares
+            .iter()
+            .flat_map(split)
+            .partition(|share| share.recipients.iter().all(|to| to.reason == Reason::Invite));
         if !members.is_empty() {
             self.share(known, &members).await?;
             return Ok(true);
@@ -246,10 +246,8 @@ impl Visit<'_> {
         let room_id = self.room_id();
         let mut letters = Letters::default();
         for share in shares {
-            let Some((view, sealed)) = known
-                .tuples
-                .get(share.tuple)
-                .and_then(|view| Some((view, view.sealed.as_ref()?)))
+            let Some((view, sealed)) =
+                known.tuples.get(share.tuple).and_then(|view| Some((view, view.sealed.as_ref()?)))
             else {
                 continue;
             };
@@ -306,8 +304,7 @@ impl Visit<'_> {
             .cloned()
             .collect();
         let mut content = snapshot.room_key_content(&self.room.room_id, session_id);
-        let encrypted =
-            self.lanes.taker.device.encrypt_for(&devices, "m.room_key", &content).await;
+        let encrypted = self.lanes.taker.device.encrypt_for(&devices, "m.room_key", &content).await;
         wipe(&mut content);
         let (requests, unreachable) = encrypted?;
         for (user_id, device_id) in unreachable {
@@ -391,10 +388,7 @@ impl Visit<'_> {
         Ok(())
     }
 
-    async fn time_joiners(
-        &self,
-        joiners: BTreeSet<(OwnedUserId, i64)>,
-    ) -> Result<(), KeeperError> {
+    async fn time_joiners(&self, joiners: BTreeSet<(OwnedUserId, i64)>) -> Result<(), KeeperError> {
         let last: BTreeMap<OwnedUserId, i64> = joiners.into_iter().collect();
         for (user, at) in last {
             let db = &mut *self.lanes.taker.store.read().await?;
@@ -441,8 +435,7 @@ impl Visit<'_> {
             return Err(error);
         }
         if refused {
-            self.again_at =
-                earliest(self.again_at, Some(now_ms().saturating_add(REFUSED_WAITS)));
+            self.again_at = earliest(self.again_at, Some(now_ms().saturating_add(REFUSED_WAITS)));
         }
         Ok(!refused)
     }

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     admin::Readiness,
-    homeserver::{Backoff, Homeserver},
+    homeserver::{Backoff, Homeserver, retrying},
     store::{marks, rooms, set_meta},
 };
 
@@ -53,14 +53,27 @@ impl Listener {
                     since = Some(next);
                 }
                 Err(error) if error.is_transient() => {
-                    let wait = backoff.next_delay(&mut rand::rng());
+                    let wait = backoff
+                        .next_delay(&mut rand::rng())
+                        .max(error.retry_after().unwrap_or_default());
                     tracing::warn!(%error, ?wait, "the homeserver does not answer");
                     self.readiness.lost("homeserver");
                     tokio::time::sleep(wait).await;
                 }
+                Err(error) if error.is_unknown_device() => self.mend_device().await?,
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The homeserver has lost the device: it is made again, with the same id and the same keys.
+    async fn mend_device(&self) -> Result<(), KeeperError> {
+        tracing::error!(
+            "the homeserver does not know the keeper's device any more; making it again"
+        );
+        let device_id = self.taker.device.device_id();
+        retrying(None, || self.homeserver.ensure_device(device_id, "State Keeper")).await?;
+        Ok(self.taker.device.republish().await?)
     }
 
     async fn poll(&self, since: Option<&str>) -> Result<String, KeeperError> {

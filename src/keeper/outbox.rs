@@ -18,8 +18,8 @@ use crate::{
     homeserver::Homeserver,
     state::{RoomEvent, StateTuple},
     store::{
-        OutboxKind, OutboxRow, SealedValue, StateDetail, Store, ToDeviceDetail, ledger, marks, outbox,
-        tuples,
+        OutboxKind, OutboxRow, SealedValue, StateDetail, Store, ToDeviceDetail, ledger, marks,
+        outbox, tuples,
     },
 };
 
@@ -165,7 +165,9 @@ impl Sender {
         let tuple = tuple_of(row);
         let known =
             tuples::get(&self.store, &mut *self.store.read().await?, &row.room_id, &tuple).await?;
-        let wanted = known.as_ref().and_then(|row| row.source.as_ref())
+        let wanted = known
+            .as_ref()
+            .and_then(|row| row.source.as_ref())
             .is_some_and(|source| source.event_id == detail.stands_for);
         let event_id = match self.standing(row, &tuple).await? {
             Standing::Ours(event_id) => Some(event_id),
@@ -197,7 +199,8 @@ impl Sender {
             return Ok(Standing::Other(None));
         };
         let ours: Value = serde_json::from_str(&row.request.body)?;
-        if ours.get("ciphertext").is_some() && event.content.get("ciphertext") == ours.get("ciphertext")
+        if ours.get("ciphertext").is_some()
+            && event.content.get("ciphertext") == ours.get("ciphertext")
         {
             return Ok(Standing::Ours(event.event_id));
         }
@@ -340,4 +343,3 @@ pub async fn note_delivered(
     }
     Ok(())
 }
-

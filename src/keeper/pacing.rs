@@ -43,8 +43,8 @@ impl Pacer {
     pub fn take(&self, urgency: Urgency, now: Instant) -> Result<(), Duration> {
         let mut guard = self.level.lock().unwrap_or_else(PoisonError::into_inner);
         let (level, at) = *guard;
-        let level =
-            (level + now.saturating_duration_since(at).as_secs_f64() * self.per_second).min(self.burst);
+        let level = (level + now.saturating_duration_since(at).as_secs_f64() * self.per_second)
+            .min(self.burst);
         let left_for_others = match urgency {
             Urgency::Joiner => 0.0,
             Urgency::ActiveRoom => self.burst / 2.0,
@@ -109,7 +109,8 @@ mod tests {
             std::iter::from_fn(|| pacer.take(Urgency::ActiveRoom, start).ok()).take(100).count();
         assert_eq!(devices, 10, "devices take half of the bucket");
         assert!(pacer.take(Urgency::SleepingRoom, start).is_err());
-        let joiners = std::iter::from_fn(|| pacer.take(Urgency::Joiner, start).ok()).take(100).count();
+        let joiners =
+            std::iter::from_fn(|| pacer.take(Urgency::Joiner, start).ok()).take(100).count();
         assert_eq!(joiners, 10, "joiners get what devices had to leave");
         let wait = pacer.take(Urgency::Joiner, start).unwrap_err();
         assert!(pacer.take(Urgency::Joiner, start + wait).is_ok());

@@ -92,7 +92,12 @@ impl Rules {
             sender_bound: SenderBound::new(state.never_reseal.iter().map(ToString::to_string)),
             rotation_age: i64::try_from(config.rotation.milliseconds).unwrap_or(i64::MAX),
             rotation_messages: i64::try_from(config.rotation.messages).unwrap_or(i64::MAX),
-            invite_from: config.access.invite_from.iter().map(|glob| UserGlob::new(glob.to_string())).collect(),
+            invite_from: config
+                .access
+                .invite_from
+                .iter()
+                .map(|glob| UserGlob::new(glob.to_string()))
+                .collect(),
         }
     }
 }

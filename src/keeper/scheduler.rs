@@ -10,10 +10,7 @@ use ruma::OwnedRoomId;
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{KeeperError, clock::now_ms, lane::Lanes, rooms::put_off};
-use crate::{
-    homeserver::Backoff,
-    store::marks,
-};
+use crate::{homeserver::Backoff, store::marks};
 
 /// How many rooms are visited at a time.
 const AT_A_TIME: usize = 8;
@@ -25,7 +22,11 @@ const TROUBLED_WAITS: i64 = 60_000;
 /// # Errors
 ///
 /// [`KeeperError`] when the store fails.
-pub async fn run(lanes: Lanes, promised: Arc<Notify>, stop: Arc<Notify>) -> Result<(), KeeperError> {
+pub async fn run(
+    lanes: Lanes,
+    promised: Arc<Notify>,
+    stop: Arc<Notify>,
+) -> Result<(), KeeperError> {
     let mut scheduler = Scheduler {
         lanes,
         under_way: BTreeSet::new(),
@@ -66,7 +67,10 @@ impl Scheduler {
         let now = Instant::now();
         let mut busy = self.under_way.clone();
         busy.extend(
-            self.resting.iter().filter(|(_, (until, _))| *until > now).map(|(room, _)| room.clone()),
+            self.resting
+                .iter()
+                .filter(|(_, (until, _))| *until > now)
+                .map(|(room, _)| room.clone()),
         );
         let db = &mut *self.lanes.taker.store.read().await?;
         let at = now_ms();
@@ -107,7 +111,8 @@ impl Scheduler {
         if error.is_transient() {
             let mut backoff =
                 self.resting.remove(&room).map_or_else(Backoff::new, |(_, backoff)| backoff);
-            let wait = backoff.next_delay(&mut rand::rng());
+            let wait =
+                backoff.next_delay(&mut rand::rng()).max(error.retry_after().unwrap_or_default());
             tracing::warn!(%room, %error, ?wait, "a room waits for the homeserver");
             self.resting.insert(room, (Instant::now() + wait, backoff));
             return Ok(());

@@ -18,8 +18,8 @@ use crate::{
     crypto::{KeySnapshot, StateSession},
     state::{SealedPayload, StandsFor, StateTuple},
     store::{
-        NewOutbox, OutboxKind, OutboxRow, SessionRow, StateDetail, TupleRow, ledger, outbox, sessions,
-        tuples,
+        NewOutbox, OutboxKind, OutboxRow, SessionRow, StateDetail, TupleRow, ledger, outbox,
+        sessions, tuples,
     },
 };
 
@@ -72,7 +72,10 @@ impl Visit<'_> {
         let mut rows = Vec::with_capacity(prepared.len());
         for (request, detail) in prepared {
             let id = outbox::insert(&mut transaction, &room_id, &request, now).await?;
-            rows.push(Prepared { row: OutboxRow { id, room_id: room_id.clone(), request }, detail });
+            rows.push(Prepared {
+                row: OutboxRow { id, room_id: room_id.clone(), request },
+                detail,
+            });
         }
         transaction.commit().await?;
         self.deliver(requests).await?;

@@ -24,12 +24,10 @@ use super::{
 };
 use crate::{
     admin::{self, Metrics, Readiness},
-    appservice::{
-        self, IncomingEvent, SinkError, TransactionSink,
-    },
+    appservice::{self, IncomingEvent, SinkError, TransactionSink},
     config::{Config, registration::Registration},
     crypto::KeeperDevice,
-    homeserver::{Homeserver, HomeserverOptions, RequestObserver, retrying},
+    homeserver::{Ensured, Homeserver, HomeserverOptions, RequestObserver, retrying},
     state::Membership,
     store::{NewEvent, RoomRow, Store, inbox, marks, outbox, rooms, set_meta, tuples},
 };
@@ -103,12 +101,8 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
     let admin_listener = TcpListener::bind(config.admin.listen)
         .await
         .with_context(|| format!("admin.listen: cannot listen on {}", config.admin.listen))?;
-    let serving = admin::serve(
-        admin_listener,
-        metrics.clone(),
-        readiness.clone(),
-        stopped(stop.subscribe()),
-    );
+    let serving =
+        admin::serve(admin_listener, metrics.clone(), readiness.clone(), stopped(stop.subscribe()));
     tasks.spawn(async move { Ok(serving.await?) });
 
     let store = open_store(&config).await?;
@@ -137,7 +131,8 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
     let starting = async {
         let homeserver = reach(&config, &registration, &bot, &metrics, pinged).await?;
         homeserver_latch.release();
-        let (keeper, late) = start(&config, store.clone(), homeserver, &metrics, &readiness, arrived).await?;
+        let (keeper, late) =
+            start(&config, store.clone(), homeserver, &metrics, &readiness, arrived).await?;
         device_latch.release();
         keeper.look_at_rooms().await?;
         rooms_latch.release();
@@ -231,17 +226,15 @@ async fn reach(
         Arc::new(Counting(metrics.clone())),
     )?;
     retrying(None, || homeserver.versions()).await?;
-    retrying(None, || homeserver.register_bot(&config.appservice.bot.localpart))
-        .await
-        .context("the bot could not be registered; is the registration file in the homeserver's list?")?;
+    retrying(None, || homeserver.register_bot(&config.appservice.bot.localpart)).await.context(
+        "the bot could not be registered; is the registration file in the homeserver's list?",
+    )?;
     let transaction = ruma::TransactionId::new();
     pinged.mark_unchanged();
-    retrying(None, || homeserver.ping(&registration.id, transaction.as_str()))
-        .await
-        .context(
-            "the homeserver's ping did not come back; does the registration's `url` lead to \
+    retrying(None, || homeserver.ping(&registration.id, transaction.as_str())).await.context(
+        "the homeserver's ping did not come back; does the registration's `url` lead to \
              `appservice.listen`?",
-        )?;
+    )?;
     Ok(homeserver)
 }
 
@@ -259,7 +252,7 @@ async fn start(
     let bot = config.bot_user_id()?;
     let device_id = device_id(&store).await?;
     let name = config.appservice.bot.displayname.as_str();
-    retrying(None, || homeserver.ensure_device(&device_id, name)).await?;
+    let ensured = retrying(None, || homeserver.ensure_device(&device_id, name)).await?;
     if let Err(error) = homeserver.set_displayname(name).await {
         tracing::debug!(%error, "the display name could not be set");
     }
@@ -276,9 +269,18 @@ async fn start(
     )
     .await?;
     device.publish().await.context("the device could not be published")?;
-    let taker = Taker { store: store.clone(), device, rules: rules.clone(), metrics: metrics.clone(), keeper: bot };
-    let sender =
-        Sender { store, homeserver: homeserver.clone(), metrics: metrics.clone() };
+    if ensured == Ensured::Created {
+        // Harmless for a device that is new, and the mend for one that was deleted on the server.
+        device.republish().await.context("the device could not be published again")?;
+    }
+    let taker = Taker {
+        store: store.clone(),
+        device,
+        rules: rules.clone(),
+        metrics: metrics.clone(),
+        keeper: bot,
+    };
+    let sender = Sender { store, homeserver: homeserver.clone(), metrics: metrics.clone() };
     let invites = &config.access.invites;
     let lanes = Lanes {
         taker,
@@ -319,8 +321,9 @@ impl Keeper {
         let mut transaction = store.begin().await?;
         let known = rooms::all(&mut transaction).await?;
         for room_id in &joined {
-            let joined_before =
-                known.iter().any(|room| room.room_id == *room_id && room.membership == Membership::Join);
+            let joined_before = known
+                .iter()
+                .any(|room| room.room_id == *room_id && room.membership == Membership::Join);
             if !joined_before {
                 let room = RoomRow::new(room_id.clone(), Membership::Join);
                 rooms::put(&mut transaction, &room).await?;

@@ -15,10 +15,13 @@ use crate::{
         DeviceTrust, Form, JsonMap, Judgement, MegolmContent, PayloadFacts, PowerLevels, Refusal,
         RoomEvent, StateTuple, Verdict, judge, payload::STANDS_FOR,
     },
-    store::{
-        RoomRow, SourceValue, StateEventRow, TupleRow, marks, outbox, tuples,
-    },
+    store::{RoomRow, SourceValue, StateEventRow, TupleRow, marks, outbox, tuples},
 };
+
+/// How often the same value may come back before the keeper stops answering it.
+const WAR_ROUNDS: u32 = 4;
+/// Within which time, in milliseconds.
+const WAR_WITHIN: i64 = 600_000;
 
 /// Notes the session and index of an encrypted message, so that its ciphertext can never pass for state.
 pub(super) async fn record_index(
@@ -378,6 +381,9 @@ async fn accept(
     if origin.is_some_and(known) {
         return Ok(());
     }
+    if is_war(taker, room, row, &seen.sender, &value.content, now) {
+        return Ok(());
+    }
     row.source = Some(SourceValue {
         event_id: seen.event_id.clone(),
         sender: seen.sender.clone(),
@@ -387,6 +393,34 @@ async fn accept(
         content: value.content,
     });
     promise(taker, db, room, Arrival { at: now, tick: taker.store.next_tick(), live: true }).await
+}
+
+/// Whether somebody keeps saying what the keeper has sealed already: a bot that seals whatever is not its own
+/// would be answered for ever. A person who sets the same name twice is none.
+fn is_war(
+    taker: &Taker,
+    room: &RoomRow,
+    row: &mut TupleRow,
+    sender: &UserId,
+    content: &JsonMap,
+    now: i64,
+) -> bool {
+    let same = row.source.as_ref().is_some_and(|source| source.content == *content);
+    if !same || now.saturating_sub(row.echoes_since) > WAR_WITHIN {
+        (row.echoes, row.echoes_since) = (0, now);
+        return false;
+    }
+    row.echoes = row.echoes.saturating_add(1);
+    if row.echoes < WAR_ROUNDS {
+        return false;
+    }
+    if row.echoes == WAR_ROUNDS {
+        taker.metrics.state_refused("war");
+        tracing::warn!(room = %room.room_id, %sender, event_type = row.tuple.event_type,
+            "somebody seals again what the keeper sealed; the keeper stops answering for a while");
+    }
+    row.current_fit = false;
+    true
 }
 
 /// Takes a redaction in. What was redacted stays redacted: the value goes from the store, and what the

@@ -34,7 +34,11 @@ pub struct InboxRow {
 /// # Errors
 ///
 /// [`StoreError::Database`] when the database cannot be written.
-pub async fn insert(connection: &mut SqliteConnection, events: &[NewEvent], now: i64) -> Result<usize> {
+pub async fn insert(
+    connection: &mut SqliteConnection,
+    events: &[NewEvent],
+    now: i64,
+) -> Result<usize> {
     let mut new = 0;
     for event in events {
         let done = sqlx::query(
@@ -66,8 +70,7 @@ pub async fn waiting(connection: &mut SqliteConnection, limit: i64) -> Result<Ve
     .await?;
     rows.into_iter()
         .map(|(seq, room_id, received_at, body)| {
-            let room_id =
-                OwnedRoomId::try_from(room_id).map_err(StoreError::corrupt("room id"))?;
+            let room_id = OwnedRoomId::try_from(room_id).map_err(StoreError::corrupt("room id"))?;
             Ok(InboxRow { seq, room_id, received_at, body })
         })
         .collect()
@@ -118,11 +121,13 @@ pub async fn release(
     room: &RoomId,
     fence: Option<i64>,
 ) -> Result<()> {
-    sqlx::query("UPDATE inbox SET body = NULL, held = 0 WHERE room_id = ? AND held = 1 AND seq <= ?")
-        .bind(room.as_str())
-        .bind(fence.unwrap_or(i64::MAX))
-        .execute(&mut *connection)
-        .await?;
+    sqlx::query(
+        "UPDATE inbox SET body = NULL, held = 0 WHERE room_id = ? AND held = 1 AND seq <= ?",
+    )
+    .bind(room.as_str())
+    .bind(fence.unwrap_or(i64::MAX))
+    .execute(&mut *connection)
+    .await?;
     sqlx::query("UPDATE inbox SET held = 0 WHERE room_id = ? AND held = 1")
         .bind(room.as_str())
         .execute(connection)

@@ -107,7 +107,10 @@ pub async fn settle(connection: &mut SqliteConnection, room: &RoomId, mark: &Mar
 ///
 /// [`StoreError::Database`] when the database cannot be written.
 pub async fn clear(connection: &mut SqliteConnection, room: &RoomId) -> Result<()> {
-    sqlx::query("DELETE FROM marks WHERE room_id = ?").bind(room.as_str()).execute(connection).await?;
+    sqlx::query("DELETE FROM marks WHERE room_id = ?")
+        .bind(room.as_str())
+        .execute(connection)
+        .await?;
     Ok(())
 }
 
@@ -135,11 +138,10 @@ pub async fn due_rooms(
             rooms.push(id);
         }
     }
-    let (next,): (Option<i64>,) =
-        sqlx::query_as("SELECT MIN(due_at) FROM marks WHERE due_at > ?")
-            .bind(now)
-            .fetch_one(connection)
-            .await?;
+    let (next,): (Option<i64>,) = sqlx::query_as("SELECT MIN(due_at) FROM marks WHERE due_at > ?")
+        .bind(now)
+        .fetch_one(connection)
+        .await?;
     Ok((rooms, next))
 }
 

@@ -91,12 +91,7 @@ impl Store {
 
         let cipher = unlock(&writer, passphrase).await?;
         let tick = reserve_ticks(&writer).await?;
-        Ok(Self {
-            writer,
-            reader,
-            cipher: Arc::new(cipher),
-            tick: Arc::new(AtomicI64::new(tick)),
-        })
+        Ok(Self { writer, reader, cipher: Arc::new(cipher), tick: Arc::new(AtomicI64::new(tick)) })
     }
 
     /// Begins a transaction on the one writer connection. Dropped without `commit`, it changes nothing.
@@ -201,9 +196,8 @@ async fn reserve_ticks(writer: &SqlitePool) -> Result<i64> {
     let kept: Option<(Vec<u8>,)> = sqlx::query_as("SELECT value FROM meta WHERE key = 'ticks'")
         .fetch_optional(&mut *transaction)
         .await?;
-    let first = kept
-        .and_then(|(bytes,)| String::from_utf8(bytes).ok()?.parse::<i64>().ok())
-        .unwrap_or(1);
+    let first =
+        kept.and_then(|(bytes,)| String::from_utf8(bytes).ok()?.parse::<i64>().ok()).unwrap_or(1);
     set_meta(&mut transaction, "ticks", &first.saturating_add(TICKS_PER_START).to_string()).await?;
     transaction.commit().await?;
     Ok(first)

@@ -28,7 +28,9 @@ impl OutboxKind {
     }
 
     fn parse(word: &str) -> Option<Self> {
-        [Self::ToDevice, Self::State, Self::Redaction].into_iter().find(|kind| kind.as_str() == word)
+        [Self::ToDevice, Self::State, Self::Redaction]
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
     }
 }
 
@@ -178,9 +180,7 @@ pub async fn of_room(connection: &mut SqliteConnection, room: &RoomId) -> Result
 pub async fn rooms(connection: &mut SqliteConnection) -> Result<Vec<OwnedRoomId>> {
     let rows: Vec<(String,)> =
         sqlx::query_as("SELECT DISTINCT room_id FROM outbox").fetch_all(connection).await?;
-    rows.into_iter()
-        .map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id")))
-        .collect()
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id"))).collect()
 }
 
 /// How many requests are written down.

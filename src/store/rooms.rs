@@ -77,15 +77,35 @@ pub struct MemberRow {
     pub tick: i64,
 }
 
-type RoomColumns =
-    (String, String, Option<String>, bool, String, String, Option<String>, Option<String>, bool, bool);
+type RoomColumns = (
+    String,
+    String,
+    Option<String>,
+    bool,
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    bool,
+    bool,
+);
 
 const ROOM_COLUMNS: &str = "SELECT room_id, membership, inviter, loaded, version, creators, encryption, \
      power_levels, state_encrypted, elevated FROM rooms";
 
 fn room(columns: RoomColumns) -> Result<RoomRow> {
-    let (id, membership, inviter, loaded, version, creators, encryption, power_levels, state, elevated) =
-        columns;
+    let (
+        id,
+        membership,
+        inviter,
+        loaded,
+        version,
+        creators,
+        encryption,
+        power_levels,
+        state,
+        elevated,
+    ) = columns;
     Ok(RoomRow {
         room_id: id.try_into().map_err(StoreError::corrupt("room id"))?,
         membership: Membership::from_name(&membership)
@@ -96,7 +116,8 @@ fn room(columns: RoomColumns) -> Result<RoomRow> {
             .map_err(StoreError::corrupt("user id"))?,
         loaded,
         version,
-        creators: serde_json::from_str(&creators).map_err(StoreError::corrupt("list of creators"))?,
+        creators: serde_json::from_str(&creators)
+            .map_err(StoreError::corrupt("list of creators"))?,
         encryption,
         power_levels,
         state_encrypted: state,
@@ -133,8 +154,8 @@ pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<RoomRow>> {
 ///
 /// [`StoreError`] when the database cannot be written.
 pub async fn put(connection: &mut SqliteConnection, room: &RoomRow) -> Result<()> {
-    let creators = serde_json::to_string(&room.creators)
-        .map_err(StoreError::corrupt("list of creators"))?;
+    let creators =
+        serde_json::to_string(&room.creators).map_err(StoreError::corrupt("list of creators"))?;
     sqlx::query(
         "INSERT INTO rooms (room_id, membership, inviter, loaded, version, creators, encryption, \
          power_levels, state_encrypted, elevated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
@@ -282,7 +303,10 @@ pub async fn clear_members(connection: &mut SqliteConnection, room: &RoomId) -> 
 /// # Errors
 ///
 /// [`StoreError`] when the database cannot be read.
-pub async fn rooms_of(connection: &mut SqliteConnection, user: &UserId) -> Result<Vec<OwnedRoomId>> {
+pub async fn rooms_of(
+    connection: &mut SqliteConnection,
+    user: &UserId,
+) -> Result<Vec<OwnedRoomId>> {
     let rows: Vec<(String,)> = sqlx::query_as(
         "SELECT m.room_id FROM members m JOIN rooms r ON r.room_id = m.room_id \
          WHERE m.user_id = ? AND m.membership IN ('join', 'invite') \
@@ -291,7 +315,5 @@ pub async fn rooms_of(connection: &mut SqliteConnection, user: &UserId) -> Resul
     .bind(user.as_str())
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
-        .map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id")))
-        .collect()
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id"))).collect()
 }

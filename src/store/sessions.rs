@@ -87,11 +87,12 @@ pub async fn put(
 ///
 /// [`super::StoreError::Database`] when the database cannot be written.
 pub async fn retire(connection: &mut SqliteConnection, session_id: &str, why: &str) -> Result<u64> {
-    let done = sqlx::query("UPDATE sessions SET retired = ? WHERE session_id = ? AND retired IS NULL")
-        .bind(why)
-        .bind(session_id)
-        .execute(connection)
-        .await?;
+    let done =
+        sqlx::query("UPDATE sessions SET retired = ? WHERE session_id = ? AND retired IS NULL")
+            .bind(why)
+            .bind(session_id)
+            .execute(connection)
+            .await?;
     Ok(done.rows_affected())
 }
 

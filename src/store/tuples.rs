@@ -47,6 +47,10 @@ pub struct TupleRow {
     /// The newest value that a member was allowed to give it; without content in [`TupleRow::load`]ed
     /// lists, see [`content`].
     pub source: Option<SourceValue>,
+    /// How often others said again what the keeper had sealed already.
+    pub echoes: u32,
+    /// Since when that is counted, in milliseconds.
+    pub echoes_since: i64,
     /// The event that stands at the packed state key now.
     pub current_event_id: Option<OwnedEventId>,
     /// Its sender.
@@ -69,6 +73,8 @@ impl TupleRow {
         Self {
             tuple,
             source: None,
+            echoes: 0,
+            echoes_since: 0,
             current_event_id: None,
             current_sender: None,
             current_fit: true,
@@ -87,6 +93,8 @@ impl TupleRow {
         Ok(Self {
             tuple,
             source: source(store, row)?,
+            echoes: row.try_get("echoes")?,
+            echoes_since: row.try_get("echoes_since")?,
             current_event_id: event_id(row.try_get("current_event_id")?)?,
             current_sender: user_id(row.try_get("current_sender")?)?,
             current_fit: row.try_get("current_fit")?,
@@ -165,12 +173,13 @@ pub async fn get(
     room: &RoomId,
     tuple: &StateTuple,
 ) -> Result<Option<TupleRow>> {
-    let row = sqlx::query("SELECT * FROM tuples WHERE room_id = ? AND event_type = ? AND state_key = ?")
-        .bind(room.as_str())
-        .bind(&tuple.event_type)
-        .bind(&tuple.state_key)
-        .fetch_optional(connection)
-        .await?;
+    let row =
+        sqlx::query("SELECT * FROM tuples WHERE room_id = ? AND event_type = ? AND state_key = ?")
+            .bind(room.as_str())
+            .bind(&tuple.event_type)
+            .bind(&tuple.state_key)
+            .fetch_optional(connection)
+            .await?;
     row.as_ref().map(|row| TupleRow::load(store, row)).transpose()
 }
 
@@ -190,15 +199,16 @@ pub async fn put(
     sqlx::query(
         "INSERT INTO tuples (room_id, event_type, state_key, source_event_id, source_sender, \
          source_form, source_at, source_tick, content, current_event_id, current_sender, current_fit, \
-         redacted, refreshed_at, device_refresh_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         redacted, refreshed_at, device_refresh_at, echoes, echoes_since) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT (room_id, event_type, state_key) DO UPDATE SET \
          source_event_id = excluded.source_event_id, source_sender = excluded.source_sender, \
          source_form = excluded.source_form, source_at = excluded.source_at, \
          source_tick = excluded.source_tick, content = excluded.content, \
          current_event_id = excluded.current_event_id, current_sender = excluded.current_sender, \
          current_fit = excluded.current_fit, redacted = excluded.redacted, \
-         refreshed_at = excluded.refreshed_at, device_refresh_at = excluded.device_refresh_at",
+         refreshed_at = excluded.refreshed_at, device_refresh_at = excluded.device_refresh_at, \
+         echoes = excluded.echoes, echoes_since = excluded.echoes_since",
     )
     .bind(room.as_str())
     .bind(&row.tuple.event_type)
@@ -215,6 +225,8 @@ pub async fn put(
     .bind(row.redacted)
     .bind(row.refreshed_at)
     .bind(row.device_refresh_at)
+    .bind(row.echoes)
+    .bind(row.echoes_since)
     .execute(connection)
     .await?;
     Ok(())
@@ -277,10 +289,9 @@ pub async fn snapshot(
 ///
 /// [`StoreError::Database`] when the database cannot be written.
 pub async fn clear(connection: &mut SqliteConnection, room: &RoomId) -> Result<()> {
-    for sql in [
-        "DELETE FROM tuples WHERE room_id = ?",
-        "DELETE FROM state_events WHERE room_id = ?",
-    ] {
+    for sql in
+        ["DELETE FROM tuples WHERE room_id = ?", "DELETE FROM state_events WHERE room_id = ?"]
+    {
         sqlx::query(sql).bind(room.as_str()).execute(&mut *connection).await?;
     }
     Ok(())
@@ -413,9 +424,7 @@ pub async fn rooms_with_unreadable(
         sqlx::query_as("SELECT DISTINCT room_id FROM state_events WHERE body IS NOT NULL")
             .fetch_all(connection)
             .await?;
-    rows.into_iter()
-        .map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id")))
-        .collect()
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id"))).collect()
 }
 
 /// How many tuples show a current event that the keeper cannot read.
@@ -529,7 +538,5 @@ pub async fn take_seals_of(
     .bind(source.as_str())
     .fetch_all(connection)
     .await?;
-    rows.into_iter()
-        .map(|(id,)| id.try_into().map_err(StoreError::corrupt("event id")))
-        .collect()
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("event id"))).collect()
 }

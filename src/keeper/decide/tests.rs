@@ -34,8 +34,7 @@ fn device(id: &str) -> DeviceView {
 }
 
 fn holding(id: &str, index: u32, sent_at: i64, sent_tick: i64) -> DeviceView {
-    let grant =
-        Grant { message_index: index, sent_at: Some(sent_at), sent_tick: Some(sent_tick) };
+    let grant = Grant { message_index: index, sent_at: Some(sent_at), sent_tick: Some(sent_tick) };
     DeviceView { grants: BTreeMap::from([("session".to_owned(), grant)]), ..device(id) }
 }
 
@@ -47,6 +46,7 @@ fn member(name: &str, membership: Membership, devices: Vec<DeviceView>) -> Membe
         tick: 50,
         devices,
         orphaned: BTreeSet::new(),
+        first_key: None,
     }
 }
 
@@ -167,13 +167,35 @@ fn joins_in_a_short_window_share_one_refresh() {
 #[test]
 fn a_new_device_refreshes_the_aesthetic_tuples_once_an_interval() {
     let mut bob = member("bob", Membership::Join, vec![holding("NEW", 4, 600, 70)]);
-    bob.tick = 1;
+    bob.first_key = Some(3);
     let widget = TupleView { tuple: StateTuple::new("im.widget", "1"), ..sealed_name() };
     let plan = decide(&room(vec![bob.clone()], vec![sealed_name(), widget]), &rules(), NOW);
     assert_eq!(plan.seals.len(), 1);
     assert_eq!((plan.seals[0].tuple, plan.seals[0].cause), (0, Cause::Device));
     let name = TupleView { device_refresh_at: NOW - 1, ..sealed_name() };
     assert!(decide(&room(vec![bob], vec![name]), &rules(), NOW).seals.is_empty());
+}
+
+#[test]
+fn a_joiner_whom_a_seal_overtook_is_shown_every_value_anew() {
+    // The join was taken in before the seal went out, and the key came after it.
+    let mut bob = member("bob", Membership::Join, vec![holding("B", 4, 600, 70)]);
+    bob.tick = 9;
+    bob.first_key = Some(70);
+    let widget = TupleView { tuple: StateTuple::new("im.widget", "1"), ..sealed_name() };
+    let plan = decide(&room(vec![bob], vec![sealed_name(), widget]), &rules(), NOW);
+    assert_eq!(plan.seals.iter().map(|seal| seal.cause).collect::<Vec<_>>(), [Cause::Join; 2]);
+}
+
+#[test]
+fn an_old_device_that_got_a_key_late_is_not_taken_for_a_new_one() {
+    let mut device = holding("B", 4, 600, 70);
+    let earlier = Grant { message_index: 0, sent_at: Some(1), sent_tick: Some(2) };
+    device.grants.insert("another".to_owned(), earlier);
+    let mut bob = member("bob", Membership::Join, vec![device]);
+    (bob.tick, bob.first_key) = (1, Some(2));
+    let plan = decide(&room(vec![bob], vec![sealed_name()]), &rules(), NOW);
+    assert_eq!(plan.seals[0].cause, Cause::Join);
 }
 
 #[test]
@@ -249,10 +271,8 @@ fn any_device() -> impl Strategy<Value = DeviceView> {
     let grant = (0u32..8, 0i64..1000, 0i64..100);
     (any::<bool>(), any::<bool>(), any::<bool>(), proptest::option::of(grant)).prop_map(
         |(cross_signed, blocked, deleted, grant)| {
-            let mut device = grant.map_or_else(
-                || device("D"),
-                |(index, at, tick)| holding("D", index, at, tick),
-            );
+            let mut device = grant
+                .map_or_else(|| device("D"), |(index, at, tick)| holding("D", index, at, tick));
             device.facts.cross_signed_by_owner = cross_signed;
             device.facts.blocked = blocked;
             device.facts.deleted = deleted;

@@ -59,6 +59,9 @@ CREATE TABLE tuples (
     source_at       INTEGER,
     source_tick     INTEGER,
     content         BLOB,
+    -- How often others said again what the keeper had sealed already, since when: a bot that seals too.
+    echoes          INTEGER NOT NULL DEFAULT 0,
+    echoes_since    INTEGER NOT NULL DEFAULT 0,
     -- What stands at the packed state key now.
     current_event_id TEXT,
     current_sender   TEXT,
