@@ -17,7 +17,7 @@ async fn a_transaction_without_the_right_token_is_refused() {
     let stage = Stage::open().await;
     let body = json!({ "events": [] }).to_string();
     let missing = stage.keeper.put_transaction("t1", None, body.clone()).await;
-    assert_eq!((missing.0, &missing.1["errcode"]), (401, &json!("M_UNAUTHORIZED")));
+    assert_eq!((missing.0, &missing.1["errcode"]), (401, &json!("M_MISSING_TOKEN")));
     let wrong = stage.keeper.put_transaction("t1", Some("not the token"), body.clone()).await;
     assert_eq!((wrong.0, &wrong.1["errcode"]), (403, &json!("M_FORBIDDEN")));
     let right = stage.keeper.put_transaction("t1", Some(stage.keeper.hs_token()), body).await;
