@@ -147,13 +147,29 @@ impl World {
         (current.sender == self.keeper()).then(|| Event::clone(current))
     }
 
-    /// The last requests, one a line, for a failed test's message.
+    /// The last requests and events in the order of the clock, one a line, for a failed test's
+    /// message.
     pub fn recent_requests(&self, count: usize) -> String {
-        let skip = self.requests.all.len().saturating_sub(count);
-        let lines = self.requests.all.iter().skip(skip).map(|request| {
+        let requests = self.requests.all.iter().map(|request| {
             let status = request.status.map_or("running".to_owned(), |status| status.to_string());
-            format!("  {} {} {} {status}", request.arrived, request.method, request.path)
+            let answered = request.answered.unwrap_or_default();
+            let text = format!("{} {} {status} at {answered}", request.method, request.path);
+            (request.arrived, text)
         });
+        let events = self.rooms.values().flat_map(|room| &room.timeline).map(|event| {
+            let key = event.state_key.as_deref().unwrap_or_default();
+            let membership = event.content["membership"].as_str().unwrap_or_default();
+            let redacted = if event.redacted.is_some() { " (redacted)" } else { "" };
+            let text = format!(
+                "     {} {} {key} {membership}{redacted} {}",
+                event.sender, event.event_type, event.event_id
+            );
+            (event.tick, text)
+        });
+        let mut lines: Vec<(u64, String)> = requests.chain(events).collect();
+        lines.sort();
+        let skip = lines.len().saturating_sub(count);
+        let lines = lines.into_iter().skip(skip).map(|(tick, text)| format!("  {tick} {text}"));
         lines.collect::<Vec<_>>().join("\n")
     }
 }
