@@ -106,7 +106,7 @@ fn print_side_by_side(without: &Seen, with: &Seen) {
         Some(after) => format!("{after:.0} ms after the join"),
         None => "never".to_owned(),
     };
-    let row = |what: &str, left: &str, right: &str| println!("  {what:<22}{left:<30}{right}");
+    let row = |what: &str, left: &str, right: &str| println!("  {what:<25}{left:<30}{right}");
     row("", "without the keeper", "with the keeper");
     row("", "------------------", "---------------");
     row("the joiner's list says", &without.label, &with.label);

@@ -116,6 +116,32 @@ async fn the_newcomer_shows_none(sdk: Sdk, way: Way) {
     assert!(plain.is_none(), "the room has no name in plain");
 }
 
+/// State of a type that no client draws specially is sealed and shared like a name.
+async fn a_joiner_holds_state_of_any_type(sdk: Sdk) {
+    let world = World::shared().await;
+    let owner = world.js_user("owner").await;
+    let room_id = world.room(&owner, &RoomSpec::public().with_keeper()).await;
+    let content = json!({ "text": "of our own" });
+    let original = owner.set_state(&room_id, "org.example.note", content.clone()).await;
+    world.sealed(&owner.api, &room_id, "org.example.note", &original).await;
+    let joiner = world.stock_user(sdk, "joiner").await;
+    joiner.join(&room_id).await;
+    joiner.see_state(&room_id, "org.example.note", &content).await;
+    let content = json!({ "text": "of our own, changed" });
+    owner.set_state(&room_id, "org.example.note", content.clone()).await;
+    joiner.see_state(&room_id, "org.example.note", &content).await;
+}
+
+#[tokio::test]
+async fn a_joiner_on_matrix_js_sdk_holds_state_of_any_type() {
+    a_joiner_holds_state_of_any_type(Sdk::Js).await;
+}
+
+#[tokio::test]
+async fn a_joiner_on_matrix_sdk_holds_state_of_any_type() {
+    a_joiner_holds_state_of_any_type(Sdk::Rust).await;
+}
+
 macro_rules! ways {
     ($($with:ident, $without:ident: $way:ident;)*) => {
         ways!(@sdk on_matrix_js_sdk, Sdk::Js; $($with, $without: $way;)*);

@@ -2,8 +2,12 @@
 //!
 //! `STATEKEEPER_KILLS` says how often; the everyday run keeps it small.
 
-use std::time::{Duration, Instant};
+use std::{
+    panic::{AssertUnwindSafe, resume_unwind},
+    time::{Duration, Instant},
+};
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -11,7 +15,7 @@ use crate::support::{
     eventually,
     js::JsClient,
     room::RoomSpec,
-    timeline::reused_places,
+    timeline::{megolm_place, reused_places},
     world::World,
 };
 
@@ -89,8 +93,35 @@ impl Story {
         }
     }
 
-    /// Everybody shows everything that is current, and nothing that was taken back.
+    /// Fails with the room's story when it does not settle.
     async fn settles(&self) {
+        if let Err(failure) =
+            AssertUnwindSafe(self.everybody_sees_everything()).catch_unwind().await
+        {
+            self.tell().await;
+            resume_unwind(failure);
+        }
+    }
+
+    /// What happened in the room: time, event, place in its session, sender and what was done.
+    async fn tell(&self) {
+        for event in self.owner.api.timeline(&self.room_id).await {
+            let place = megolm_place(&event);
+            let place = place.map(|place| format!("{} at {}", place.session_id, place.index));
+            eprintln!(
+                "{} {} {} {} {} {}",
+                event["origin_server_ts"],
+                event["event_id"],
+                event["sender"],
+                event["type"],
+                event["state_key"],
+                place.unwrap_or_else(|| event["content"]["membership"].to_string()),
+            );
+        }
+    }
+
+    /// Everybody shows everything that is current, and nothing that was taken back.
+    async fn everybody_sees_everything(&self) {
         for member in &self.members {
             member.see_name(&self.room_id, &self.name).await;
             member.see_topic(&self.room_id, &self.topic).await;

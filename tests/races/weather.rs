@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     races::stage::{NAME, Stage},
-    simulated::Fault,
+    simulated::{Fault, World},
 };
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn a_dead_server_delays_a_rename_by_no_more_than_the_gate() {
     assert!(rita.device(1).keys_from_keeper().is_empty());
     stage.sim.revive_server("far.example");
     let rita = rita.device(1);
-    let reached = |world: &mut crate::simulated::World| rita.reads_name_in(world, &room, "Coffee");
+    let reached = |world: &mut World| rita.reads_name_in(world, &room, "Coffee");
     assert!(
         stage.sim.holds_within(Duration::from_secs(90), reached).await,
         "the late server's member gets key and refresh"
@@ -109,14 +109,13 @@ async fn a_to_device_request_that_may_have_been_sent_is_repeated_as_it_was() {
     let bob = stage.sim.user("bob").create();
     stage.sim.fault("sendToDevice", Fault::DoneThenHang, 1);
     stage.sim.join(&room, "bob");
-    let arrived =
-        |world: &mut crate::simulated::World| world.waiting_for("@bob:localhost", "BOB1") > 0;
+    let arrived = |world: &mut World| world.waiting_for("@bob:localhost", "BOB1") > 0;
     stage.sim.wait_for("the key arrives and its answer does not", arrived).await;
     stage.keeper.kill();
     stage.keeper.start().await;
     stage.shows(&bob.device(1), &room, "Tea").await;
+    stage.sim.wait_for("it comes again under its id", |world| !world.repeated.is_empty()).await;
     let repeated = stage.sim.with(|world| world.repeated.clone());
-    assert!(!repeated.is_empty(), "the request came again under its transaction id");
     assert!(repeated.iter().all(|repeat| repeat.same_body), "{repeated:?}");
 }
 
@@ -128,7 +127,7 @@ async fn a_seal_whose_answer_was_lost_is_not_sent_twice() {
     stage.sim.fault("state/put", Fault::DoneThenHang, 1);
     stage.alice_device().rename(&room, "Coffee");
     let alice = stage.alice_device();
-    let sealed = |world: &mut crate::simulated::World| alice.reads_name_in(world, &room, "Coffee");
+    let sealed = |world: &mut World| alice.reads_name_in(world, &room, "Coffee");
     stage.sim.wait_for("the seal arrives and its answer does not", sealed).await;
     stage.keeper.kill();
     stage.keeper.start().await;
@@ -156,7 +155,7 @@ async fn a_redacted_original_takes_its_seal_with_it() {
     let original = stage.alice_device().rename(&room, "Oops");
     stage.sealed(&room, NAME, &json!({ "name": "Oops" })).await;
     room.redact(&original);
-    let redacted = |world: &mut crate::simulated::World| {
+    let redacted = |world: &mut World| {
         let current = world.room(&room.room_id).current("m.room.encrypted", NAME);
         current.is_some_and(|event| event.redacted.is_some())
     };

@@ -23,6 +23,8 @@ pub struct RoomKey {
     pub creator: String,
     /// The whole content of the `m.room_key` that brought it.
     pub content: Value,
+    /// The clock when it came; 0 for the device's own sessions.
+    pub tick: u64,
 }
 
 /// The keys of the device at the other end of an Olm channel.
@@ -189,12 +191,12 @@ impl SimDevice {
         let event_type = payload["type"].as_str().unwrap_or_default().to_owned();
         let content = payload["content"].clone();
         if event_type == "m.room_key" {
-            self.accept_room_key(sender, &content);
+            self.accept_room_key(sender, &content, tick);
         }
         self.received.push(Received { sender: sender.to_owned(), event_type, content, tick });
     }
 
-    fn accept_room_key(&mut self, sender: &str, content: &Value) {
+    fn accept_room_key(&mut self, sender: &str, content: &Value, tick: u64) {
         let (Some(room_id), Some(session_id), Some(key)) = (
             content["room_id"].as_str(),
             content["session_id"].as_str(),
@@ -216,7 +218,7 @@ impl SimDevice {
         let known = self.room_keys.get(&id).map(|k| k.session.first_known_index());
         if known.is_none_or(|index| session.first_known_index() < index) {
             let creator = sender.to_owned();
-            self.room_keys.insert(id, RoomKey { session, creator, content: content.clone() });
+            self.room_keys.insert(id, RoomKey { session, creator, content: content.clone(), tick });
         }
     }
 
@@ -272,6 +274,7 @@ impl SimDevice {
                     session: InboundGroupSession::new(&key, MegolmConfig::version_1()),
                     creator: own.0.clone(),
                     content: Value::Null,
+                    tick: 0,
                 },
             );
             Outbound { session, session_key: key.to_base64(), shared_with: vec![own] }

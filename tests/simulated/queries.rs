@@ -19,6 +19,8 @@ pub struct Opened {
     pub payload: Value,
     pub session_id: String,
     pub index: u32,
+    /// The clock when the device got the key.
+    pub key_came: u64,
 }
 
 impl Opened {
@@ -56,7 +58,7 @@ impl World {
         let payload: Value =
             serde_json::from_slice(&opened.plaintext).map_err(|e| e.to_string())?;
         check_payload(event, &payload)?;
-        Ok(Opened { payload, session_id, index: opened.message_index })
+        Ok(Opened { payload, session_id, index: opened.message_index, key_came: key.tick })
     }
 
     /// A room's current sealed events.
@@ -145,13 +147,29 @@ impl World {
         (current.sender == self.keeper()).then(|| Event::clone(current))
     }
 
-    /// The last requests, one a line, for a failed test's message.
+    /// The last requests and events in the order of the clock, one a line, for a failed test's
+    /// message.
     pub fn recent_requests(&self, count: usize) -> String {
-        let skip = self.requests.all.len().saturating_sub(count);
-        let lines = self.requests.all.iter().skip(skip).map(|request| {
+        let requests = self.requests.all.iter().map(|request| {
             let status = request.status.map_or("running".to_owned(), |status| status.to_string());
-            format!("  {} {} {} {status}", request.arrived, request.method, request.path)
+            let answered = request.answered.unwrap_or_default();
+            let text = format!("{} {} {status} at {answered}", request.method, request.path);
+            (request.arrived, text)
         });
+        let events = self.rooms.values().flat_map(|room| &room.timeline).map(|event| {
+            let key = event.state_key.as_deref().unwrap_or_default();
+            let membership = event.content["membership"].as_str().unwrap_or_default();
+            let redacted = if event.redacted.is_some() { " (redacted)" } else { "" };
+            let text = format!(
+                "     {} {} {key} {membership}{redacted} {}",
+                event.sender, event.event_type, event.event_id
+            );
+            (event.tick, text)
+        });
+        let mut lines: Vec<(u64, String)> = requests.chain(events).collect();
+        lines.sort();
+        let skip = lines.len().saturating_sub(count);
+        let lines = lines.into_iter().skip(skip).map(|(tick, text)| format!("  {tick} {text}"));
         lines.collect::<Vec<_>>().join("\n")
     }
 }
@@ -186,7 +204,12 @@ impl DeviceRef {
         self.sim.with(|world| world.open(self.id(), event))
     }
 
-    /// What the device reads as the tuple's current sealed value.
+    /// What a stock client on this device shows as the tuple's current sealed value: a running
+    /// client never comes back to an event that it failed to decrypt, so the key has to have been
+    /// there before the event, or before the join that brings the room's state.
+    ///
+    /// # Errors
+    /// Why it shows nothing.
     pub fn reads(&self, room: &RoomRef, packed: &str) -> Result<Opened, String> {
         self.sim.with(|world| self.reads_in(world, room, packed))
     }
@@ -194,15 +217,23 @@ impl DeviceRef {
     /// The same, for use inside a condition.
     ///
     /// # Errors
-    /// Why it stays closed.
+    /// Why it shows nothing.
     pub fn reads_in(
         &self,
         world: &mut World,
         room: &RoomRef,
         packed: &str,
     ) -> Result<Opened, String> {
-        let current = world.room(&room.room_id).current("m.room.encrypted", packed).cloned();
-        world.open(self.id(), &*current.ok_or("nothing is sealed")?)
+        let held = world.room(&room.room_id);
+        let current = held.current("m.room.encrypted", packed).ok_or("nothing is sealed")?;
+        let own = held.current("m.room.member", &self.user_id);
+        let joined = own.filter(|event| event.content["membership"] == "join");
+        let synced = current.tick.max(joined.map_or(0, |event| event.tick));
+        let opened = world.open(self.id(), &current.clone())?;
+        if opened.key_came > synced {
+            return Err(format!("the key came at {}, the event at {synced}", opened.key_came));
+        }
+        Ok(opened)
     }
 
     /// Is this the name that the device reads in the keeper's words?

@@ -142,7 +142,11 @@ impl StockClient {
                 let holds = async |client: &RustClient| {
                     client.state_content(room_id, kind, "").await.as_ref() == Some(content)
                 };
-                client.wait(PATIENCE, holds).await.unwrap_or_else(|| panic!("no {kind} {content}"))
+                if let Some(at) = client.wait(PATIENCE, holds).await {
+                    return at;
+                }
+                let held = client.state_content(room_id, kind, "").await;
+                panic!("{kind} = {content} on {}; held: {held:?}", self.user_id())
             }
         }
     }

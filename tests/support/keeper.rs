@@ -54,7 +54,7 @@ impl Keeper {
             "store": { "url": "sqlite:data/statekeeper.db", "passphrase_file": "data/passphrase" },
             "admin": { "listen": format!("127.0.0.1:{admin_port}") },
             "access": { "admins": ["@ops:localhost"], "invite_from": ["*:localhost"] },
-            "logging": { "format": "text", "level": "debug" },
+            "logging": { "format": "text", "level": "info,statekeeper=debug" },
         });
         lay_over(&mut config, overrides);
         let data = dir.path().join("data");

@@ -101,12 +101,14 @@ impl RunDir {
     }
 }
 
-/// Removes what earlier runs left behind: those whose process is gone.
+/// Removes what earlier runs left behind, an hour after they ended.
 fn sweep(runs: &Path) {
     for run in std::fs::read_dir(runs).into_iter().flatten().flatten() {
         let name = run.file_name().to_string_lossy().into_owned();
         let process = name.rsplit_once('-').map_or("", |(_, process)| process);
-        if !Path::new("/proc").join(process).exists() {
+        let age = run.metadata().ok().and_then(|data| data.modified().ok()?.elapsed().ok());
+        let old = age.is_some_and(|age| age > Duration::from_secs(3600));
+        if old && !Path::new("/proc").join(process).exists() {
             let _ = std::fs::remove_dir_all(run.path());
         }
     }

@@ -136,11 +136,22 @@ impl RustClient {
         messages.iter().any(|(room, text)| room == room_id && text == body)
     }
 
-    /// The content of a piece of state as this client holds it.
+    /// The content of a piece of state as this client can read it. Of sealed state the SDK itself
+    /// keeps the decrypted form of what a room's summary needs (name, topic, avatar …) and no more;
+    /// everything else it stores as it came, and it is decrypted here.
     pub async fn state_content(&self, room_id: &str, kind: &str, state_key: &str) -> Option<Value> {
+        if let Some(event) = self.stored(room_id, kind, state_key).await {
+            return event.get("content").cloned();
+        }
+        let packed = format!("{kind}:{state_key}");
+        let sealed = self.stored(room_id, "m.room.encrypted", &packed).await?;
+        self.decrypt(room_id, &sealed).await?.get("content").cloned()
+    }
+
+    async fn stored(&self, room_id: &str, kind: &str, state_key: &str) -> Option<Value> {
         let event = self.room(room_id)?.get_state_event(kind.into(), state_key).await.unwrap()?;
         let RawAnySyncOrStrippedState::Sync(raw) = event else { return None };
-        raw.get_field("content").ok().flatten()
+        serde_json::from_str(raw.json().get()).ok()
     }
 
     /// Hands an event, as the server keeps it, to the SDK for decryption.
