@@ -14,7 +14,7 @@ test: setup
 
 # `make demo DEMO_EXIT=1` ends by itself, and fails unless the joiner saw the name.
 demo: setup
-	cargo build
+	cargo build --bins --examples
 	cargo run --quiet --example demo
 
 bench: setup

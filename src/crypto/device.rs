@@ -2,7 +2,9 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use matrix_sdk_common::deserialized_responses::{VerificationLevel, VerificationState};
+use matrix_sdk_common::deserialized_responses::{
+    ProcessedToDeviceEvent, VerificationLevel, VerificationState,
+};
 use matrix_sdk_crypto::{
     CollectStrategy, DecryptionSettings, DeviceData, EncryptionSyncChanges, OlmMachine,
     TrustRequirement,
@@ -155,7 +157,15 @@ impl KeeperDevice {
         };
         let settings =
             DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
-        let (_, keys) = self.machine.receive_sync_changes(changes, &settings).await?;
+        let (events, keys) = self.machine.receive_sync_changes(changes, &settings).await?;
+        for event in &events {
+            if let ProcessedToDeviceEvent::UnableToDecrypt { encrypted_event, utd_info } = event {
+                let sender: Option<OwnedUserId> =
+                    encrypted_event.get_field("sender").ok().flatten();
+                tracing::warn!(?sender, reason = ?utd_info.reason,
+                    "a message to the keeper's device could not be decrypted");
+            }
+        }
         Ok(keys.into_iter().map(|key| (key.room_id, key.session_id)).collect())
     }
 
