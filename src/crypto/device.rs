@@ -60,8 +60,15 @@ pub struct Decrypted {
     pub mismatched_sender: bool,
 }
 
-/// Keys that arrived: sessions by room.
-pub type ReceivedKeys = Vec<(OwnedRoomId, String)>;
+/// What a sync brought that concerns rooms.
+#[derive(Clone, Debug, Default)]
+pub struct Received {
+    /// Megolm sessions whose keys arrived, by room.
+    pub keys: Vec<(OwnedRoomId, String)>,
+    /// Devices that made a new Olm session with an `m.dummy` (spec, "Recovering from undecryptable messages"):
+    /// what was sent to them before may never have been read.
+    pub mended: Vec<(OwnedUserId, OwnedDeviceId)>,
+}
 
 /// The keeper's device. One process, one device, one of these.
 #[derive(Clone)]
@@ -141,13 +148,12 @@ impl KeeperDevice {
         user.server_name() == self.user_id().server_name()
     }
 
-    /// Takes in what a sync brought. Returns the Megolm sessions whose keys arrived. The key store commits by
-    /// itself: the caller keeps its own `since` afterwards, and a replay is harmless.
+    /// Takes in what a sync brought. The key store commits by itself: the caller keeps its own `since` afterwards, and a replay is harmless.
     ///
     /// # Errors
     ///
     /// [`CryptoError`] when the key store fails.
-    pub async fn receive(&self, sync: SyncSlice) -> Result<ReceivedKeys, CryptoError> {
+    pub async fn receive(&self, sync: SyncSlice) -> Result<Received, CryptoError> {
         let changes = EncryptionSyncChanges {
             to_device_events: sync.to_device,
             changed_devices: &sync.device_lists,
@@ -158,7 +164,14 @@ impl KeeperDevice {
         let settings =
             DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
         let (events, keys) = self.machine.receive_sync_changes(changes, &settings).await?;
+        let mut received = Received::default();
         for event in &events {
+            if let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event
+                && raw.get_field::<String>("type").ok().flatten().as_deref() == Some("m.dummy")
+                && let Some(device) = &encryption_info.sender_device
+            {
+                received.mended.push((encryption_info.sender.clone(), device.clone()));
+            }
             if let ProcessedToDeviceEvent::UnableToDecrypt { encrypted_event, utd_info } = event {
                 let sender: Option<OwnedUserId> =
                     encrypted_event.get_field("sender").ok().flatten();
@@ -166,7 +179,8 @@ impl KeeperDevice {
                     "a message to the keeper's device could not be decrypted");
             }
         }
-        Ok(keys.into_iter().map(|key| (key.room_id, key.session_id)).collect())
+        received.keys = keys.into_iter().map(|key| (key.room_id, key.session_id)).collect();
+        Ok(received)
     }
 
     /// From now on the device lists of `users` are kept up to date.

@@ -7,7 +7,7 @@ mod pump;
 mod state_session;
 
 pub use self::{
-    device::{Decrypted, KeeperDevice, KnownDevice, ReceivedKeys, ToDevice},
+    device::{Decrypted, KeeperDevice, KnownDevice, Received, ToDevice},
     error::CryptoError,
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},
 };

@@ -4,6 +4,8 @@
 //! request of its own that nobody waits for longer than his patience: a dead server is its own users'
 //! trouble. When it answers after all, its users are reported as late.
 
+use std::collections::BTreeMap;
+
 use matrix_sdk_crypto::types::requests::{
     AnyIncomingResponse, AnyOutgoingRequest, KeysQueryRequest, OutgoingRequest, ToDeviceRequest,
 };
@@ -161,7 +163,7 @@ impl KeeperDevice {
                     answer.master_keys.append(&mut response.master_keys);
                     answer.self_signing_keys.append(&mut response.self_signing_keys);
                     answer.user_signing_keys.append(&mut response.user_signing_keys);
-                    if let Err(error) = device.machine.mark_request_as_sent(&id, &answer).await {
+                    if let Err(error) = device.conclude_query(&id, &users, &answer).await {
                         tracing::warn!(%error, "devices of other servers' users could not be taken in");
                     }
                     let _ = device.late.send(users);
@@ -172,6 +174,26 @@ impl KeeperDevice {
             }
             device.remote.send_modify(|under_way| *under_way = under_way.saturating_sub(1));
         });
+    }
+
+    /// Takes a query's answer in under an id that is valid now: whoever collected requests meanwhile has made
+    /// the old one void, and under a void id the users would be asked for again, for ever.
+    async fn conclude_query(
+        &self,
+        id: &TransactionId,
+        users: &[OwnedUserId],
+        answer: &get_keys::v3::Response,
+    ) -> Result<(), CryptoError> {
+        let _one_at_a_time = self.pumping.lock().await;
+        let requests = self.machine.outgoing_requests().await?;
+        let current = requests.iter().find(|request| match request.request() {
+            AnyOutgoingRequest::KeysQuery(query) => {
+                users.iter().any(|user| query.device_keys.contains_key(user))
+            }
+            _ => false,
+        });
+        let id = current.map_or(id, |request| request.request_id());
+        Ok(self.machine.mark_request_as_sent(id, answer).await?)
     }
 
     /// Sees to Olm sessions with every device of `users`. Own server first; others are waited for as long as
@@ -187,11 +209,22 @@ impl KeeperDevice {
             users.iter().map(AsRef::as_ref).partition(|user| self.is_local(user));
         if !local.is_empty() {
             let _one_at_a_time = self.claiming.lock().await;
-            if let Some((id, request)) =
+            if let Some((id, mut request)) =
                 self.machine.get_missing_sessions(local.into_iter()).await?
             {
-                let response = self.homeserver.claim_keys(request).await?;
-                self.machine.mark_request_as_sent(&id, &response).await?;
+                // The machine adds broken sessions of anybody's: another server holds up nobody here.
+                let (near, far) = std::mem::take(&mut request.one_time_keys)
+                    .into_iter()
+                    .partition(|(user, _)| self.is_local(user));
+                request.one_time_keys = near;
+                if !request.one_time_keys.is_empty() {
+                    let response = self.homeserver.claim_keys(request).await?;
+                    self.machine.mark_request_as_sent(&id, &response).await?;
+                }
+                let far: BTreeMap<_, _> = far;
+                if !far.is_empty() {
+                    self.claim_remote(TransactionId::new(), claim_keys::v3::Request::new(far));
+                }
             }
         }
         if !remote.is_empty()

@@ -106,8 +106,12 @@ impl HomeserverError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => true,
-            Self::Api { status, .. } => *status == 429 || *status >= 500,
-            Self::Options { .. } | Self::Unreadable { .. } | Self::Unsendable { .. } => false,
+            // An answer without an errcode is no homeserver's: a proxy spoke while it was away.
+            Self::Api { status, .. } => {
+                matches!(*status, 408 | 429) || *status >= 500 || self.errcode().is_none()
+            }
+            Self::Unreadable { .. } => true,
+            Self::Options { .. } | Self::Unsendable { .. } => false,
         }
     }
 
@@ -115,7 +119,7 @@ impl HomeserverError {
     /// the request may have taken effect though its answer was lost.
     pub fn is_refused(&self) -> bool {
         match self {
-            Self::Api { status, .. } => *status < 500,
+            Self::Api { status, .. } => *status < 500 && self.errcode().is_some(),
             Self::Options { .. } | Self::Unsendable { .. } => true,
             _ => false,
         }

@@ -105,6 +105,8 @@ pub struct Knowledge {
     pub members: Vec<MemberView>,
     /// The room's tuples.
     pub tuples: Vec<TupleView>,
+    /// Sessions that users hold who are not in the room any more.
+    pub departed: BTreeSet<String>,
 }
 
 /// Why a device is given a key.
@@ -224,6 +226,7 @@ pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
 }
 
 fn find_refused(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
+    plan.retire.extend(known.departed.iter().cloned());
     for member in &known.members {
         plan.retire.extend(member.orphaned.iter().cloned());
         for device in &member.devices {
@@ -388,7 +391,16 @@ fn is_new_device(member: &MemberView, device: &DeviceView, sealed: &SealedView) 
         .grants
         .values()
         .any(|grant| grant.sent_tick.is_some_and(|sent_tick| sent_tick < sealed.tick));
-    !was_there && member.first_key.is_some_and(|first| first < sealed.tick)
+    let another_in_time = member.devices.iter().any(|other| {
+        other.device_id != device.device_id
+            && other
+                .grants
+                .get(&sealed.session_id)
+                .is_some_and(|grant| grant.sent_at.is_some() && !came_late(member, grant, sealed))
+    });
+    let read_before =
+        member.tick < sealed.tick && member.first_key.is_some_and(|first| first < sealed.tick);
+    !was_there && (another_in_time || read_before)
 }
 
 /// Whether a joined member's device got the key when its client may have read the event already. A key that the
@@ -420,7 +432,9 @@ fn decide_refresh(
     if now < due {
         return plan.again(due);
     }
-    if view.active.is_none() && !known.whole_room {
+    let goes_on = matches!((&view.active, &view.sealed), (Some((active, _)), Some(sealed))
+        if *active == sealed.session_id);
+    if !goes_on && !known.whole_room {
         plan.needs_whole_room = true;
         return;
     }

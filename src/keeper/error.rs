@@ -30,7 +30,7 @@ impl KeeperError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Homeserver(error) | Self::Crypto(CryptoError::Homeserver(error)) => {
-                error.is_transient()
+                error.is_transient() || error.is_unknown_device()
             }
             _ => false,
         }

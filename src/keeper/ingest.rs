@@ -18,7 +18,7 @@ use crate::{
         JsonMap, Membership, PowerLevels, RoomEncryption, RoomEvent, creators_of,
         power::room_version_of,
     },
-    store::{InboxRow, MemberRow, RoomRow, Store, inbox, marks, rooms, sessions},
+    store::{InboxRow, MemberRow, RoomRow, Store, inbox, ledger, marks, rooms, sessions},
 };
 
 /// How many events are taken in by one commit.
@@ -87,11 +87,17 @@ impl Taker {
 
     async fn take(&self, db: &mut SqliteConnection, row: &InboxRow) -> Result<(), KeeperError> {
         let known = rooms::get(db, &row.room_id).await?;
-        if known.as_ref().is_some_and(|room| room.membership == Membership::Join && !room.loaded) {
+        let parsed =
+            RoomEvent::parse_str(&row.body).or_else(|error| bare_member(&row.body).ok_or(error));
+        let loading =
+            known.as_ref().is_some_and(|room| room.membership == Membership::Join && !room.loaded);
+        // Only whether the keeper is in the room at all is no matter of the state that is being fetched.
+        let own = parsed.as_ref().is_ok_and(|event| self.is_own_membership(event));
+        if loading && !own {
             return Ok(inbox::hold(db, row.seq).await?);
         }
         inbox::taken(db, row.seq).await?;
-        let event = match RoomEvent::parse_str(&row.body) {
+        let event = match parsed {
             Ok(event) => event,
             Err(error) => {
                 tracing::warn!(room = %row.room_id, %error, "an event is malformed and was passed over");
@@ -141,11 +147,11 @@ impl Taker {
             Membership::Leave | Membership::Ban | Membership::Knock => {
                 tracing::info!(room = %room_id, membership = membership.as_str(),
                     by = %event.sender, "the keeper is no longer in a room");
-                sessions::retire_known_to(db, room_id, None, "the keeper left").await?;
-                marks::clear(db, room_id).await?;
-                inbox::release(db, room_id, None).await?;
-                crate::store::outbox::clear(db, room_id).await?;
+                forget(db, room_id).await?;
             }
+        }
+        if membership == Membership::Invite && was == Some(Membership::Join) {
+            forget(db, room_id).await?;
         }
         room.membership = membership;
         rooms::put(db, &room).await?;
@@ -286,6 +292,50 @@ impl Taker {
         }
         Ok(())
     }
+}
+
+/// The keeper is out of a room: what was to be sent there is not sent, and nothing goes on where it was.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the store fails.
+pub async fn forget(db: &mut SqliteConnection, room_id: &RoomId) -> Result<(), KeeperError> {
+    sessions::retire_known_to(db, room_id, None, "the keeper left").await?;
+    marks::clear(db, room_id).await?;
+    inbox::release(db, room_id, None).await?;
+    crate::store::outbox::clear(db, room_id).await?;
+    Ok(ledger::withdraw_unsent(db, room_id).await?)
+}
+
+/// A membership event whose content is more than can be read (nested too deep, say) still says who is in the room:
+/// nobody stays a member in the keeper's eyes by leaving in a strange way.
+fn bare_member(body: &str) -> Option<RoomEvent> {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        membership: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct Bare {
+        event_id: String,
+        sender: String,
+        #[serde(rename = "type")]
+        event_type: String,
+        state_key: String,
+        content: Content,
+    }
+    let bare: Bare = serde_json::from_str(body).ok()?;
+    if bare.event_type != "m.room.member" {
+        return None;
+    }
+    let event = serde_json::json!({
+        "event_id": bare.event_id,
+        "sender": bare.sender,
+        "type": bare.event_type,
+        "state_key": bare.state_key,
+        "content": { "membership": bare.content.membership },
+        "origin_server_ts": 0,
+    });
+    RoomEvent::parse(event).ok()
 }
 
 fn to_json(content: &JsonMap) -> Option<String> {

@@ -35,6 +35,10 @@ impl Visit<'_> {
         for member in members {
             views.push(self.view(member, &mut grants).await?);
         }
+        let departed = match self.scope {
+            None => grants.into_values().flat_map(BTreeMap::into_keys).collect(),
+            Some(_) => BTreeSet::new(),
+        };
         let mut tuple_views = Vec::new();
         for row in tuples::of_room(&store, db, &room_id).await? {
             if self.lanes.taker.rules.exempt.contains(&row.tuple.event_type)
@@ -51,6 +55,7 @@ impl Visit<'_> {
             whole_room: self.scope.is_none(),
             members: views,
             tuples: tuple_views,
+            departed,
         })
     }
 
@@ -127,8 +132,10 @@ impl Visit<'_> {
             }
             self.devices.insert(key, device);
         }
+        let orphaned = orphaned(&member.user_id, grants);
+        grants.retain(|(owner, _), _| *owner != member.user_id);
         Ok(MemberView {
-            orphaned: orphaned(&member.user_id, grants),
+            orphaned,
             user_id: member.user_id,
             membership: member.membership,
             since: member.since,

@@ -5,7 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
@@ -33,6 +33,10 @@ use crate::{
 
 /// How often one visit decides anew before it leaves the rest to the next one.
 const MOST_ROUNDS: usize = 12;
+/// How long one visit may take up a lane before it leaves the rest to the next one.
+const LONGEST_VISIT: Duration = Duration::from_secs(2);
+/// How many tuples are sealed side by side.
+const MOST_SEALS: usize = 8;
 /// A room in which nothing happened for this long sleeps, in milliseconds.
 const SLEEPS_AFTER: i64 = 3_600_000;
 /// How long a room waits after the homeserver refused a sealed event, in milliseconds.
@@ -153,7 +157,11 @@ impl Visit<'_> {
     }
 
     async fn work(&mut self) -> Result<(), KeeperError> {
+        let began = Instant::now();
         for _ in 0..MOST_ROUNDS {
+            if began.elapsed() > LONGEST_VISIT {
+                break;
+            }
             let known = self.know().await?;
             let mut plan = decide(&known, &self.lanes.taker.rules, now_ms());
             self.plan_refusals.append(&mut plan.refusals);
@@ -228,6 +236,8 @@ impl Visit<'_> {
                 }
             }
         }
+        // Name, topic and avatar come first; the others' turn is the next round, or the next visit.
+        permitted.truncate(MOST_SEALS);
         Ok(permitted)
     }
 
@@ -265,11 +275,38 @@ impl Visit<'_> {
         }
         let now = now_ms();
         let mut transaction = store.begin().await?;
+        if !self.still_present(&mut transaction, &letters).await? {
+            return Ok(());
+        }
         self.note_delivered(&mut transaction).await?;
         ledger::grant(&mut transaction, &room_id, &letters.grants, now).await?;
         let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
         transaction.commit().await?;
         self.deliver(requests).await
+    }
+
+    /// Whether everybody for whom a key was encrypted is still in the room as what he was decided upon: asked
+    /// in the very transaction that writes the grants, after which a departure finds them.
+    pub(super) async fn still_present(
+        &self,
+        db: &mut sqlx::SqliteConnection,
+        letters: &Letters,
+    ) -> Result<bool, KeeperError> {
+        let users: BTreeMap<&UserId, &'static str> =
+            letters.grants.iter().map(|grant| (grant.user_id.as_ref(), grant.reason)).collect();
+        for (user, reason) in users {
+            let member = rooms::get_member(db, &self.room.room_id, user).await?;
+            let invited = reason == Reason::Invite.as_str();
+            let present = member.is_some_and(|member| match member.membership {
+                Membership::Join => true,
+                Membership::Invite => invited,
+                _ => false,
+            });
+            if !present {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Sees to Olm sessions with the recipients. The own server's answer at once; others as long as the gate
@@ -382,6 +419,10 @@ impl Visit<'_> {
         }
         for (reason, count) in counts {
             self.lanes.taker.metrics.room_keys_shared(reason, count);
+        }
+        // Refused for good: not again on this visit.
+        for delivery in delivered.iter().filter(|delivery| !delivery.taken) {
+            self.unreachable.extend(delivery.detail.recipients.iter().cloned());
         }
         self.time_joiners(joiners).await?;
         self.delivered.append(&mut delivered);

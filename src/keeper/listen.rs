@@ -12,7 +12,7 @@ use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     admin::Readiness,
     homeserver::{Backoff, Homeserver, retrying},
-    store::{marks, rooms, set_meta},
+    store::{ledger, marks, rooms, set_meta},
 };
 
 /// How long the homeserver may hold a poll open when there is nothing to say.
@@ -52,6 +52,7 @@ impl Listener {
                     }
                     since = Some(next);
                 }
+                Err(error) if error.is_unknown_device() => self.mend_device().await?,
                 Err(error) if error.is_transient() => {
                     let wait = backoff
                         .next_delay(&mut rand::rng())
@@ -60,7 +61,6 @@ impl Listener {
                     self.readiness.lost("homeserver");
                     tokio::time::sleep(wait).await;
                 }
-                Err(error) if error.is_unknown_device() => self.mend_device().await?,
                 Err(error) => return Err(error),
             }
         }
@@ -83,15 +83,19 @@ impl Listener {
         let next = slice.next_batch.clone();
         let changed: Vec<OwnedUserId> = slice.device_lists.changed.clone();
         let quiet = changed.is_empty() && slice.to_device.is_empty();
-        let keys = self.taker.device.receive(slice).await?;
+        let received = self.taker.device.receive(slice).await?;
 
         let mut transaction = self.taker.store.begin().await?;
         set_meta(&mut transaction, SINCE, &next).await?;
         for user in &changed {
             mark_rooms_of(&self.taker, &mut transaction, user).await?;
         }
-        for (room, session) in keys {
+        for (room, session) in received.keys {
             self.taker.retry_unreadable(&mut transaction, &room, Some(&session)).await?;
+        }
+        for (user, device) in received.mended {
+            ledger::doubt(&mut transaction, &user, &device).await?;
+            mark_rooms_of(&self.taker, &mut transaction, &user).await?;
         }
         transaction.commit().await?;
         if !quiet {

@@ -15,7 +15,7 @@ use serde_json::{Value, value::RawValue};
 use super::{KeeperError, clock::now_ms};
 use crate::{
     admin::Metrics,
-    homeserver::Homeserver,
+    homeserver::{Homeserver, HomeserverError},
     state::{RoomEvent, StateTuple},
     store::{
         OutboxKind, OutboxRow, SealedValue, StateDetail, Store, ToDeviceDetail, ledger, marks,
@@ -101,7 +101,7 @@ impl Sender {
             self.homeserver.send_to_device(&request.event_type, &request.txn_id, &body).await;
         let taken = match answer {
             Ok(()) => true,
-            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) if is_passing(&error) => return Err(error.into()),
             Err(error) => {
                 tracing::error!(room = %row.room_id, %error,
                     "the homeserver refused keys; their grants are taken back");
@@ -152,7 +152,7 @@ impl Sender {
             .await;
         match answer {
             Ok(event_id) => Ok(Some(event_id)),
-            Err(error) if error.is_transient() => Err(error.into()),
+            Err(error) if is_passing(&error) => Err(error.into()),
             Err(error) => {
                 tracing::warn!(room = %row.room_id, %error, cause = detail.cause,
                     "the homeserver refused a sealed event");
@@ -233,7 +233,9 @@ impl Sender {
         };
         tuples::put_sealed(db, room, &tuple, &sealed, &snapshot).await?;
         tuples::put_seal(db, room, &tuple, event_id, &detail.stands_for).await?;
-        tuples::record_index(db, room, &detail.session_id, detail.message_index, event_id).await?;
+        let (session, index) = (&detail.session_id, detail.message_index);
+        let keeper = self.homeserver.user_id();
+        tuples::record_index(db, room, session, index, keeper, event_id).await?;
         if let Some(mut known) = tuples::get(&self.store, db, room, &tuple).await? {
             // Its echo says the same in the order of the stream, when this is not the newest any more.
             if known.current_event_id == detail.based_on {
@@ -295,6 +297,11 @@ impl Sender {
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Whether a request may succeed later as it is. A device that the homeserver has lost is being mended.
+fn is_passing(error: &HomeserverError) -> bool {
+    error.is_transient() || error.is_unknown_device()
 }
 
 /// What stands at an outbox row's packed state key.

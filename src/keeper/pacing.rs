@@ -25,6 +25,8 @@ pub struct Pacer {
     per_second: f64,
     burst: f64,
     level: Mutex<(f64, Instant)>,
+    /// When those who were sent away last are to ask again, by urgency: one after the other.
+    slots: Mutex<[Instant; 3]>,
 }
 
 impl Pacer {
@@ -32,7 +34,8 @@ impl Pacer {
     pub fn new(per_second: u32) -> Self {
         let per_second = f64::from(per_second.max(1));
         let burst = per_second * 4.0;
-        Self { per_second, burst, level: Mutex::new((burst, Instant::now())) }
+        let now = Instant::now();
+        Self { per_second, burst, level: Mutex::new((burst, now)), slots: Mutex::new([now; 3]) }
     }
 
     /// Takes one refresh out at `now`, or says how long to wait before asking again.
@@ -55,7 +58,22 @@ impl Pacer {
             return Ok(());
         }
         *guard = (level, now);
-        Err(Duration::from_secs_f64((left_for_others + 1.0 - level) / self.per_second))
+        drop(guard);
+        let wait = Duration::from_secs_f64((left_for_others + 1.0 - level) / self.per_second);
+        Err(self.slot(urgency, now + wait).saturating_duration_since(now))
+    }
+
+    /// A place in the queue, `earliest` or later: a thousand who wait do not all come back at once.
+    fn slot(&self, urgency: Urgency, earliest: Instant) -> Instant {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let [joiners, active, sleeping] = &mut *slots;
+        let last = match urgency {
+            Urgency::Joiner => joiners,
+            Urgency::ActiveRoom => active,
+            Urgency::SleepingRoom => sleeping,
+        };
+        *last = earliest.max(*last + Duration::from_secs_f64(1.0 / self.per_second));
+        *last
     }
 }
 

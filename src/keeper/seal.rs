@@ -63,6 +63,12 @@ impl Visit<'_> {
         }
         let now = now_ms();
         let mut transaction = store.begin().await?;
+        // Whatever was encrypted is forgotten here, if somebody left in the meantime: it was nowhere but here.
+        if !self.still_present(&mut transaction, &letters).await?
+            || self.any_retired(&mut transaction, &worked).await?
+        {
+            return Ok(true);
+        }
         self.note_delivered(&mut transaction).await?;
         for work in &worked {
             self.keep_session(&mut transaction, &room_id, work).await?;
@@ -72,6 +78,8 @@ impl Visit<'_> {
         let mut rows = Vec::with_capacity(prepared.len());
         for (request, detail) in prepared {
             let id = outbox::insert(&mut transaction, &room_id, &request, now).await?;
+            let (session, index) = (&detail.session_id, detail.message_index);
+            tuples::put_prepared(&mut transaction, session, index, &detail.stands_for).await?;
             rows.push(Prepared {
                 row: OutboxRow { id, room_id: room_id.clone(), request },
                 detail,
@@ -84,6 +92,20 @@ impl Visit<'_> {
             prepared.detail.tick = store.next_tick();
         }
         self.put(rows).await
+    }
+
+    /// Whether a session that was in use before has been retired since it was taken up.
+    async fn any_retired(
+        &self,
+        db: &mut SqliteConnection,
+        worked: &[Work],
+    ) -> Result<bool, KeeperError> {
+        for work in worked.iter().filter(|work| !work.kept.pickle.is_empty()) {
+            if sessions::is_retired(db, &work.kept.session_id).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes up a tuple as it stands now; `None` when it changed since it was decided upon.
@@ -115,7 +137,12 @@ impl Visit<'_> {
         }
         let active = sessions::active(db, room_id, scope).await?;
         let now = now_ms();
-        let (session, kept) = match active.filter(|active| !is_worn(active, rules, now)) {
+        let active = active.filter(|active| !is_worn(active, rules, now));
+        // The recipients were decided for one session: with another one, decide anew.
+        if active.as_ref().map(|kept| &kept.session_id) != view.active.as_ref().map(|(id, _)| id) {
+            return Ok(None);
+        }
+        let (session, kept) = match active {
             Some(kept) => {
                 let pickle: GroupSessionPickle = store.unlock(&kept.pickle)?;
                 (StateSession::from_pickle(pickle), kept)

@@ -14,7 +14,7 @@ use tokio::{
 use super::{
     KeeperError,
     clock::now_ms,
-    ingest::Taker,
+    ingest::{Taker, forget},
     lane::Lanes,
     listen::{Listener, hear_late},
     outbox::Sender,
@@ -32,6 +32,10 @@ use crate::{
     store::{NewEvent, RoomRow, Store, inbox, marks, outbox, rooms, set_meta, tuples},
 };
 
+/// How often it is looked whether all rooms are loaded at the start.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How many times at most.
+const MOST_LOOKS: u32 = 600;
 /// How long the lanes may take to end what they are at.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -135,7 +139,6 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
             start(&config, store.clone(), homeserver, &metrics, &readiness, arrived).await?;
         device_latch.release();
         keeper.look_at_rooms().await?;
-        rooms_latch.release();
         anyhow::Ok((keeper, late))
     };
     let mut terminate = signal(SignalKind::terminate())?;
@@ -144,8 +147,13 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
     let ended = tokio::select! {
         started = starting => match started {
             Ok((keeper, late)) => {
-                tracing::info!(keeper = %bot, "ready");
+                let loading = loaded(store.clone());
                 keeper.run(late, &mut tasks, lanes_stop.clone());
+                tokio::spawn(async move {
+                    loading.await;
+                    rooms_latch.release();
+                    tracing::info!(keeper = %bot, "ready");
+                });
                 tokio::select! {
                     _ = terminate.recv() => Ok(()),
                     _ = interrupt.recv() => Ok(()),
@@ -167,6 +175,21 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
     tasks.abort_all();
     store.close().await;
     ended
+}
+
+/// Waits until the state of every room that the keeper is in was fetched; for those that cannot be fetched, no
+/// longer than a while.
+async fn loaded(store: Store) {
+    for _ in 0..MOST_LOOKS {
+        let Ok(mut db) = store.read().await else { return };
+        let Ok(rooms) = rooms::all(&mut db).await else { return };
+        drop(db);
+        if rooms.iter().all(|room| room.membership != Membership::Join || room.loaded) {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    tracing::warn!("some rooms' state could not be fetched yet; the others are served");
 }
 
 fn flatten(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Result<()> {
@@ -334,6 +357,7 @@ impl Keeper {
             if room.membership == Membership::Join && !joined.contains(&room.room_id) {
                 room.membership = Membership::Leave;
                 rooms::put(&mut transaction, &room).await?;
+                forget(&mut transaction, &room.room_id).await?;
             }
         }
         for room_id in outbox::rooms(&mut transaction).await? {

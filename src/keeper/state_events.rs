@@ -30,8 +30,8 @@ pub(super) async fn record_index(
     event: &RoomEvent,
 ) -> Result<(), KeeperError> {
     if let Ok(megolm) = MegolmContent::parse(&event.content) {
-        tuples::record_index(db, room, &megolm.session_id, megolm.message_index, &event.event_id)
-            .await?;
+        let (session, index) = (&megolm.session_id, megolm.message_index);
+        tuples::record_index(db, room, session, index, &event.sender, &event.event_id).await?;
     }
     Ok(())
 }
@@ -184,6 +184,7 @@ async fn take_encrypted(
     }
     if event.sender == taker.keeper {
         record_index(db, &room.room_id, event).await?;
+        note_own(taker, db, room, event, &tuple, arrival).await?;
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
     }
     // Somebody else's value: whatever was redacted before, this one stands for itself.
@@ -192,7 +193,8 @@ async fn take_encrypted(
     let fresh = match &megolm {
         Ok(content) => {
             let (session, index) = (&content.session_id, content.message_index);
-            tuples::record_index(db, &room.room_id, session, index, &event.event_id).await?
+            tuples::record_index(db, &room.room_id, session, index, &event.sender, &event.event_id)
+                .await?
         }
         Err(_) => true,
     };
@@ -215,6 +217,30 @@ async fn take_encrypted(
         return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
     }
     weigh(taker, db, room, &mut row, &mut seen, arrival.at).await
+}
+
+/// The keeper's own event is seen. Where the answer to its sending was lost, this is how the keeper learns what
+/// its id is: what it stands for may have been redacted since.
+async fn note_own(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    tuple: &StateTuple,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let Ok(megolm) = MegolmContent::parse(&event.content) else { return Ok(()) };
+    let (session, index) = (&megolm.session_id, megolm.message_index);
+    let Some(stands_for) = tuples::take_prepared(db, session, index).await? else { return Ok(()) };
+    tuples::put_seal(db, &room.room_id, tuple, &event.event_id, &stands_for).await?;
+    let source = tuples::get_event(&taker.store, db, &stands_for).await?;
+    if source.is_some_and(|source| source.verdict == "redacted") {
+        for sealed in tuples::take_seals_of(db, &stands_for).await? {
+            outbox::insert(db, &room.room_id, &redaction_of(&sealed), arrival.at).await?;
+        }
+        marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
+    }
+    Ok(())
 }
 
 /// Reads an event whose key had been missing. It counts only while it is still the tuple's newest one.
@@ -381,18 +407,20 @@ async fn accept(
     if origin.is_some_and(known) {
         return Ok(());
     }
-    if is_war(taker, room, row, &seen.sender, &value.content, now) {
-        return Ok(());
-    }
+    let at = if is_war(taker, room, row, &seen.sender, &value.content, now) {
+        row.echoes_since.saturating_add(WAR_WITHIN)
+    } else {
+        now
+    };
     row.source = Some(SourceValue {
         event_id: seen.event_id.clone(),
         sender: seen.sender.clone(),
         form: if origin.is_some() { Form::Sealed } else { Form::Encrypted },
-        at: now,
+        at,
         tick: seen.tick,
         content: value.content,
     });
-    promise(taker, db, room, Arrival { at: now, tick: taker.store.next_tick(), live: true }).await
+    promise(taker, db, room, Arrival { at, tick: taker.store.next_tick(), live: true }).await
 }
 
 /// Whether somebody keeps saying what the keeper has sealed already: a bot that seals whatever is not its own
@@ -419,7 +447,6 @@ fn is_war(
         tracing::warn!(room = %room.room_id, %sender, event_type = row.tuple.event_type,
             "somebody seals again what the keeper sealed; the keeper stops answering for a while");
     }
-    row.current_fit = false;
     true
 }
 

@@ -126,6 +126,39 @@ pub async fn withdraw(
     Ok(())
 }
 
+/// Forgets from which index on a device holds its keys: its Olm session was broken, so nobody knows what it
+/// received. That it may hold them still counts.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn doubt(
+    connection: &mut SqliteConnection,
+    user: &UserId,
+    device: &DeviceId,
+) -> Result<()> {
+    sqlx::query("UPDATE grants SET message_index = ? WHERE user_id = ? AND device_id = ?")
+        .bind(i64::from(u32::MAX))
+        .bind(user.as_str())
+        .bind(device.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Takes back the grants of a room whose keys never left.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn withdraw_unsent(connection: &mut SqliteConnection, room: &RoomId) -> Result<()> {
+    sqlx::query("DELETE FROM grants WHERE room_id = ? AND sent_at IS NULL")
+        .bind(room.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Every grant of a room, or of one user there.
 ///
 /// # Errors

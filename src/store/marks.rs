@@ -125,14 +125,18 @@ pub async fn due_rooms(
     now: i64,
     busy: &BTreeSet<OwnedRoomId>,
 ) -> Result<(Vec<OwnedRoomId>, Option<i64>)> {
-    let rows: Vec<(String,)> =
-        sqlx::query_as("SELECT room_id FROM marks WHERE due_at <= ? ORDER BY due_at LIMIT 1000")
-            .bind(now)
-            .fetch_all(&mut *connection)
-            .await?;
+    let limit = i64::try_from(busy.len()).unwrap_or(i64::MAX).saturating_add(64);
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT room_id, MIN(due_at) AS due FROM marks WHERE due_at <= ? \
+         GROUP BY room_id ORDER BY due LIMIT ?",
+    )
+    .bind(now)
+    .bind(limit)
+    .fetch_all(&mut *connection)
+    .await?;
     let mut seen = BTreeSet::new();
     let mut rooms = Vec::new();
-    for (id,) in rows {
+    for (id, _) in rows {
         let id: OwnedRoomId = id.try_into().map_err(StoreError::corrupt("room id"))?;
         if !busy.contains(&id) && seen.insert(id.clone()) {
             rooms.push(id);

@@ -1,11 +1,14 @@
 //! What is known of each state tuple: who said what last, what stands in the room, what was sealed.
 
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Result, Store, StoreError};
 use crate::state::{Form, StateTuple};
+
+/// A Megolm session id is 32 bytes in base64; what is longer is none, and is not kept.
+const LONGEST_SESSION_ID: usize = 64;
 
 /// The newest value that a member was allowed to give a tuple.
 #[derive(Clone)]
@@ -390,7 +393,7 @@ pub async fn get_event(
     row.as_ref().map(|row| StateEventRow::load(store, row)).transpose()
 }
 
-/// The state events of a room whose key is awaited, oldest first; of one session where that is given.
+/// The newest state events of a room whose key is awaited, oldest first; of one session where that is given.
 ///
 /// # Errors
 ///
@@ -403,13 +406,13 @@ pub async fn unreadable(
 ) -> Result<Vec<StateEventRow>> {
     let rows = sqlx::query(
         "SELECT * FROM state_events WHERE room_id = ?1 AND body IS NOT NULL \
-         AND (?2 IS NULL OR session_id = ?2) ORDER BY tick",
+         AND (?2 IS NULL OR session_id = ?2) ORDER BY tick DESC LIMIT 256",
     )
     .bind(room.as_str())
     .bind(session_id)
     .fetch_all(connection)
     .await?;
-    rows.iter().map(|row| StateEventRow::load(store, row)).collect()
+    rows.iter().rev().map(|row| StateEventRow::load(store, row)).collect()
 }
 
 /// The rooms in which a state event waits for its key.
@@ -442,7 +445,8 @@ pub async fn count_unreadable(connection: &mut SqliteConnection) -> Result<i64> 
     Ok(count)
 }
 
-/// Notes that an index of a session stood in an event. Returns false when it stood in another one before.
+/// Notes that an index of a session stood in an event of `sender`'s. Returns false when it stood in another
+/// one of theirs before.
 ///
 /// # Errors
 ///
@@ -452,28 +456,76 @@ pub async fn record_index(
     room: &RoomId,
     session_id: &str,
     message_index: u32,
+    sender: &UserId,
     event_id: &EventId,
 ) -> Result<bool> {
+    if session_id.len() > LONGEST_SESSION_ID {
+        return Ok(true);
+    }
     sqlx::query(
-        "INSERT OR IGNORE INTO megolm_indices (room_id, session_id, message_index, event_id) \
-         VALUES (?, ?, ?, ?)",
+        "INSERT OR IGNORE INTO megolm_indices (room_id, session_id, message_index, sender, event_id) \
+         VALUES (?, ?, ?, ?, ?)",
     )
     .bind(room.as_str())
     .bind(session_id)
     .bind(i64::from(message_index))
+    .bind(sender.as_str())
     .bind(event_id.as_str())
     .execute(&mut *connection)
     .await?;
     let (first,): (String,) = sqlx::query_as(
         "SELECT event_id FROM megolm_indices \
-         WHERE room_id = ? AND session_id = ? AND message_index = ?",
+         WHERE room_id = ? AND session_id = ? AND message_index = ? AND sender = ?",
     )
     .bind(room.as_str())
     .bind(session_id)
     .bind(i64::from(message_index))
+    .bind(sender.as_str())
     .fetch_one(connection)
     .await?;
     Ok(first == event_id.as_str())
+}
+
+/// Notes what the keeper encrypted at an index of its own, before it is sent.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn put_prepared(
+    connection: &mut SqliteConnection,
+    session_id: &str,
+    message_index: u32,
+    stands_for: &EventId,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO prepared (session_id, message_index, stands_for) VALUES (?, ?, ?)",
+    )
+    .bind(session_id)
+    .bind(i64::from(message_index))
+    .bind(stands_for.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What the keeper encrypted at an index of its own; it is forgotten here, its event has been seen.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn take_prepared(
+    connection: &mut SqliteConnection,
+    session_id: &str,
+    message_index: u32,
+) -> Result<Option<OwnedEventId>> {
+    let row: Option<(String,)> = sqlx::query_as(
+        "DELETE FROM prepared WHERE session_id = ? AND message_index = ? RETURNING stands_for",
+    )
+    .bind(session_id)
+    .bind(i64::from(message_index))
+    .fetch_optional(connection)
+    .await?;
+    row.map(|(id,)| id.try_into().map_err(StoreError::corrupt("event id"))).transpose()
 }
 
 /// Notes which event the keeper's sealed `event_id` stands for.

@@ -76,7 +76,7 @@ fn renamed() -> TupleView {
 }
 
 fn room(members: Vec<MemberView>, tuples: Vec<TupleView>) -> Knowledge {
-    Knowledge { elevated: true, whole_room: true, members, tuples }
+    Knowledge { elevated: true, whole_room: true, members, tuples, departed: BTreeSet::new() }
 }
 
 fn recipients(plan: &Plan) -> Vec<(String, Reason)> {
@@ -167,7 +167,7 @@ fn joins_in_a_short_window_share_one_refresh() {
 #[test]
 fn a_new_device_refreshes_the_aesthetic_tuples_once_an_interval() {
     let mut bob = member("bob", Membership::Join, vec![holding("NEW", 4, 600, 70)]);
-    bob.first_key = Some(3);
+    (bob.tick, bob.first_key) = (2, Some(3));
     let widget = TupleView { tuple: StateTuple::new("im.widget", "1"), ..sealed_name() };
     let plan = decide(&room(vec![bob.clone()], vec![sealed_name(), widget]), &rules(), NOW);
     assert_eq!(plan.seals.len(), 1);

@@ -101,8 +101,9 @@ CREATE TABLE megolm_indices (
     room_id       TEXT NOT NULL,
     session_id    TEXT NOT NULL,
     message_index INTEGER NOT NULL,
+    sender        TEXT NOT NULL,     -- whoever labels his event with another's session spoils only his own
     event_id      TEXT NOT NULL,
-    PRIMARY KEY (room_id, session_id, message_index)
+    PRIMARY KEY (room_id, session_id, message_index, sender)
 ) STRICT, WITHOUT ROWID;
 
 -- The keeper's state sessions.
@@ -153,6 +154,14 @@ CREATE TABLE seals (
     redacted   INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX seals_by_source ON seals (stands_for);
+
+-- What was encrypted at which index of the keeper's, until its event is seen: also one whose answer was lost.
+CREATE TABLE prepared (
+    session_id    TEXT NOT NULL,
+    message_index INTEGER NOT NULL,
+    stands_for    TEXT NOT NULL,
+    PRIMARY KEY (session_id, message_index)
+) STRICT, WITHOUT ROWID;
 
 -- What is about to be sent, or may have been sent already: repeated to the letter after a restart.
 CREATE TABLE outbox (
