@@ -15,6 +15,7 @@ use crate::support::{
     eventually,
     js::JsClient,
     room::RoomSpec,
+    synapse,
     timeline::{megolm_place, reused_places},
     world::World,
 };
@@ -143,7 +144,9 @@ impl Story {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whenever_the_keeper_is_killed_everybody_ends_up_seeing_everything() {
-    let mut world = World::start().await;
+    let logging =
+        json!({ "logging": { "level": "info,statekeeper=debug,matrix_sdk_crypto=debug" } });
+    let mut world = World::with(synapse::Options::default(), &logging).await;
     let mut story = Story::begin(&world).await;
     let kills = kills();
     for round in 0..kills {
