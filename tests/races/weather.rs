@@ -181,3 +181,20 @@ async fn the_keeper_ends_soon_when_it_is_told_to() {
     stage.named_room("Tea").await;
     assert!(stage.keeper.terminate().await < Duration::from_secs(15));
 }
+
+#[tokio::test]
+async fn a_key_delayed_past_a_leave_and_a_new_join_is_still_followed_by_a_refresh() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let bob = stage.sim.user("bob").create();
+    stage.sim.fault("sendToDevice", Fault::Hang, 1);
+    let before = stage.sim.requests("sendToDevice");
+    stage.sim.join(&room, "bob");
+    let asked = |world: &mut World| world.requests.to("sendToDevice").count() > before;
+    stage.sim.wait_for("the key is on its way", asked).await;
+    stage.keeper.kill();
+    room.leave("bob");
+    stage.sim.join(&room, "bob");
+    stage.keeper.start().await;
+    stage.shows(&bob.device(1), &room, "Tea").await;
+}
