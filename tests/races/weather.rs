@@ -181,3 +181,45 @@ async fn the_keeper_ends_soon_when_it_is_told_to() {
     stage.named_room("Tea").await;
     assert!(stage.keeper.terminate().await < Duration::from_secs(15));
 }
+
+#[tokio::test]
+async fn a_key_delayed_past_a_leave_and_a_new_join_is_still_followed_by_a_refresh() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let bob = stage.sim.user("bob").create();
+    stage.sim.fault("sendToDevice", Fault::Hang, 1);
+    let before = stage.sim.requests("sendToDevice");
+    stage.sim.join(&room, "bob");
+    let asked = |world: &mut World| world.requests.to("sendToDevice").count() > before;
+    stage.sim.wait_for("the key is on its way", asked).await;
+    stage.keeper.kill();
+    room.leave("bob");
+    stage.sim.join(&room, "bob");
+    stage.keeper.start().await;
+    stage.shows(&bob.device(1), &room, "Tea").await;
+}
+
+#[tokio::test]
+async fn who_missed_the_gate_gets_a_refresh_of_every_tuple_and_not_of_the_name_alone() {
+    let mut stage = Stage::prepare(json!({ "sharing": { "gate_timeout": "200ms" } })).await;
+    stage.keeper.start().await;
+    let room = stage.named_room("Tea").await;
+    let bob = stage.sim.user("bob").create();
+    for endpoint in ["keys/query", "keys/claim"] {
+        stage.sim.latency(endpoint, Duration::from_millis(1500));
+    }
+    stage.sim.join(&room, "bob");
+    let plan = json!({ "plan": "picnic" });
+    stage.set(&room, ("org.example.plan", ""), plan.clone()).await;
+    let sealed = stage.sim.with(|world| world.keeper_seal(&room.room_id, "org.example.plan:"));
+    assert!(
+        bob.device(1).opens(&sealed.unwrap()).is_err(),
+        "it was sealed without waiting for Bob"
+    );
+    stage.shows(&bob.device(1), &room, "Tea").await;
+    let device = bob.device(1);
+    let shown = |world: &mut World| {
+        device.reads_in(world, &room, "org.example.plan:").is_ok_and(|it| *it.content() == plan)
+    };
+    stage.sim.wait_for("the tuple that is not aesthetic is shown, too", shown).await;
+}
