@@ -15,7 +15,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::value::RawValue;
 use tokio::sync::{Mutex, watch};
 
-use super::CryptoError;
+use super::{
+    CryptoError,
+    key_store::{KeyStore, as_a_whole},
+};
 use crate::homeserver::{Homeserver, SyncSlice};
 
 /// A device of somebody's, as the homeserver and the signatures describe it.
@@ -112,7 +115,7 @@ impl KeeperDevice {
         let store = SqliteCryptoStore::open(path, Some(passphrase.expose_secret()))
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
-        let machine = OlmMachine::with_store(user_id, device_id, store, None)
+        let machine = OlmMachine::with_store(user_id, device_id, KeyStore::new(store), None)
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
         let (late, late_receiver) = tokio::sync::mpsc::unbounded_channel();
@@ -163,7 +166,8 @@ impl KeeperDevice {
         };
         let settings =
             DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
-        let (events, keys) = self.machine.receive_sync_changes(changes, &settings).await?;
+        let taken_in = self.machine.receive_sync_changes(changes, &settings);
+        let (events, keys) = as_a_whole(taken_in).await?;
         let mut received = Received::default();
         for event in &events {
             if let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event

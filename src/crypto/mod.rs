@@ -3,6 +3,7 @@
 
 mod device;
 mod error;
+mod key_store;
 mod pump;
 mod state_session;
 

@@ -1,0 +1,358 @@
+//! A key store that takes a to-device message in as a whole or not at all.
+//!
+//! The Olm machine saves a new Olm session as soon as it has decrypted with it, and the Megolm session that was in
+//! the message only at the end of the sync. A kill between the two loses that key for good: the message comes
+//! again, and the session that could open it has moved on. So what it saves midway is held back here and
+//! written together with the rest, in one transaction of the database.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use matrix_sdk_common::cross_process_lock::CrossProcessLockGeneration;
+use matrix_sdk_crypto::{
+    Account, DeviceData, GossipRequest, SecretInfo, TrackedUser, UserIdentityData,
+    olm::{
+        InboundGroupSession, OlmMessageHash, OutboundGroupSession, PrivateCrossSigningIdentity,
+        SenderDataType, Session,
+    },
+    store::{
+        CryptoStore,
+        types::{
+            BackupKeys, Changes, DehydratedDeviceKey, PendingChanges, RoomKeyCounts,
+            RoomKeyWithheldEntry, RoomPendingKeyBundleDetails, RoomSettings,
+            StoredRoomKeyBundleData,
+        },
+    },
+};
+use matrix_sdk_sqlite::SqliteCryptoStore;
+use ruma::{
+    DeviceId, OwnedDeviceId, RoomId, TransactionId, UserId, events::secret::request::SecretName,
+};
+use vodozemac::Curve25519PublicKey;
+use zeroize::Zeroizing;
+
+tokio::task_local! {
+    /// What the machine saved midway, while this very task takes a sync in. Other tasks' changes pass.
+    static HELD: Mutex<Changes>;
+}
+
+/// The device's key store.
+#[derive(Debug)]
+pub(super) struct KeyStore {
+    inner: SqliteCryptoStore,
+}
+
+impl KeyStore {
+    pub(super) fn new(inner: SqliteCryptoStore) -> Self {
+        Self { inner }
+    }
+}
+
+/// Runs `take_in`, the taking in of one sync. What was held back and never joined by the rest, because its
+/// message was good for nothing, is dropped: the message counts as not received.
+pub(super) async fn as_a_whole<T>(take_in: impl Future<Output = T>) -> T {
+    HELD.scope(Mutex::new(Changes::default()), take_in).await
+}
+
+/// Whether these are the changes that the machine makes while it is still decrypting.
+fn is_midway(changes: &Changes) -> bool {
+    !changes.sessions.is_empty()
+        && changes.message_hashes.is_empty()
+        && changes.inbound_group_sessions.is_empty()
+}
+
+#[async_trait]
+impl CryptoStore for KeyStore {
+    type Error = <SqliteCryptoStore as CryptoStore>::Error;
+
+    async fn save_changes(&self, mut changes: Changes) -> Result<(), Self::Error> {
+        let held = HELD.try_with(|held| {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            if is_midway(&changes) {
+                held.sessions.append(&mut changes.sessions);
+                held.devices.changed.append(&mut changes.devices.changed);
+                return true;
+            }
+            // The later state of a session comes later, and counts.
+            held.sessions.append(&mut changes.sessions);
+            changes.sessions = std::mem::take(&mut held.sessions);
+            changes.devices.changed.append(&mut held.devices.changed);
+            false
+        });
+        if held == Ok(true) {
+            return Ok(());
+        }
+        self.inner.save_changes(changes).await
+    }
+
+    async fn load_account(&self) -> Result<Option<Account>, Self::Error> {
+        self.inner.load_account().await
+    }
+
+    async fn load_identity(&self) -> Result<Option<PrivateCrossSigningIdentity>, Self::Error> {
+        self.inner.load_identity().await
+    }
+
+    async fn save_pending_changes(&self, changes: PendingChanges) -> Result<(), Self::Error> {
+        self.inner.save_pending_changes(changes).await
+    }
+
+    async fn save_inbound_group_sessions(
+        &self,
+        sessions: Vec<InboundGroupSession>,
+        backed_up_to_version: Option<&str>,
+    ) -> Result<(), Self::Error> {
+        self.inner.save_inbound_group_sessions(sessions, backed_up_to_version).await
+    }
+
+    async fn get_sessions(&self, sender_key: &str) -> Result<Option<Vec<Session>>, Self::Error> {
+        self.inner.get_sessions(sender_key).await
+    }
+
+    async fn get_inbound_group_session(
+        &self,
+        room_id: &RoomId,
+        session_id: &str,
+    ) -> Result<Option<InboundGroupSession>, Self::Error> {
+        self.inner.get_inbound_group_session(room_id, session_id).await
+    }
+
+    async fn get_withheld_info(
+        &self,
+        room_id: &RoomId,
+        session_id: &str,
+    ) -> Result<Option<RoomKeyWithheldEntry>, Self::Error> {
+        self.inner.get_withheld_info(room_id, session_id).await
+    }
+
+    async fn get_withheld_sessions_by_room_id(
+        &self,
+        room_id: &RoomId,
+    ) -> Result<Vec<RoomKeyWithheldEntry>, Self::Error> {
+        self.inner.get_withheld_sessions_by_room_id(room_id).await
+    }
+
+    async fn get_inbound_group_sessions(&self) -> Result<Vec<InboundGroupSession>, Self::Error> {
+        self.inner.get_inbound_group_sessions().await
+    }
+
+    async fn inbound_group_session_counts(
+        &self,
+        backup_version: Option<&str>,
+    ) -> Result<RoomKeyCounts, Self::Error> {
+        self.inner.inbound_group_session_counts(backup_version).await
+    }
+
+    async fn get_inbound_group_sessions_by_room_id(
+        &self,
+        room_id: &RoomId,
+    ) -> Result<Vec<InboundGroupSession>, Self::Error> {
+        self.inner.get_inbound_group_sessions_by_room_id(room_id).await
+    }
+
+    async fn get_inbound_group_sessions_for_device_batch(
+        &self,
+        curve_key: Curve25519PublicKey,
+        sender_data_type: SenderDataType,
+        after_session_id: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<InboundGroupSession>, Self::Error> {
+        self.inner
+            .get_inbound_group_sessions_for_device_batch(
+                curve_key,
+                sender_data_type,
+                after_session_id,
+                limit,
+            )
+            .await
+    }
+
+    async fn inbound_group_sessions_for_backup(
+        &self,
+        backup_version: &str,
+        limit: usize,
+    ) -> Result<Vec<InboundGroupSession>, Self::Error> {
+        self.inner.inbound_group_sessions_for_backup(backup_version, limit).await
+    }
+
+    async fn mark_inbound_group_sessions_as_backed_up(
+        &self,
+        backup_version: &str,
+        room_and_session_ids: &[(&RoomId, &str)],
+    ) -> Result<(), Self::Error> {
+        self.inner
+            .mark_inbound_group_sessions_as_backed_up(backup_version, room_and_session_ids)
+            .await
+    }
+
+    async fn reset_backup_state(&self) -> Result<(), Self::Error> {
+        self.inner.reset_backup_state().await
+    }
+
+    async fn load_backup_keys(&self) -> Result<BackupKeys, Self::Error> {
+        self.inner.load_backup_keys().await
+    }
+
+    async fn load_dehydrated_device_pickle_key(
+        &self,
+    ) -> Result<Option<DehydratedDeviceKey>, Self::Error> {
+        self.inner.load_dehydrated_device_pickle_key().await
+    }
+
+    async fn delete_dehydrated_device_pickle_key(&self) -> Result<(), Self::Error> {
+        self.inner.delete_dehydrated_device_pickle_key().await
+    }
+
+    async fn get_outbound_group_session(
+        &self,
+        room_id: &RoomId,
+    ) -> Result<Option<OutboundGroupSession>, Self::Error> {
+        self.inner.get_outbound_group_session(room_id).await
+    }
+
+    async fn load_tracked_users(&self) -> Result<Vec<TrackedUser>, Self::Error> {
+        self.inner.load_tracked_users().await
+    }
+
+    async fn save_tracked_users(&self, users: &[(&UserId, bool)]) -> Result<(), Self::Error> {
+        self.inner.save_tracked_users(users).await
+    }
+
+    async fn get_device(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+    ) -> Result<Option<DeviceData>, Self::Error> {
+        self.inner.get_device(user_id, device_id).await
+    }
+
+    async fn get_user_devices(
+        &self,
+        user_id: &UserId,
+    ) -> Result<HashMap<OwnedDeviceId, DeviceData>, Self::Error> {
+        self.inner.get_user_devices(user_id).await
+    }
+
+    async fn get_own_device(&self) -> Result<DeviceData, Self::Error> {
+        self.inner.get_own_device().await
+    }
+
+    async fn get_user_identity(
+        &self,
+        user_id: &UserId,
+    ) -> Result<Option<UserIdentityData>, Self::Error> {
+        self.inner.get_user_identity(user_id).await
+    }
+
+    async fn is_message_known(&self, message_hash: &OlmMessageHash) -> Result<bool, Self::Error> {
+        self.inner.is_message_known(message_hash).await
+    }
+
+    async fn get_outgoing_secret_requests(
+        &self,
+        request_id: &TransactionId,
+    ) -> Result<Option<GossipRequest>, Self::Error> {
+        self.inner.get_outgoing_secret_requests(request_id).await
+    }
+
+    async fn get_secret_request_by_info(
+        &self,
+        secret_info: &SecretInfo,
+    ) -> Result<Option<GossipRequest>, Self::Error> {
+        self.inner.get_secret_request_by_info(secret_info).await
+    }
+
+    async fn get_unsent_secret_requests(&self) -> Result<Vec<GossipRequest>, Self::Error> {
+        self.inner.get_unsent_secret_requests().await
+    }
+
+    async fn delete_outgoing_secret_requests(
+        &self,
+        request_id: &TransactionId,
+    ) -> Result<(), Self::Error> {
+        self.inner.delete_outgoing_secret_requests(request_id).await
+    }
+
+    async fn get_secrets_from_inbox(
+        &self,
+        secret_name: &SecretName,
+    ) -> Result<Vec<Zeroizing<String>>, Self::Error> {
+        self.inner.get_secrets_from_inbox(secret_name).await
+    }
+
+    async fn delete_secrets_from_inbox(&self, secret_name: &SecretName) -> Result<(), Self::Error> {
+        self.inner.delete_secrets_from_inbox(secret_name).await
+    }
+
+    async fn get_room_settings(
+        &self,
+        room_id: &RoomId,
+    ) -> Result<Option<RoomSettings>, Self::Error> {
+        self.inner.get_room_settings(room_id).await
+    }
+
+    async fn get_received_room_key_bundle_data(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<Option<StoredRoomKeyBundleData>, Self::Error> {
+        self.inner.get_received_room_key_bundle_data(room_id, user_id).await
+    }
+
+    async fn get_pending_key_bundle_details_for_room(
+        &self,
+        room_id: &RoomId,
+    ) -> Result<Option<RoomPendingKeyBundleDetails>, Self::Error> {
+        self.inner.get_pending_key_bundle_details_for_room(room_id).await
+    }
+
+    async fn get_all_rooms_pending_key_bundles(
+        &self,
+    ) -> Result<Vec<RoomPendingKeyBundleDetails>, Self::Error> {
+        self.inner.get_all_rooms_pending_key_bundles().await
+    }
+
+    async fn has_downloaded_all_room_keys(&self, room_id: &RoomId) -> Result<bool, Self::Error> {
+        self.inner.has_downloaded_all_room_keys(room_id).await
+    }
+
+    async fn get_custom_value(&self, key: &str) -> Result<Option<Vec<u8>>, Self::Error> {
+        self.inner.get_custom_value(key).await
+    }
+
+    async fn set_custom_value(&self, key: &str, value: Vec<u8>) -> Result<(), Self::Error> {
+        self.inner.set_custom_value(key, value).await
+    }
+
+    async fn remove_custom_value(&self, key: &str) -> Result<(), Self::Error> {
+        self.inner.remove_custom_value(key).await
+    }
+
+    async fn try_take_leased_lock(
+        &self,
+        lease_duration_ms: u32,
+        key: &str,
+        holder: &str,
+    ) -> Result<Option<CrossProcessLockGeneration>, Self::Error> {
+        self.inner.try_take_leased_lock(lease_duration_ms, key, holder).await
+    }
+
+    async fn next_batch_token(&self) -> Result<Option<String>, Self::Error> {
+        self.inner.next_batch_token().await
+    }
+
+    async fn close(&self) -> Result<(), Self::Error> {
+        self.inner.close().await
+    }
+
+    async fn reopen(&self) -> Result<(), Self::Error> {
+        self.inner.reopen().await
+    }
+
+    async fn get_size(&self) -> Result<Option<usize>, Self::Error> {
+        self.inner.get_size().await
+    }
+}
