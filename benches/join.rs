@@ -46,7 +46,7 @@ use support::{
 
 const NAME: &str = "The Orchard";
 /// For how long the keeper must ask nothing before the next round: longer than the window in which
-/// joins share one refresh, and than the time between two settings of the gauges is not needed.
+/// joins share one refresh.
 const QUIET: Duration = Duration::from_millis(1500);
 /// How many transactions are sent, and how often the disk is tried.
 const TRANSACTIONS: usize = 200;
