@@ -52,7 +52,7 @@ impl Visit<'_> {
         let mut worked: Vec<Work> = Vec::new();
         for seal in seals {
             let Some(view) = known.tuples.get(seal.tuple) else { continue };
-            let Some(mut work) = self.take_up(&room_id, view, seal, &mut worked).await? else {
+            let Some(mut work) = self.take_up(&room_id, view, seal, &worked).await? else {
                 continue;
             };
             let Some(request) = self.encrypt(&room_id, &mut work, &mut letters).await? else {
@@ -114,7 +114,7 @@ impl Visit<'_> {
         room_id: &RoomId,
         view: &TupleView,
         seal: &Seal,
-        worked: &mut Vec<Work>,
+        worked: &[Work],
     ) -> Result<Option<Work>, KeeperError> {
         let store = &self.lanes.taker.store;
         let db = &mut *store.read().await?;

@@ -273,10 +273,7 @@ async fn weigh(
     let stands = row.current_event_id.as_ref() == Some(&seen.event_id);
     let body = seen.body.clone().unwrap_or_default();
     let decrypted = taker.device.decrypt(&room.room_id, &body).await?;
-    let verdict = match &decrypted {
-        None => None,
-        Some(decrypted) => Some(judge_encrypted(taker, room, seen, decrypted)),
-    };
+    let verdict = decrypted.as_ref().map(|decrypted| judge_encrypted(taker, room, seen, decrypted));
     match verdict {
         // Power, exemption and ownership need no key: what is wrong with an event is said at once.
         None => {
