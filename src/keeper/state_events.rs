@@ -184,7 +184,7 @@ async fn take_encrypted(
     }
     if event.sender == taker.keeper {
         record_index(db, &room.room_id, event).await?;
-        note_own(taker, db, room, event, &tuple, arrival).await?;
+        note_own(taker, db, room, event, &row, arrival).await?;
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
     }
     // Somebody else's value: whatever was redacted before, this one stands for itself.
@@ -226,15 +226,16 @@ async fn note_own(
     db: &mut SqliteConnection,
     room: &RoomRow,
     event: &RoomEvent,
-    tuple: &StateTuple,
+    row: &TupleRow,
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     let Ok(megolm) = MegolmContent::parse(&event.content) else { return Ok(()) };
     let (session, index) = (&megolm.session_id, megolm.message_index);
     let Some(stands_for) = tuples::take_prepared(db, session, index).await? else { return Ok(()) };
-    tuples::put_seal(db, &room.room_id, tuple, &event.event_id, &stands_for).await?;
+    tuples::put_seal(db, &room.room_id, &row.tuple, &event.event_id, &stands_for).await?;
     let source = tuples::get_event(&taker.store, db, &stands_for).await?;
-    if source.is_some_and(|source| source.verdict == "redacted") {
+    // Also when it landed on a newer value that was taken back: an older one must not stand in its place.
+    if row.redacted || source.is_some_and(|source| source.verdict == "redacted") {
         for sealed in tuples::take_seals_of(db, &stands_for).await? {
             outbox::insert(db, &room.room_id, &redaction_of(&sealed), arrival.at).await?;
         }
