@@ -486,6 +486,13 @@ pub(super) async fn take_redaction(
         row.redacted = true;
     }
     tuples::put(&taker.store, db, &room.room_id, &row).await?;
+    // A refresh of an older value may stand on what was taken back: the older value must not come back by that.
+    if let Some(current) = row.current_event_id.as_ref().filter(|_| was_source && is_keepers)
+        && current != target
+        && tuples::take_seal(db, current).await?
+    {
+        outbox::insert(db, &room.room_id, &redaction_of(current), arrival.at).await?;
+    }
     for sealed in tuples::take_seals_of(db, &stands_for).await? {
         if &sealed == target {
             continue;

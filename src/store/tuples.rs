@@ -575,6 +575,19 @@ pub async fn seal(
     .transpose()
 }
 
+/// Whether the keeper's sealed `event_id` is not redacted yet; from now on it counts as such.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn take_seal(connection: &mut SqliteConnection, event_id: &EventId) -> Result<bool> {
+    let done = sqlx::query("UPDATE seals SET redacted = 1 WHERE event_id = ? AND redacted = 0")
+        .bind(event_id.as_str())
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
 /// The keeper's events that stand for `source` and are not redacted yet; from now on they count as such.
 ///
 /// # Errors
