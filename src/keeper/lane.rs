@@ -109,6 +109,7 @@ impl Lanes {
         let store = &self.taker.store;
         let room_id = room.room_id.clone();
         self.sender.flush(&room_id).await?;
+        entering::fetch_missed(&self.taker, &self.homeserver, &self.arrived, &room_id).await?;
         let due = marks::due(&mut *store.read().await?, &room_id, now_ms()).await?;
         if due.is_empty() {
             return Ok(());

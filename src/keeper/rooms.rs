@@ -1,7 +1,7 @@
 //! Coming into rooms, and learning what stands there.
 
 use ruma::RoomId;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::{
@@ -13,9 +13,13 @@ use super::{
 use crate::{
     homeserver::Homeserver,
     state::{Membership, RoomEvent},
-    store::{RoomRow, inbox, marks, rooms},
+    store::{NewEvent, RoomRow, inbox, marks, rooms, sessions},
 };
 
+/// How long after the start the rooms are looked at anew: a homeserver has come to rest by then.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(20);
+/// How far apart they are looked at.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(250);
 /// How long an inviter without budget waits, in milliseconds.
 const INVITER_WAITS: i64 = 60_000;
 
@@ -126,7 +130,15 @@ pub async fn load(
         return Ok(());
     }
     let mut room = RoomRow { inviter: None, loaded: true, ..current };
-    rooms::clear_members(&mut transaction, &room_id).await?;
+    // Who is there as before keeps the time of his coming.
+    for member in rooms::present_members(&mut transaction, &room_id).await? {
+        if !users.contains(&member.user_id) {
+            rooms::remove_member(&mut transaction, &room_id, &member.user_id).await?;
+            let why = "a member who holds it is gone";
+            sessions::retire_known_to(&mut transaction, &room_id, Some(&member.user_id), why)
+                .await?;
+        }
+    }
     rooms::put(&mut transaction, &room).await?;
     for (event, body) in &events {
         let arrival = Arrival { at: now, tick: taker.store.next_tick(), live: false };
@@ -148,6 +160,69 @@ pub async fn load(
              `m.room.encrypted` needs (`state_default` where nothing else is set)");
     }
     tracing::info!(room = %room_id, status = room.status(), members = users.len(), "a room was loaded");
+    Ok(())
+}
+
+/// Fetches the events of a room that the homeserver never told of, and gives them to the inbox.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the homeserver is away or the store fails.
+pub async fn fetch_missed(
+    taker: &Taker,
+    homeserver: &Homeserver,
+    arrived: &Notify,
+    room_id: &RoomId,
+) -> Result<(), KeeperError> {
+    let missed = inbox::missed(&mut *taker.store.read().await?, room_id).await?;
+    for event_id in missed {
+        let body = match homeserver.event(room_id, &event_id).await {
+            Ok(body) => body,
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(_) => None,
+        };
+        let mut transaction = taker.store.begin().await?;
+        if let Some(body) = body {
+            let body = body.get().to_owned();
+            let event = NewEvent { event_id: event_id.clone(), room_id: room_id.to_owned(), body };
+            inbox::insert(&mut transaction, &[event], now_ms()).await?;
+        }
+        inbox::found(&mut transaction, &event_id).await?;
+        transaction.commit().await?;
+        arrived.notify_one();
+    }
+    Ok(())
+}
+
+/// Looks at the state of every kept room anew, the busiest first: a homeserver that could not reach the service for
+/// a while may have left events lying. Nobody's work is held up for it but that room's, for one request.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the store fails.
+pub async fn look_again(taker: Taker, promised: std::sync::Arc<Notify>) -> Result<(), KeeperError> {
+    tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+    let mut kept = rooms::all(&mut *taker.store.read().await?).await?;
+    kept.retain(|room| room.membership == Membership::Join && room.state_encrypted);
+    let mut by_activity = Vec::with_capacity(kept.len());
+    for room in kept {
+        let active_at = rooms::active_at(&mut *taker.store.read().await?, &room.room_id).await?;
+        by_activity.push((std::cmp::Reverse(active_at), room.room_id));
+    }
+    by_activity.sort();
+    for (_, room_id) in by_activity {
+        let mut transaction = taker.store.begin().await?;
+        if let Some(room) = rooms::get(&mut transaction, &room_id).await?
+            && room.membership == Membership::Join
+        {
+            rooms::put(&mut transaction, &RoomRow { loaded: false, ..room }).await?;
+            marks::mark(&mut transaction, &room_id, None, now_ms(), taker.store.next_tick())
+                .await?;
+        }
+        transaction.commit().await?;
+        promised.notify_one();
+        tokio::time::sleep(LOOK_AGAIN_EVERY).await;
+    }
     Ok(())
 }
 

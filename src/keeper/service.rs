@@ -387,6 +387,11 @@ impl Keeper {
         tasks.spawn(async move { Ok(hearing.await?) });
         let counting = upkeep::count(taker.clone());
         tasks.spawn(async move { Ok(counting.await?) });
+        let again = super::rooms::look_again(taker.clone(), self.promised.clone());
+        tasks.spawn(async move {
+            again.await?;
+            std::future::pending().await
+        });
         let tending = upkeep::tend(taker, self.homeserver);
         tasks.spawn(async move { Ok(tending.await?) });
     }

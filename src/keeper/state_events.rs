@@ -15,7 +15,7 @@ use crate::{
         DeviceTrust, Form, JsonMap, Judgement, MegolmContent, PayloadFacts, PowerLevels, Refusal,
         RoomEvent, StateTuple, Verdict, judge, payload::STANDS_FOR,
     },
-    store::{RoomRow, SourceValue, StateEventRow, TupleRow, marks, outbox, tuples},
+    store::{RoomRow, SourceValue, StateEventRow, TupleRow, inbox, marks, outbox, tuples},
 };
 
 /// How often the same value may come back before the keeper stops answering it.
@@ -185,6 +185,7 @@ async fn take_encrypted(
     if event.sender == taker.keeper {
         record_index(db, &room.room_id, event).await?;
         note_own(taker, db, room, event, &row, arrival).await?;
+        look_under(taker, db, room, event, arrival).await?;
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
     }
     // Somebody else's value: whatever was redacted before, this one stands for itself.
@@ -217,6 +218,28 @@ async fn take_encrypted(
         return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
     }
     weigh(taker, db, room, &mut row, &mut seen, arrival.at).await
+}
+
+/// What did the keeper's event land on? A homeserver may leave a transaction lying when the service comes back, and
+/// tell of an edit much later, or never: its id stands in the echo of what replaced it.
+async fn look_under(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let Some(replaced) = event.replaces_state.as_ref().filter(|_| arrival.live) else {
+        return Ok(());
+    };
+    let seen = tuples::get_event(&taker.store, db, replaced).await?.is_some()
+        || tuples::seal(db, replaced).await?.is_some();
+    if !seen && inbox::miss(db, &room.room_id, replaced).await? {
+        tracing::warn!(room = %room.room_id, event = %replaced,
+            "the homeserver has not told of an event that the keeper's landed on; fetching it");
+        marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
+    }
+    Ok(())
 }
 
 /// The keeper's own event is seen. Where the answer to its sending was lost, this is how the keeper learns what
@@ -395,6 +418,10 @@ async fn accept(
         row.current_fit = true;
     }
     if taker.rules.sender_bound.binds(&row.tuple) {
+        return Ok(());
+    }
+    // Looked at anew, it says what it said before.
+    if row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id) {
         return Ok(());
     }
     let origin = value.stands_for.as_ref().and_then(|mark| mark.get("event_id")?.as_str());

@@ -1,6 +1,6 @@
 //! Events between the homeserver's transaction and the keeper's taking them in.
 
-use ruma::{OwnedEventId, OwnedRoomId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
 use sqlx::SqliteConnection;
 
 use super::{Result, StoreError};
@@ -130,6 +130,54 @@ pub async fn release(
     .await?;
     sqlx::query("UPDATE inbox SET held = 0 WHERE room_id = ? AND held = 1")
         .bind(room.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Notes that an event stood in a room of which the homeserver never told: it has to be fetched. Passed over when
+/// it has arrived already.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn miss(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    event_id: &EventId,
+) -> Result<bool> {
+    let done = sqlx::query(
+        "INSERT OR IGNORE INTO missed (room_id, event_id) SELECT ?1, ?2 \
+         WHERE NOT EXISTS (SELECT 1 FROM inbox WHERE event_id = ?2)",
+    )
+    .bind(room.as_str())
+    .bind(event_id.as_str())
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// The events of a room that have to be fetched.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn missed(connection: &mut SqliteConnection, room: &RoomId) -> Result<Vec<OwnedEventId>> {
+    let rows: Vec<(String,)> = sqlx::query_as("SELECT event_id FROM missed WHERE room_id = ?")
+        .bind(room.as_str())
+        .fetch_all(connection)
+        .await?;
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("event id"))).collect()
+}
+
+/// Strikes an event off the list of those to be fetched.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn found(connection: &mut SqliteConnection, event_id: &EventId) -> Result<()> {
+    sqlx::query("DELETE FROM missed WHERE event_id = ?")
+        .bind(event_id.as_str())
         .execute(connection)
         .await?;
     Ok(())

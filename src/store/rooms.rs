@@ -285,14 +285,19 @@ pub async fn present_members(
     rows.into_iter().map(member).collect()
 }
 
-/// Forgets who is in a room.
+/// Forgets that somebody is in a room.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`] when the database cannot be written.
-pub async fn clear_members(connection: &mut SqliteConnection, room: &RoomId) -> Result<()> {
-    sqlx::query("DELETE FROM members WHERE room_id = ?")
+pub async fn remove_member(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    user: &UserId,
+) -> Result<()> {
+    sqlx::query("DELETE FROM members WHERE room_id = ? AND user_id = ?")
         .bind(room.as_str())
+        .bind(user.as_str())
         .execute(connection)
         .await?;
     Ok(())

@@ -163,6 +163,13 @@ CREATE TABLE prepared (
     PRIMARY KEY (session_id, message_index)
 ) STRICT, WITHOUT ROWID;
 
+-- Events that stood in a room without ever having been pushed: to be fetched.
+CREATE TABLE missed (
+    room_id  TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    PRIMARY KEY (room_id, event_id)
+) STRICT, WITHOUT ROWID;
+
 -- What is about to be sent, or may have been sent already: repeated to the letter after a restart.
 CREATE TABLE outbox (
     id         INTEGER PRIMARY KEY AUTOINCREMENT,
