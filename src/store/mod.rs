@@ -202,3 +202,6 @@ async fn reserve_ticks(writer: &SqlitePool) -> Result<i64> {
     transaction.commit().await?;
     Ok(first)
 }
+
+#[cfg(test)]
+mod tests;
