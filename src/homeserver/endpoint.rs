@@ -24,6 +24,7 @@ pub enum Endpoint {
     StatePut,
     Members,
     Event,
+    Messages,
     JoinedRooms,
     Join,
     Leave,
@@ -60,6 +61,7 @@ impl Endpoint {
             Self::StatePut => "state_put",
             Self::Members => "members",
             Self::Event => "event",
+            Self::Messages => "messages",
             Self::JoinedRooms => "joined_rooms",
             Self::Join => "join",
             Self::Leave => "leave",
@@ -76,6 +78,7 @@ impl Endpoint {
             | Self::Sync
             | Self::StateGet
             | Self::Members
+            | Self::Messages
             | Self::JoinedRooms => LARGE,
             _ => SMALL,
         }

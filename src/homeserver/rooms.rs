@@ -148,6 +148,24 @@ impl Homeserver {
         read::<Sent>(endpoint, &answer).map(|sent| sent.event_id)
     }
 
+    /// The newest `limit` events of a room's timeline (client-server API, "GET /rooms/{roomId}/messages"), newest
+    /// first, unread. Only looks.
+    pub async fn recent_events(
+        &self,
+        room_id: &RoomId,
+        limit: u32,
+    ) -> Result<Vec<Box<RawValue>>, HomeserverError> {
+        #[derive(serde::Deserialize)]
+        struct Chunk {
+            chunk: Vec<Box<RawValue>>,
+        }
+        let path = Path::v3(&["rooms", room_id.as_str(), "messages"])
+            .query("dir", "b")
+            .query("limit", &limit.to_string());
+        let answer = self.get(Endpoint::Messages, path).await?;
+        read::<Chunk>(Endpoint::Messages, &answer).map(|page| page.chunk)
+    }
+
     /// One event (client-server API, "GET /rooms/{roomId}/event/{eventId}"), unread; `None` if it is
     /// not there or the bot may not see it. Only looks.
     pub async fn event(

@@ -18,6 +18,10 @@ use crate::{
 
 /// How long after the start the rooms are looked at anew: a homeserver has come to rest by then.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(20);
+/// How many of a room's newest events are looked at then.
+const LOOK_BACK: u32 = 100;
+/// How often it is asked whether a room's state has been fetched, before it is left at that.
+const MOST_LOOKS: u32 = 20;
 /// How far apart they are looked at.
 const LOOK_AGAIN_EVERY: Duration = Duration::from_millis(250);
 /// How long an inviter without budget waits, in milliseconds.
@@ -200,7 +204,12 @@ pub async fn fetch_missed(
 /// # Errors
 ///
 /// [`KeeperError`] when the store fails.
-pub async fn look_again(taker: Taker, promised: std::sync::Arc<Notify>) -> Result<(), KeeperError> {
+pub async fn look_again(
+    taker: Taker,
+    homeserver: Homeserver,
+    arrived: std::sync::Arc<Notify>,
+    promised: std::sync::Arc<Notify>,
+) -> Result<(), KeeperError> {
     tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     let mut kept = rooms::all(&mut *taker.store.read().await?).await?;
     kept.retain(|room| room.membership == Membership::Join && room.state_encrypted);
@@ -221,8 +230,59 @@ pub async fn look_again(taker: Taker, promised: std::sync::Arc<Notify>) -> Resul
         }
         transaction.commit().await?;
         promised.notify_one();
-        tokio::time::sleep(LOOK_AGAIN_EVERY).await;
+        // What is found while the state is being fetched would be taken for a part of it.
+        for _ in 0..MOST_LOOKS {
+            tokio::time::sleep(LOOK_AGAIN_EVERY).await;
+            let room = rooms::get(&mut *taker.store.read().await?, &room_id).await?;
+            if room.is_none_or(|room| room.loaded) {
+                find_untold(&taker, &homeserver, &arrived, &room_id).await?;
+                break;
+            }
+        }
     }
+    Ok(())
+}
+
+/// Finds edits and redactions in a room's newest events of which the homeserver never told, as happens with a
+/// transaction that it queued while it was catching up. The state alone does not show an edit on which the
+/// keeper's own event landed. Of each tuple only the newest edit counts: an older one is over.
+async fn find_untold(
+    taker: &Taker,
+    homeserver: &Homeserver,
+    arrived: &Notify,
+    room_id: &RoomId,
+) -> Result<(), KeeperError> {
+    let bodies = match homeserver.recent_events(room_id, LOOK_BACK).await {
+        Ok(bodies) => bodies,
+        Err(error) => {
+            tracing::debug!(room = %room_id, %error, "the newest events could not be looked at");
+            return Ok(());
+        }
+    };
+    let mut newest = std::collections::BTreeSet::new();
+    let mut untold = Vec::new();
+    let mut transaction = taker.store.begin().await?;
+    for body in bodies {
+        let Ok(event) = RoomEvent::parse_str(body.get()) else { continue };
+        let tells = match &event.state_key {
+            Some(key) => {
+                event.event_type == "m.room.encrypted"
+                    && event.sender != taker.keeper
+                    && newest.insert(key.clone())
+            }
+            None => event.event_type == "m.room.redaction" && event.sender != taker.keeper,
+        };
+        if tells && !inbox::knows(&mut transaction, &event.event_id).await? {
+            tracing::warn!(room = %room_id, event = %event.event_id,
+                "the homeserver has not told of an event; it is taken in now");
+            let body = body.get().to_owned();
+            untold.push(NewEvent { event_id: event.event_id, room_id: room_id.to_owned(), body });
+        }
+    }
+    untold.reverse();
+    inbox::insert(&mut transaction, &untold, now_ms()).await?;
+    transaction.commit().await?;
+    arrived.notify_one();
     Ok(())
 }
 

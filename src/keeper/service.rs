@@ -387,7 +387,12 @@ impl Keeper {
         tasks.spawn(async move { Ok(hearing.await?) });
         let counting = upkeep::count(taker.clone());
         tasks.spawn(async move { Ok(counting.await?) });
-        let again = super::rooms::look_again(taker.clone(), self.promised.clone());
+        let again = super::rooms::look_again(
+            taker.clone(),
+            self.homeserver.clone(),
+            self.arrived.clone(),
+            self.promised.clone(),
+        );
         tasks.spawn(async move {
             again.await?;
             std::future::pending().await

@@ -135,6 +135,22 @@ pub async fn release(
     Ok(())
 }
 
+/// Whether an event was pushed, or found in a fetched state.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn knows(connection: &mut SqliteConnection, event_id: &EventId) -> Result<bool> {
+    let (known,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM inbox WHERE event_id = ?1) \
+         OR EXISTS (SELECT 1 FROM state_events WHERE event_id = ?1)",
+    )
+    .bind(event_id.as_str())
+    .fetch_one(connection)
+    .await?;
+    Ok(known)
+}
+
 /// Notes that an event stood in a room of which the homeserver never told: it has to be fetched. Passed over when
 /// it has arrived already.
 ///
