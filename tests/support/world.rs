@@ -119,6 +119,8 @@ impl World {
                 owner.api.is_joined(&room_id, KEEPER).await.then_some(())
             })
             .await;
+            // A client shares its keys with the members whom it knows of.
+            owner.see_member(&room_id, KEEPER).await;
         }
         room_id
     }
