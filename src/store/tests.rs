@@ -44,7 +44,7 @@ async fn an_event_that_comes_twice_is_taken_once() {
         body: "{}".to_owned(),
     };
     let mut transaction = store.begin().await.unwrap();
-    assert_eq!(inbox::insert(&mut transaction, &[event.clone()], 1).await.unwrap(), 1);
+    assert_eq!(inbox::insert(&mut transaction, std::slice::from_ref(&event), 1).await.unwrap(), 1);
     let row = inbox::waiting(&mut transaction, 10).await.unwrap().remove(0);
     inbox::taken(&mut transaction, row.seq).await.unwrap();
     assert_eq!(inbox::insert(&mut transaction, &[event], 2).await.unwrap(), 0);
