@@ -257,6 +257,17 @@ impl KeeperDevice {
         });
     }
 
+    /// Makes the devices of `users` known and sees to Olm sessions with them.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the own server fails or the key store does.
+    pub async fn meet(&self, users: &[OwnedUserId]) -> Result<(), CryptoError> {
+        self.track(users.iter().map(AsRef::as_ref)).await?;
+        self.pump().await?;
+        self.claim_missing(users).await
+    }
+
     /// Waits until nothing is under way with other servers, at most as long as patience lasts.
     pub async fn settled(&self) {
         let mut remote = self.remote.subscribe();

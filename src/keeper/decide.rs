@@ -331,6 +331,9 @@ fn before_a_seal(known: &Knowledge, rules: &Rules, view: &TupleView) -> Vec<Reci
 }
 
 /// The tuple's value is sealed: who lacks its key, and who got it too late to read the event?
+///
+/// A member who lacks it now gets it too late in any case. So the refresh is planned beside the share: where it
+/// may happen at once, the key goes with it, and the share is done.
 fn decide_sharing(
     known: &Knowledge,
     rules: &Rules,
@@ -342,6 +345,11 @@ fn decide_sharing(
 ) {
     let mut recipients = Vec::new();
     let mut late: Option<Cause> = None;
+    let mut is_late = |member: &MemberView, device: &DeviceView| {
+        let new = is_new_device(member, device, sealed);
+        let cause = if new { Cause::Device } else { Cause::Join };
+        late = Some(late.map_or(cause, |earlier| earlier.min(cause)));
+    };
     for member in &known.members {
         for device in &member.devices {
             if !entitlement(member, device, &view.tuple, rules).is_grant() {
@@ -352,27 +360,26 @@ fn decide_sharing(
                 .get(&sealed.session_id)
                 .filter(|grant| grant.message_index <= sealed.message_index);
             match grant {
-                None => recipients.push(Recipient {
-                    user_id: member.user_id.clone(),
-                    device_id: device.device_id.clone(),
-                    reason: reason(member, device, sealed),
-                }),
-                Some(grant) if came_late(member, grant, sealed) => {
-                    let new = is_new_device(member, device, sealed);
-                    let cause = if new { Cause::Device } else { Cause::Join };
-                    late = Some(late.map_or(cause, |earlier| earlier.min(cause)));
+                None => {
+                    recipients.push(Recipient {
+                        user_id: member.user_id.clone(),
+                        device_id: device.device_id.clone(),
+                        reason: reason(member, device, sealed),
+                    });
+                    if member.membership == Membership::Join {
+                        is_late(member, device);
+                    }
                 }
+                Some(grant) if came_late(member, grant, sealed) => is_late(member, device),
                 Some(_) => {}
             }
         }
     }
-    if !recipients.is_empty() {
-        // The refresh, if one is called for, follows once the keys are there.
-        plan.shares.push(Share { tuple: place, recipients });
-        return;
-    }
     if let Some(cause) = late {
-        decide_refresh(known, rules, now, place, view, cause, plan);
+        decide_refresh(known, rules, now, (place, view), (cause, &recipients), plan);
+    }
+    if !recipients.is_empty() {
+        plan.shares.push(Share { tuple: place, recipients });
     }
 }
 
@@ -414,9 +421,8 @@ fn decide_refresh(
     known: &Knowledge,
     rules: &Rules,
     now: i64,
-    place: usize,
-    view: &TupleView,
-    cause: Cause,
+    (place, view): (usize, &TupleView),
+    (cause, lacking): (Cause, &[Recipient]),
     plan: &mut Plan,
 ) {
     if !known.elevated {
@@ -434,11 +440,23 @@ fn decide_refresh(
     }
     let goes_on = matches!((&view.active, &view.sealed), (Some((active, _)), Some(sealed))
         if *active == sealed.session_id);
-    if !goes_on && !known.whole_room {
-        plan.needs_whole_room = true;
-        return;
+    if !goes_on {
+        // Everybody needs the new session's key, which takes longer: what stands there is shared first.
+        if lacking.iter().any(|to| to.reason != Reason::Invite) {
+            return;
+        }
+        if !known.whole_room {
+            plan.needs_whole_room = true;
+            return;
+        }
     }
-    let recipients = before_a_seal(known, rules, view);
+    let mut recipients = before_a_seal(known, rules, view);
+    for recipient in &mut recipients {
+        let why = lacking
+            .iter()
+            .find(|to| to.device_id == recipient.device_id && to.user_id == recipient.user_id);
+        recipient.reason = why.map_or(recipient.reason, |to| to.reason);
+    }
     plan.seals.push(Seal { tuple: place, cause, recipients });
 }
 

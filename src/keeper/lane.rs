@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::{
     KeeperError,
     clock::now_ms,
-    decide::{Cause, Knowledge, Plan, Reason, Recipient, Share, decide},
+    decide::{Cause, Knowledge, Plan, Reason, Recipient, Seal, Share, decide},
     ingest::Taker,
     outbox::{Delivered, Sender, note_delivered},
     pacing::{Inviters, Pacer, Urgency},
@@ -196,15 +196,21 @@ impl Visit<'_> {
             .iter()
             .flat_map(split)
             .partition(|share| share.recipients.iter().all(|to| to.reason == Reason::Invite));
+        // Somebody who looks at a room without a name waits for a refresh: that comes first, keys and all.
+        let (refreshes, reseals): (Vec<Seal>, Vec<Seal>) =
+            plan.seals.iter().cloned().partition(|seal| seal.cause != Cause::Reseal);
+        let refreshes = self.permitted(refreshes).await?;
+        if !refreshes.is_empty() {
+            return self.seal(known, &refreshes).await;
+        }
         if !members.is_empty() {
             self.share(known, &members).await?;
             return Ok(true);
         }
-        if !plan.seals.is_empty() {
-            let permitted = self.permitted(known, plan).await?;
-            if !permitted.is_empty() {
-                return self.seal(known, &permitted).await;
-            }
+        if let Some(reseals) =
+            reseals.get(..reseals.len().min(MOST_SEALS)).filter(|s| !s.is_empty())
+        {
+            return self.seal(known, reseals).await;
         }
         if !invitees.is_empty() {
             self.share(known, &invitees).await?;
@@ -213,32 +219,27 @@ impl Visit<'_> {
         Ok(false)
     }
 
-    /// The seals that may happen now: refreshes keep to their pace.
-    async fn permitted(
-        &mut self,
-        known: &Knowledge,
-        plan: &Plan,
-    ) -> Result<Vec<super::decide::Seal>, KeeperError> {
+    /// The refreshes that may happen now: they keep to their pace. Name, topic and avatar come first; the
+    /// others' turn is the next round, or the next visit.
+    async fn permitted(&mut self, refreshes: Vec<Seal>) -> Result<Vec<Seal>, KeeperError> {
         let mut permitted = Vec::new();
-        for seal in &plan.seals {
+        for seal in refreshes {
+            if permitted.len() == MOST_SEALS {
+                break;
+            }
             let urgency = match seal.cause {
-                Cause::Reseal => None,
-                Cause::Join => Some(Urgency::Joiner),
-                Cause::Device => Some(self.urgency().await?),
+                Cause::Device => self.urgency().await?,
+                Cause::Join | Cause::Reseal => Urgency::Joiner,
             };
-            let wait = urgency.and_then(|u| self.lanes.pacer.take(u, Instant::now()).err());
-            match wait {
-                None if known.tuples.get(seal.tuple).is_some() => permitted.push(seal.clone()),
-                None => {}
-                Some(wait) => {
+            match self.lanes.pacer.take(urgency, Instant::now()) {
+                Ok(()) => permitted.push(seal),
+                Err(wait) => {
                     let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
                     self.again_at =
                         earliest(self.again_at, Some(now_ms().saturating_add(wait.max(1))));
                 }
             }
         }
-        // Name, topic and avatar come first; the others' turn is the next round, or the next visit.
-        permitted.truncate(MOST_SEALS);
         Ok(permitted)
     }
 

@@ -10,7 +10,7 @@ use vodozemac::megolm::GroupSessionPickle;
 use super::{
     KeeperError,
     clock::now_ms,
-    decide::{Knowledge, Seal, TupleView},
+    decide::{Cause, Knowledge, Seal, TupleView},
     knowledge::{is_worn, session_scope},
     lane::{Letters, Visit},
 };
@@ -185,9 +185,13 @@ impl Visit<'_> {
         let sealed = work.session.seal(&payload.to_json(), &sender_key, &device_id);
         work.kept.messages += 1;
         let session_id = work.kept.session_id.clone();
-        let snapshot: &KeySnapshot = &sealed.snapshot;
         let recipients = work.seal.recipients.clone();
-        self.write(letters, &recipients, &session_id, sealed.message_index, snapshot).await?;
+        let before = self.value_before(room_id, work).await?;
+        let (index, snapshot) = match &before {
+            Some((index, snapshot)) => (*index, snapshot),
+            None => (sealed.message_index, &sealed.snapshot),
+        };
+        self.write(letters, &recipients, &session_id, index, snapshot).await?;
         let detail = StateDetail {
             session_id,
             message_index: sealed.message_index,
@@ -206,6 +210,28 @@ impl Visit<'_> {
             detail: self.lanes.taker.store.lock(&detail)?,
         };
         Ok(Some((request, detail)))
+    }
+
+    /// The key snapshot of the event that a refresh repeats, where the session goes on: it opens the same value
+    /// twice, so a client that reads the room before the refresh comes is not left with nothing.
+    async fn value_before(
+        &self,
+        room_id: &RoomId,
+        work: &Work,
+    ) -> Result<Option<(u32, KeySnapshot)>, KeeperError> {
+        let store = &self.lanes.taker.store;
+        let repeats = work.tuple.sealed.as_ref().filter(|sealed| {
+            work.seal.cause != Cause::Reseal
+                && sealed.session_id == work.kept.session_id
+                && work.tuple.source.as_ref().is_some_and(|source| source.event_id == sealed.from)
+        });
+        let (Some(sealed), false) = (repeats, work.seal.recipients.is_empty()) else {
+            return Ok(None);
+        };
+        let db = &mut *store.read().await?;
+        let locked = tuples::snapshot(db, room_id, &work.tuple.tuple).await?;
+        let key = locked.map(|locked| store.unlock(&locked)).transpose()?;
+        Ok(key.map(|key| (sealed.message_index, KeySnapshot::from_base64(key))))
     }
 
     async fn keep_session(

@@ -17,6 +17,7 @@ use super::{
     ingest::{Taker, forget},
     lane::Lanes,
     listen::{Listener, hear_late},
+    meeting::{self, Newcomer},
     outbox::Sender,
     pacing::{Inviters, Pacer},
     rules::Rules,
@@ -51,12 +52,17 @@ impl RequestObserver for Counting {
 struct Inbox {
     store: Store,
     arrived: Arc<Notify>,
+    newcomers: tokio::sync::mpsc::Sender<Newcomer>,
 }
 
 impl TransactionSink for Inbox {
     async fn accept(&self, events: Vec<IncomingEvent>) -> Result<usize, SinkError> {
         if events.is_empty() {
             return Ok(0);
+        }
+        for newcomer in events.iter().filter_map(meeting::newcomer) {
+            // One who finds no place is met when he is decided upon.
+            let _ = self.newcomers.try_send(newcomer);
         }
         let events: Vec<NewEvent> = events
             .into_iter()
@@ -121,7 +127,8 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
         bot: bot.clone(),
         max_body_size: config.appservice.max_body_size,
     };
-    let sink = Inbox { store: store.clone(), arrived: arrived.clone() };
+    let (newcomers, arriving) = meeting::newcomers();
+    let sink = Inbox { store: store.clone(), arrived: arrived.clone(), newcomers };
     let hearing = appservice::serve(
         listener,
         options,
@@ -148,6 +155,7 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
         started = starting => match started {
             Ok((keeper, late)) => {
                 let loading = loaded(store.clone());
+                tasks.spawn(meeting_task(keeper.lanes.taker.clone(), arriving));
                 keeper.run(late, &mut tasks, lanes_stop.clone());
                 tokio::spawn(async move {
                     loading.await;
@@ -400,6 +408,13 @@ impl Keeper {
         let tending = upkeep::tend(taker, self.homeserver);
         tasks.spawn(async move { Ok(tending.await?) });
     }
+}
+
+async fn meeting_task(
+    taker: Taker,
+    arriving: tokio::sync::mpsc::Receiver<Newcomer>,
+) -> anyhow::Result<()> {
+    Ok(meeting::meet(taker, arriving).await?)
 }
 
 async fn scheduler_task(

@@ -85,11 +85,23 @@ fn recipients(plan: &Plan) -> Vec<(String, Reason)> {
 }
 
 #[test]
-fn a_joiner_is_given_the_key_before_anything_is_refreshed() {
+fn a_joiner_is_given_the_key_and_then_shown_the_value_anew() {
     let known = room(vec![member("bob", Membership::Join, vec![device("B")])], vec![sealed_name()]);
     let plan = decide(&known, &rules(), NOW);
     assert_eq!(recipients(&plan), [("B".to_owned(), Reason::Join)]);
-    assert!(plan.seals.is_empty());
+    assert_eq!((plan.seals.len(), plan.seals[0].cause), (1, Cause::Join));
+    assert_eq!(plan.seals[0].recipients, plan.shares[0].recipients, "the key goes first");
+}
+
+#[test]
+fn a_joiner_gets_the_key_at_once_though_the_refresh_has_to_wait() {
+    let bob = || vec![member("bob", Membership::Join, vec![device("B")])];
+    let lately = TupleView { refreshed_at: NOW - 1, ..sealed_name() };
+    let plan = decide(&room(bob(), vec![lately]), &rules(), NOW);
+    assert_eq!((plan.shares.len(), plan.seals.len()), (1, 0));
+    let worn = TupleView { active: None, ..sealed_name() };
+    let plan = decide(&room(bob(), vec![worn]), &rules(), NOW);
+    assert_eq!((plan.shares.len(), plan.seals.len()), (1, 0), "a new session takes longer");
 }
 
 #[test]
