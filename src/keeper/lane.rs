@@ -16,6 +16,7 @@ use super::{
     clock::now_ms,
     decide::{Cause, Knowledge, Plan, Reason, Recipient, Seal, Share, decide},
     ingest::Taker,
+    meeting::Newcomers,
     outbox::{Delivered, Sender, note_delivered},
     pacing::{Inviters, Pacer, Urgency},
     rooms as entering,
@@ -55,6 +56,8 @@ pub struct Lanes {
     pub pacer: Arc<Pacer>,
     /// Budgets of those who invite the keeper.
     pub inviters: Arc<Inviters>,
+    /// Who is being served, so that the news of his devices comes second.
+    pub newcomers: Newcomers,
     /// Told when held events are given back to the inbox.
     pub arrived: Arc<Notify>,
 }
@@ -134,6 +137,7 @@ impl Lanes {
             plan_refusals: Vec::new(),
         };
         let done = visit.work().await;
+        self.newcomers.served(due.iter().filter_map(|mark| mark.user_id.as_ref()));
         // What was delivered is noted whatever came after it.
         visit.close(&due, done.is_ok()).await?;
         done
