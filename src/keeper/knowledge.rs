@@ -124,13 +124,13 @@ impl Visit<'_> {
         let known = self.lanes.taker.device.devices_of(&member.user_id).await?;
         let first_key = first_key(&member.user_id, grants);
         let mut devices = Vec::with_capacity(known.len());
-        for device in known {
+        for device in known.iter() {
             let key = (device.user_id.clone(), device.device_id.clone());
             let held = grants.remove(&key).unwrap_or_default();
             if !self.unreachable.contains(&key) {
-                devices.push(device_view(&device, held));
+                devices.push(device_view(device, held));
             }
-            self.devices.insert(key, device);
+            self.devices.insert(key, device.clone());
         }
         let orphaned = orphaned(&member.user_id, grants);
         grants.retain(|(owner, _), _| *owner != member.user_id);
