@@ -23,8 +23,8 @@ pub use glob::{GlobError, TypeGlob, UserGlob};
 pub use load::Draft;
 pub use mistake::{ConfigErrors, Mistake};
 pub use section::{
-    Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, LogFormat, Logging,
-    PassphraseError, Reseal, Rotation, SessionScope, Sharing, State, Store,
+    Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, Ledger, LogFormat,
+    Logging, PassphraseError, Reseal, Rotation, SessionScope, Sharing, State, Store,
 };
 
 /// Everything that an operator may set.
@@ -54,6 +54,10 @@ pub struct Config {
     /// its key retires it as well.
     #[serde(default)]
     pub rotation: Rotation,
+    /// The history of keys given and refused. Who holds which key is remembered apart from it, and for
+    /// ever.
+    #[serde(default)]
+    pub ledger: Ledger,
     /// What is logged to standard error, and how.
     #[serde(default)]
     pub logging: Logging,

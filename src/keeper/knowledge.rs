@@ -82,13 +82,13 @@ impl Visit<'_> {
     }
 
     async fn grants(&self, db: &mut sqlx::SqliteConnection) -> Result<GrantsByDevice, KeeperError> {
-        let room_id = &self.room.room_id;
+        let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
         let mut rows: Vec<GrantRow> = Vec::new();
         match &self.scope {
-            None => rows = ledger::of_room(db, room_id, None).await?,
+            None => rows = ledger::of_room(store, db, room_id, None).await?,
             Some(users) => {
                 for user in users {
-                    rows.extend(ledger::of_room(db, room_id, Some(user)).await?);
+                    rows.extend(ledger::of_room(store, db, room_id, Some(user)).await?);
                 }
             }
         }

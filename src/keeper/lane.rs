@@ -25,7 +25,7 @@ use super::{
 use crate::{
     crypto::{KeySnapshot, KnownDevice, ToDevice},
     homeserver::Homeserver,
-    state::Membership,
+    state::{Membership, StateTuple},
     store::{
         Mark, NewGrant, NewOutbox, OutboxKind, OutboxRow, RoomRow, ToDeviceDetail, ledger, marks,
         outbox, rooms, sessions, tuples,
@@ -273,7 +273,7 @@ impl Visit<'_> {
             self.write(
                 &mut letters,
                 &share.recipients,
-                &sealed.session_id,
+                (&view.tuple, &sealed.session_id),
                 sealed.message_index,
                 &snapshot,
             )
@@ -285,7 +285,7 @@ impl Visit<'_> {
             return Ok(());
         }
         self.note_delivered(&mut transaction).await?;
-        ledger::grant(&mut transaction, &room_id, &letters.grants, now).await?;
+        ledger::grant(&store, &mut transaction, &room_id, &letters.grants, now).await?;
         let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
         transaction.commit().await?;
         self.deliver(requests).await
@@ -337,7 +337,7 @@ impl Visit<'_> {
         &mut self,
         letters: &mut Letters,
         recipients: &[Recipient],
-        session_id: &str,
+        (tuple, session_id): (&StateTuple, &str),
         message_index: u32,
         snapshot: &KeySnapshot,
     ) -> Result<(), KeeperError> {
@@ -371,6 +371,8 @@ impl Visit<'_> {
                     device_id: device_id.clone(),
                     message_index,
                     reason: reason.as_str(),
+                    tuple: tuple.clone(),
+                    policy: self.lanes.taker.rules.policy.clone(),
                 });
                 self.reasons.insert((user_id.clone(), device_id.clone()), reason);
             }
@@ -452,7 +454,7 @@ impl Visit<'_> {
         &mut self,
         db: &mut sqlx::SqliteConnection,
     ) -> Result<(), KeeperError> {
-        note_delivered(db, &self.delivered).await?;
+        note_delivered(&self.lanes.taker.store, db, &self.delivered).await?;
         self.delivered.clear();
         Ok(())
     }
@@ -496,7 +498,8 @@ impl Visit<'_> {
         self.note_delivered(&mut transaction).await?;
         for (user, device, code) in std::mem::take(&mut self.plan_refusals) {
             let code = code.as_str();
-            if ledger::refuse(&mut transaction, &room_id, &user, &device, code, now).await? {
+            let whose = (user.as_ref(), device.as_ref());
+            if ledger::refuse(&store, &mut transaction, &room_id, whose, code, now).await? {
                 self.lanes.taker.metrics.room_keys_withheld(code, 1);
             }
         }

@@ -99,7 +99,7 @@ impl Listener {
             self.taker.retry_unreadable(&mut transaction, &room, Some(&session)).await?;
         }
         for (user, device) in received.mended {
-            ledger::doubt(&mut transaction, &user, &device).await?;
+            ledger::doubt(&self.taker.store, &mut transaction, &user, &device).await?;
             mark_rooms_of(&self.taker, &mut transaction, &user).await?;
         }
         transaction.commit().await?;

@@ -29,6 +29,10 @@ pub enum SessionScope {
 pub struct Rules {
     /// Who is given keys.
     pub sharing: SharingPolicy,
+    /// The same in words, for the ledger.
+    pub policy: String,
+    /// How long the ledger's history is kept.
+    pub ledger_retention: i64,
     /// How long a seal waits for other servers.
     pub gate_timeout: i64,
     /// Joins within it share a refresh.
@@ -74,6 +78,8 @@ impl Rules {
                     config::Invitees::None => InviteePolicy::None,
                 },
             },
+            policy: policy(sharing),
+            ledger_retention: i64::from(config.ledger.retention_days) * 24 * 3_600_000,
             gate_timeout: millis(sharing.gate_timeout),
             refresh_window: millis(sharing.refresh_window),
             device_refresh_interval: millis(sharing.device_refresh_interval),
@@ -100,6 +106,20 @@ impl Rules {
                 .collect(),
         }
     }
+}
+
+/// The policy that decides, as the configuration says it: `devices=cross_signed invitees=aesthetic`.
+fn policy(sharing: &config::Sharing) -> String {
+    let devices = match sharing.devices {
+        config::Devices::CrossSigned => "cross_signed",
+        config::Devices::All => "all",
+    };
+    let invitees = match sharing.invitees {
+        config::Invitees::Aesthetic => "aesthetic",
+        config::Invitees::All => "all",
+        config::Invitees::None => "none",
+    };
+    format!("devices={devices} invitees={invitees}")
 }
 
 fn millis(duration: config::Duration) -> i64 {

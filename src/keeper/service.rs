@@ -368,7 +368,7 @@ impl Keeper {
             if room.membership == Membership::Join && !joined.contains(&room.room_id) {
                 room.membership = Membership::Leave;
                 rooms::put(&mut transaction, &room).await?;
-                forget(&mut transaction, &room.room_id).await?;
+                forget(&self.lanes.taker.store, &mut transaction, &room.room_id).await?;
             }
         }
         for room_id in outbox::rooms(&mut transaction).await? {

@@ -56,6 +56,7 @@ pub struct Store {
     reader: SqlitePool,
     cipher: Arc<StoreCipher>,
     tick: Arc<AtomicI64>,
+    names: Arc<ledger::Cache>,
 }
 
 impl std::fmt::Debug for Store {
@@ -91,7 +92,13 @@ impl Store {
 
         let cipher = unlock(&writer, passphrase).await?;
         let tick = reserve_ticks(&writer).await?;
-        Ok(Self { writer, reader, cipher: Arc::new(cipher), tick: Arc::new(AtomicI64::new(tick)) })
+        Ok(Self {
+            writer,
+            reader,
+            cipher: Arc::new(cipher),
+            tick: Arc::new(AtomicI64::new(tick)),
+            names: Arc::default(),
+        })
     }
 
     /// Begins a transaction on the one writer connection. Dropped without `commit`, it changes nothing.
