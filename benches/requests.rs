@@ -63,6 +63,27 @@ fn print(what: &str, count: usize, took: Duration, ready: usize) {
     println!("{what:<44} {rate:>9.0} requests/s (reach: 2000), {ready} ready at once");
 }
 
+/// How long the one call takes that wakes everybody who waits for the same room's budget.
+fn herd(parked: usize, users: usize) {
+    let wide = Limit { burst: 1_000_000, per_second: 1_000_000 };
+    let limits = RateLimits { device: wide, user: wide, room: ONE, overall: wide };
+    let start = Instant::now();
+    let mut queue = Queue::new(&limits, parked, start);
+    for number in 0..parked {
+        let json = event(number * ROOMS, number % users);
+        let Ok(Incoming::Request(request)) = Incoming::parse(&json) else { panic!("no request") };
+        queue.offer(request, start);
+    }
+    let waiting = queue.len();
+    let later = start + Duration::from_secs(1);
+    let started = Instant::now();
+    assert!(queue.next(later).is_some() && queue.next(later).is_none());
+    let took = started.elapsed().as_secs_f64() * 1000.0;
+    println!(
+        "{waiting} waiting for one room: {took:.1} ms for one to be served and all to sleep on"
+    );
+}
+
 fn main() {
     let parked = size("STATEKEEPER_BENCH_PARKED", 50_000);
     let users = size("STATEKEEPER_BENCH_USERS", 10_000).max(1);
@@ -79,4 +100,5 @@ fn main() {
     let (took, ready) = offer(&mut queue, 2 * parked, parked, 1);
     print("the same, all from one user", parked, took, ready);
     println!("waiting in the end: {}", queue.len());
+    herd(parked, users);
 }
