@@ -114,6 +114,21 @@ fn a_room_that_others_flood_does_not_hold_up_a_users_other_rooms() {
 }
 
 #[test]
+fn everybody_who_waits_for_a_room_gets_his_turn_before_anybody_gets_two() {
+    let start = Instant::now();
+    let mut queue = Queue::new(&RateLimits { room: ONE, ..NO_LIMIT }, 1000, start);
+    queue.offer(request("@first:x", "D", "r", 0), start);
+    for (user, id) in (0..20).flat_map(|user| (0..20).map(move |id| (user, id))) {
+        queue.offer(request(&format!("@u{user}:s{}", user % 4), "D", "r", id), start);
+    }
+    let served: BTreeSet<_> = (1..=20)
+        .filter_map(|s| queue.next(start + Duration::from_secs(s)))
+        .map(|request| request.sender)
+        .collect();
+    assert_eq!(served.len(), 20);
+}
+
+#[test]
 fn the_oldest_of_the_greediest_goes_first() {
     let start = Instant::now();
     let mut queue = Queue::new(&RateLimits { overall: ONE, ..NO_LIMIT }, 4, start);

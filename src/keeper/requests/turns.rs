@@ -16,14 +16,17 @@ struct Waiting {
     requests: BTreeMap<u64, Duration>,
     /// The same, the earliest to be looked at first.
     due: BTreeSet<(Duration, u64)>,
+    /// He is before those with a greater one. It changes when he is served, and only then: whoever is
+    /// woken in vain loses nothing by it.
+    turn: u64,
     place: Place,
 }
 
 /// Where a user waits.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    /// For his turn, which has this number.
-    Line(u64),
+    /// For his turn.
+    Line,
     /// Until a time before which none of his requests can be served.
     Asleep(Duration),
 }
@@ -35,8 +38,8 @@ type Greed = (usize, Reverse<u64>, Fingerprint);
 struct Server {
     /// Its users who wait for their turn.
     line: BTreeMap<u64, Fingerprint>,
-    /// The server's own turn, while somebody is in the line.
-    turn: Option<u64>,
+    /// The server's own turn, which changes when one of its users is served.
+    turn: u64,
     users: BTreeSet<Greed>,
     parked: usize,
 }
@@ -81,8 +84,13 @@ impl Turns {
         asleep: Option<Duration>,
     ) {
         self.count(user, false);
+        let (turn, servers_turn) = (self.next_turn(), self.next_turn());
+        self.servers
+            .entry(server)
+            .or_insert_with(|| Server { turn: servers_turn, ..Server::default() });
         let waiting = self.users.entry(user).or_insert_with(|| Waiting {
             server,
+            turn,
             requests: BTreeMap::new(),
             due: BTreeSet::new(),
             place: Place::Asleep(Duration::MAX),
@@ -92,7 +100,7 @@ impl Turns {
         let place = waiting.place;
         self.count(user, true);
         match (place, asleep) {
-            (Place::Line(_), _) => {}
+            (Place::Line, _) => {}
             (Place::Asleep(until), Some(asleep)) => self.sleep(user, until.min(asleep)),
             (Place::Asleep(_), None) => self.stand_in_line(user),
         }
@@ -152,14 +160,16 @@ impl Turns {
 
     /// `user` had his turn: he and his server go to the end of their lines.
     pub fn rotate(&mut self, user: Fingerprint) {
-        let Some(server) = self.users.get(&user).map(|waiting| waiting.server) else { return };
-        self.stand_in_line(user);
-        let turn = self.next_turn();
-        let Some(entry) = self.servers.get_mut(&server) else { return };
-        if let Some(before) = entry.turn.replace(turn) {
-            self.line.remove(&before);
+        let (turn, servers_turn) = (self.next_turn(), self.next_turn());
+        self.leave_place(user);
+        let Some(waiting) = self.users.get_mut(&user) else { return };
+        waiting.turn = turn;
+        let Some(server) = self.servers.get_mut(&waiting.server) else { return };
+        if self.line.remove(&server.turn).is_some() {
+            self.line.insert(servers_turn, waiting.server);
         }
-        self.line.insert(turn, server);
+        server.turn = servers_turn;
+        self.stand_in_line(user);
     }
 
     /// None of `user`'s requests has to be looked at before `until`.
@@ -185,32 +195,23 @@ impl Turns {
 
     fn stand_in_line(&mut self, user: Fingerprint) {
         self.leave_place(user);
-        let (turn, servers_turn) = (self.next_turn(), self.next_turn());
         let Some(waiting) = self.users.get_mut(&user) else { return };
         let Some(server) = self.servers.get_mut(&waiting.server) else { return };
-        waiting.place = Place::Line(turn);
-        server.line.insert(turn, user);
-        if server.turn.is_none() {
-            server.turn = Some(servers_turn);
-            self.line.insert(servers_turn, waiting.server);
-        }
+        waiting.place = Place::Line;
+        server.line.insert(waiting.turn, user);
+        self.line.insert(server.turn, waiting.server);
     }
 
     fn leave_place(&mut self, user: Fingerprint) {
         let Some(waiting) = self.users.get(&user) else { return };
-        let turn = match waiting.place {
-            Place::Line(turn) => turn,
-            Place::Asleep(until) => {
-                self.asleep.remove(&(until, user));
-                return;
-            }
-        };
+        if let Place::Asleep(until) = waiting.place {
+            self.asleep.remove(&(until, user));
+            return;
+        }
         let Some(server) = self.servers.get_mut(&waiting.server) else { return };
-        server.line.remove(&turn);
-        if server.line.is_empty()
-            && let Some(turn) = server.turn.take()
-        {
-            self.line.remove(&turn);
+        server.line.remove(&waiting.turn);
+        if server.line.is_empty() {
+            self.line.remove(&server.turn);
         }
     }
 
