@@ -16,6 +16,7 @@ mod listen;
 mod meeting;
 pub mod outbox;
 pub mod pacing;
+pub mod requests;
 mod rooms;
 pub mod rules;
 pub mod scheduler;
