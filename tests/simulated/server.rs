@@ -52,6 +52,7 @@ async fn handle(State(sim): State<Sim>, request: axum::extract::Request) -> Resp
     });
     sim.touch();
     tokio::time::sleep(latency).await;
+    released(&sim, endpoint).await;
     let reply = match before(fault.as_ref()).await {
         Some(reply) => reply,
         None => {
@@ -98,6 +99,16 @@ fn logged(world: &mut World, call: &Call, route: &Route<'_>, user_id: &str) -> R
         answered: None,
         status: None,
         took: Duration::ZERO,
+    }
+}
+
+/// Waits while a test holds the endpoint.
+async fn released(sim: &Sim, endpoint: &str) {
+    let mut changes = sim.changes();
+    while sim.with(|world| world.faults.is_held(endpoint)) {
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 
