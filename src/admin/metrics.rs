@@ -46,6 +46,7 @@ struct Inner {
     state_events_sealed: IntCounterVec,
     state_refused: IntCounterVec,
     undecryptable_state_events: IntGauge,
+    holds: IntGauge,
     intents: LabelledGauge,
     join_to_key: Histogram,
     homeserver_requests: IntCounterVec,
@@ -142,6 +143,13 @@ impl Metrics {
                 IntGauge::new(
                     "statekeeper_undecryptable_state_events",
                     "Current encrypted state events that the keeper itself cannot read.",
+                )?,
+            )?,
+            holds: register(
+                &registry,
+                IntGauge::new(
+                    "statekeeper_holds",
+                    "Members about whom an administrator has to decide.",
                 )?,
             )?,
             intents: LabelledGauge::new(
@@ -263,6 +271,11 @@ impl Metrics {
         self.inner.undecryptable_state_events.set(count);
     }
 
+    /// Sets `statekeeper_holds`, over all rooms.
+    pub fn set_holds(&self, count: i64) {
+        self.inner.holds.set(count);
+    }
+
     /// Records one join in `statekeeper_join_to_key_seconds`: the time from the membership event's
     /// arrival to the 200 of its last key.
     pub fn join_to_key(&self, seconds: f64) {
@@ -376,6 +389,7 @@ mod tests {
         metrics.state_event_sealed("reseal");
         metrics.state_refused("replayed");
         metrics.set_undecryptable_state_events(4);
+        metrics.set_holds(6);
         metrics.set_intents(&BTreeMap::from([("pending", 5)]));
         metrics.join_to_key(0.04);
         metrics.homeserver_request("keys_query", "200", 0.006);
@@ -396,6 +410,7 @@ mod tests {
             "statekeeper_state_events_sealed_total{cause=\"reseal\"} 1",
             "statekeeper_state_refused_total{rule=\"replayed\"} 1",
             "statekeeper_undecryptable_state_events 4",
+            "statekeeper_holds 6",
             "statekeeper_intents{state=\"pending\"} 5",
             "statekeeper_join_to_key_seconds_bucket{le=\"0.05\"} 1",
             "statekeeper_join_to_key_seconds_bucket{le=\"0.035\"} 0",

@@ -3,12 +3,17 @@
 //! A command ends with 0 when all went well, with 1 when something is to be mended (each mistake on
 //! one line of standard error), and with 2 when it was not called properly.
 
+mod beside;
+mod block;
 mod check;
+mod confirm_identity;
 mod generate;
+mod holds;
 mod logging;
 mod output;
 mod registration;
 mod serve;
+mod word;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -30,6 +35,18 @@ enum Command {
     Check(ConfigFile),
     /// Run the keeper
     Serve(ConfigFile),
+    /// List the members who wait for an administrator's word
+    Holds(holds::Arguments),
+    /// Let a member have a room's keys
+    Approve(word::Arguments),
+    /// Refuse a user a room's keys
+    Deny(word::Arguments),
+    /// Refuse a user, or one device, the keys of all rooms
+    Block(block::Arguments),
+    /// Take a block back
+    Unblock(block::Arguments),
+    /// Accept that a user's cross-signing identity has changed
+    ConfirmIdentity(confirm_identity::Arguments),
     /// Print the configuration's JSON schema
     #[command(hide = true)]
     ConfigSchema,
@@ -54,6 +71,12 @@ pub fn run() -> ExitCode {
         Command::Registration(arguments) => registration::run(&arguments),
         Command::Check(file) => check::run(&file.config),
         Command::Serve(file) => serve::run(&file.config),
+        Command::Holds(arguments) => holds::run(&arguments),
+        Command::Approve(arguments) => word::approve(&arguments),
+        Command::Deny(arguments) => word::deny(&arguments),
+        Command::Block(arguments) => block::block(&arguments),
+        Command::Unblock(arguments) => block::unblock(&arguments),
+        Command::ConfirmIdentity(arguments) => confirm_identity::run(&arguments),
         Command::ConfigSchema => generate::schema(),
         Command::ConfigSample => generate::sample(),
         Command::ConfigReference => generate::reference(),

@@ -1,4 +1,4 @@
-//! Patterns for user ids and event types, with `*` for any text and `?` for any one character.
+//! Patterns for user ids, server names and event types, with `*` for any text and `?` for any one character.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -10,6 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UserGlob(String);
 
+/// A pattern for whole server names: `example.org`, `*.example.org`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ServerGlob(String);
+
 /// A pattern for whole event types: `m.call.member`, `m.rtc.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TypeGlob(String);
@@ -20,6 +24,9 @@ pub enum GlobError {
     /// No user id has this form.
     #[error("matches no user id; write a pattern for a whole one, like \"*:example.org\"")]
     NoUser,
+    /// No server name has this form.
+    #[error("matches no server name; write a pattern for a whole one, like \"*.example.org\"")]
+    NoServer,
     /// No event type has this form.
     #[error("matches no event type; write a pattern for a whole one, like \"m.rtc.*\"")]
     NoType,
@@ -31,6 +38,13 @@ impl UserGlob {
         fits(&self.0, user_id.as_str())
     }
 
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl ServerGlob {
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -57,6 +71,17 @@ impl FromStr for UserGlob {
         let has_a_server = text.contains([':', '*']) && !text.ends_with(':');
         let possible = begins_like_one && has_a_server && !text.contains(char::is_whitespace);
         possible.then(|| Self(text.to_owned())).ok_or(GlobError::NoUser)
+    }
+}
+
+impl FromStr for ServerGlob {
+    type Err = GlobError;
+
+    /// The spec's grammar for server names ("Server Name"), with `*` and `?` in it.
+    fn from_str(text: &str) -> Result<Self, GlobError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-.:[]*?".contains(c);
+        let possible = !text.is_empty() && text.chars().all(allowed);
+        possible.then(|| Self(text.to_owned())).ok_or(GlobError::NoServer)
     }
 }
 
@@ -97,7 +122,7 @@ fn fits(glob: &str, text: &str) -> bool {
     }
 }
 
-/// What the two patterns share: they are text in every format.
+/// What the patterns share: they are text in every format.
 macro_rules! text_in_every_format {
     ($glob:ident, $format:literal) => {
         impl fmt::Display for $glob {
@@ -135,6 +160,7 @@ macro_rules! text_in_every_format {
 }
 
 text_in_every_format!(UserGlob, "matrix-user-glob");
+text_in_every_format!(ServerGlob, "matrix-server-glob");
 text_in_every_format!(TypeGlob, "matrix-event-type-glob");
 
 #[cfg(test)]
@@ -175,6 +201,18 @@ mod tests {
         }
         for text in ["*", "*:example.org", "@alice:example.org", "?a:b", "@*"] {
             assert!(text.parse::<UserGlob>().is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_glob_that_can_match_no_server_is_refused() {
+        for text in ["", "*:@example.org", "https://example.org", "a b", "example,org", "bücher.de"]
+        {
+            assert_eq!(text.parse::<ServerGlob>(), Err(GlobError::NoServer), "{text:?}");
+        }
+        for text in ["*", "*.example.org", "example.org:8448", "[::1]:8448", "matrix?.example.org"]
+        {
+            assert!(text.parse::<ServerGlob>().is_ok(), "{text:?}");
         }
     }
 

@@ -471,6 +471,53 @@ sharing: { gate_timeout: soon }"#,
     }
 
     #[test]
+    fn a_rate_keeps_the_default_of_its_own_place_where_one_half_is_written() {
+        let config = good(
+            &with(
+                "requests: { limits: { device: { burst: 7 } } }\nsharing: { budget: { burst: 9 } }",
+            ),
+            &[("STATEKEEPER__REQUESTS__LIMITS__ROOM__PER_SECOND", "3")],
+        );
+        let limits = &config.requests.limits;
+        assert_eq!((limits.device.burst, limits.device.per_second), (7, 5));
+        assert_eq!((limits.room.burst, limits.room.per_second), (500, 3));
+        assert_eq!((config.sharing.budget.burst, config.sharing.budget.per_second), (9, 500));
+    }
+
+    #[test]
+    fn a_mistake_about_who_is_given_keys_says_how_to_mend_it() {
+        let cases = [
+            (
+                "access: { deny_servers: [\"https://x\"] }",
+                r#"config.yaml: access.deny_servers[0]: "https://x" is not a pattern for server names; write one for a whole server name, like "example.org" or "*.example.org""#,
+            ),
+            (
+                "access: { allow_users: [bob] }",
+                r#"config.yaml: access.allow_users[0]: "bob" is not a pattern for user ids; write one for a whole user id, like "*:example.org" or "@ops:example.org""#,
+            ),
+            (
+                "sharing: { members: vouchd }",
+                r#"config.yaml: sharing.members: "vouchd" is not one of joined, vouched, approved; did you mean "vouched"?"#,
+            ),
+            (
+                "sharing: { vouched_power: -1 }",
+                "config.yaml: sharing.vouched_power: -1 is not a whole number; write one of 0 or more, without a unit",
+            ),
+            (
+                "requests: { limits: { user: { per_second: 0 } } }",
+                "config.yaml: requests.limits.user.per_second: 0 is not a whole number; write 1 or more, without a unit",
+            ),
+            (
+                "requests: { cool_down: 300 }",
+                r#"config.yaml: requests.cool_down: 300 is not a duration; write a number and a unit, like "3s""#,
+            ),
+        ];
+        for (extra, line) in cases {
+            assert_eq!(lines(&with(extra), &[]), [line], "{extra}");
+        }
+    }
+
+    #[test]
     fn a_section_whose_keys_are_all_commented_out_has_its_defaults() {
         assert_eq!(good(&with("sharing:\nstate:"), &[]).sharing, crate::config::Sharing::default());
     }

@@ -19,12 +19,13 @@ use serde::{Deserialize, Serialize};
 
 pub use duration::{Duration, DurationError};
 pub use environment::{Environment, environment};
-pub use glob::{GlobError, TypeGlob, UserGlob};
+pub use glob::{GlobError, ServerGlob, TypeGlob, UserGlob};
 pub use load::Draft;
 pub use mistake::{ConfigErrors, Mistake};
 pub use section::{
-    Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, Ledger, LogFormat,
-    Logging, PassphraseError, Reseal, Rotation, SessionScope, Sharing, State, Store,
+    Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, Ledger, Limits,
+    LogFormat, Logging, Members, PassphraseError, Rate, Requests, Reseal, Rotation, SessionScope,
+    Sharing, State, Store,
 };
 
 /// Everything that an operator may set.
@@ -47,6 +48,9 @@ pub struct Config {
     /// To whom the keeper gives the keys of encrypted state, and when it refreshes that state.
     #[serde(default)]
     pub sharing: Sharing,
+    /// How requests for keys are answered, and how many of them.
+    #[serde(default)]
+    pub requests: Requests,
     /// How the keeper seals the state of rooms.
     #[serde(default)]
     pub state: State,

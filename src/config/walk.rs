@@ -306,6 +306,10 @@ impl<'a> Form<'a> {
                 "a pattern for user ids",
                 "one for a whole user id, like \"*:example.org\" or \"@ops:example.org\"",
             ),
+            ("string", "matrix-server-glob") => (
+                "a pattern for server names",
+                "one for a whole server name, like \"example.org\" or \"*.example.org\"",
+            ),
             ("string", "matrix-event-type") => ("an event type", "one like \"m.room.tombstone\""),
             ("string", "matrix-event-type-glob") => {
                 ("a pattern for event types", "one for a whole event type, like \"m.rtc.*\"")

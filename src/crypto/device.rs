@@ -7,7 +7,7 @@ use matrix_sdk_common::deserialized_responses::{
 };
 use matrix_sdk_crypto::{
     CollectStrategy, DecryptionSettings, DeviceData, EncryptionSyncChanges, OlmMachine,
-    TrustRequirement,
+    TrustRequirement, UserIdentity,
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId, serde::Raw};
@@ -231,6 +231,21 @@ impl KeeperDevice {
             .collect();
         self.known.put(user, devices.clone(), generation);
         Ok(devices)
+    }
+
+    /// The public master key of a user's cross-signing identity, unpadded base64; `None` where the user has
+    /// none, as far as the homeserver was asked.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the key store fails.
+    pub async fn master_key_of(&self, user: &UserId) -> Result<Option<String>, CryptoError> {
+        let identity = self.machine.get_identity(user, None).await?;
+        let key = identity.and_then(|identity| match identity {
+            UserIdentity::Own(own) => own.master_key().get_first_key(),
+            UserIdentity::Other(other) => other.master_key().get_first_key(),
+        });
+        Ok(key.map(|key| key.to_base64()))
     }
 
     /// Encrypts one to-device event for many devices over Olm. Returns the requests, and the devices with

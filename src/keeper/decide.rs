@@ -10,7 +10,7 @@ use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 
 use super::rules::{Reseal, Rules};
 use crate::{
-    policy::{self, DeviceFacts, Entitlement, MemberFacts, WithheldCode},
+    policy::{self, DeviceFacts, Entitlement, HoldReason, MemberFacts, UserFacts, WithheldCode},
     state::{Membership, StateTuple},
     store::Grant,
 };
@@ -35,6 +35,10 @@ pub struct MemberView {
     pub user_id: OwnedUserId,
     /// Joined or invited.
     pub membership: Membership,
+    /// What policy weighs of the user.
+    pub user: UserFacts,
+    /// What policy weighs of the member, beside the membership.
+    pub standing: MemberFacts,
     /// Since when at the latest, in milliseconds.
     pub since: i64,
     /// The tick at which the membership was taken in.
@@ -198,10 +202,18 @@ pub struct Plan {
     pub retire: BTreeSet<String>,
     /// Devices that get nothing, and why.
     pub refusals: Vec<(OwnedUserId, OwnedDeviceId, WithheldCode)>,
+    /// Members in scope about whom an administrator has to decide, and why.
+    pub holds: Vec<(OwnedUserId, HoldReason)>,
     /// Whether the decision needs all members: what is planned here is not to be performed.
     pub needs_whole_room: bool,
     /// When to decide again though nothing happens, in milliseconds.
     pub again_at: Option<i64>,
+}
+
+impl MemberView {
+    fn facts(&self) -> MemberFacts {
+        MemberFacts { membership: Some(self.membership), ..self.standing }
+    }
 }
 
 impl Plan {
@@ -228,6 +240,8 @@ pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
 fn find_refused(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
     plan.retire.extend(known.departed.iter().cloned());
     for member in &known.members {
+        let held = policy::hold(&member.user, &member.facts(), &rules.sharing);
+        plan.holds.extend(held.map(|reason| (member.user_id.clone(), reason)));
         plan.retire.extend(member.orphaned.iter().cloned());
         for device in &member.devices {
             let entitled = |tuple: &StateTuple| entitlement(member, device, tuple, rules);
@@ -252,8 +266,7 @@ fn entitlement(
     tuple: &StateTuple,
     rules: &Rules,
 ) -> Entitlement {
-    let facts = MemberFacts::of(Some(member.membership));
-    policy::entitlement(&device.facts, &facts, tuple, &rules.sharing)
+    policy::entitlement(&device.facts, &member.user, &member.facts(), tuple, &rules.sharing)
 }
 
 fn decide_tuple(
@@ -313,6 +326,9 @@ fn is_needed(known: &Knowledge, source: &SourceView) -> bool {
 /// The joined members' devices that lack the key of the tuple's next event. Invitees hold no seal up.
 fn before_a_seal(known: &Knowledge, rules: &Rules, view: &TupleView) -> Vec<Recipient> {
     let mut recipients = Vec::new();
+    if !rules.unasked {
+        return recipients;
+    }
     for member in known.members.iter().filter(|member| member.membership == Membership::Join) {
         for device in &member.devices {
             let holds = view.active.as_ref().is_some_and(|(session, next)| {
@@ -360,6 +376,8 @@ fn decide_sharing(
                 .get(&sealed.session_id)
                 .filter(|grant| grant.message_index <= sealed.message_index);
             match grant {
+                // It has to ask (MSC3414).
+                None if !rules.unasked => {}
                 None => {
                     recipients.push(Recipient {
                         user_id: member.user_id.clone(),

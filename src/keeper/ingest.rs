@@ -9,16 +9,22 @@ use serde_json::Value;
 use sqlx::SqliteConnection;
 use tokio::sync::Notify;
 
-use super::{KeeperError, clock::now_ms, rules::Rules, state_events};
+use super::{
+    KeeperError,
+    clock::now_ms,
+    people::{inviter, mark_all_let_in, mark_let_in},
+    rules::Rules,
+    state_events,
+};
 use crate::{
     admin::Metrics,
     crypto::KeeperDevice,
-    policy::UserGlob,
+    policy::{MemberPolicy, UserGlob},
     state::{
         JsonMap, Membership, PowerLevels, RoomEncryption, RoomEvent, creators_of,
         power::room_version_of,
     },
-    store::{InboxRow, MemberRow, RoomRow, Store, inbox, ledger, marks, rooms, sessions},
+    store::{InboxRow, MemberRow, RoomRow, Store, inbox, ledger, marks, people, rooms, sessions},
 };
 
 /// How many events are taken in by one commit.
@@ -148,6 +154,7 @@ impl Taker {
                 tracing::info!(room = %room_id, membership = membership.as_str(),
                     by = %event.sender, "the keeper is no longer in a room");
                 forget(&self.store, db, room_id).await?;
+                mark_all_let_in(self, db, room_id).await?;
             }
         }
         if membership == Membership::Invite && was == Some(Membership::Join) {
@@ -185,14 +192,22 @@ impl Taker {
         };
         match (event.event_type.as_str(), state_key) {
             ("m.room.member", user) => self.take_member(db, &room, event, user, arrival).await,
-            ("m.room.create" | "m.room.power_levels" | "m.room.encryption", "") => {
+            (
+                "m.room.create" | "m.room.power_levels" | "m.room.encryption" | "m.room.join_rules",
+                "",
+            ) => {
                 let before = (room.state_encrypted, room.elevated);
                 self.take_room_setting(&mut room, event);
                 // Encrypted from now on: what stands there already has to be looked at.
                 room.loaded &= !arrival.live || before.0 == room.state_encrypted;
                 rooms::put(db, &room).await?;
-                if arrival.live && before != (room.state_encrypted, room.elevated) {
+                let changed = before != (room.state_encrypted, room.elevated);
+                if arrival.live && changed {
                     tracing::info!(room = %room.room_id, status = room.status(), "a room's standing changed");
+                }
+                // Power and join rules say who is vouched for.
+                let weighed = matches!(self.rules.sharing.members, MemberPolicy::Vouched(_));
+                if arrival.live && (changed || weighed) {
                     marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
                 }
                 Ok(())
@@ -212,6 +227,7 @@ impl Taker {
                 room.creators = creators_of(&event.sender, &event.content, &room.version);
             }
             "m.room.power_levels" => room.power_levels = to_json(&event.content),
+            "m.room.join_rules" => room.join_rules = to_json(&event.content),
             _ => {
                 // Once on, it stays on: clients refuse to turn encryption off, and so does the keeper.
                 let encrypts = RoomEncryption::from_content(&event.content)
@@ -256,8 +272,15 @@ impl Taker {
             since,
             arrived_at: arrival.at,
             tick: arrival.tick,
+            inviter: inviter(room, &event.sender, membership, before.as_ref()),
         };
         rooms::put_member(db, &room.room_id, &member).await?;
+        if !matches!(membership, Membership::Join | Membership::Invite) {
+            people::left(db, &room.room_id, &user_id).await?;
+        }
+        if arrival.live {
+            mark_let_in(self, db, &room.room_id, &user_id).await?;
+        }
         if !arrival.live || !room.state_encrypted {
             return Ok(());
         }
@@ -307,6 +330,7 @@ pub async fn forget(
 ) -> Result<(), KeeperError> {
     sessions::retire_known_to(store, db, room_id, None, "the keeper left").await?;
     marks::clear(db, room_id).await?;
+    people::let_go(db, room_id, None).await?;
     inbox::release(db, room_id, None).await?;
     crate::store::outbox::clear(db, room_id).await?;
     Ok(ledger::withdraw_unsent(store, db, room_id).await?)

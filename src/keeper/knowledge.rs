@@ -9,11 +9,12 @@ use super::{
     clock::now_ms,
     decide::{DeviceView, Knowledge, MemberView, SealedView, SourceView, TupleView},
     lane::Visit,
+    people::Company,
     rules::{Rules, SessionScope},
 };
 use crate::{
     crypto::KnownDevice,
-    policy::DeviceFacts,
+    policy::{DeviceFacts, MemberFacts, UserFacts},
     state::{Membership, StateTuple},
     store::{Grant, GrantRow, MemberRow, SessionRow, TupleRow, ledger, rooms, sessions, tuples},
 };
@@ -31,9 +32,11 @@ impl Visit<'_> {
         }
         let members = self.members(db).await?;
         let mut grants = self.grants(db).await?;
+        let company = self.company(db).await?;
         let mut views = Vec::with_capacity(members.len());
         for member in members {
-            views.push(self.view(member, &mut grants).await?);
+            let facts = self.facts(db, &company, &member).await?;
+            views.push(self.view(member, facts, &company, &mut grants).await?);
         }
         let departed = match self.scope {
             None => grants.into_values().flat_map(BTreeMap::into_keys).collect(),
@@ -119,6 +122,8 @@ impl Visit<'_> {
     async fn view(
         &mut self,
         member: MemberRow,
+        (user, standing): (UserFacts, MemberFacts),
+        company: &Company,
         grants: &mut GrantsByDevice,
     ) -> Result<MemberView, KeeperError> {
         let known = self.lanes.taker.device.devices_of(&member.user_id).await?;
@@ -128,7 +133,8 @@ impl Visit<'_> {
             let key = (device.user_id.clone(), device.device_id.clone());
             let held = grants.remove(&key).unwrap_or_default();
             if !self.unreachable.contains(&key) {
-                devices.push(device_view(device, held));
+                let blocked = company.is_device_blocked(&key.0, &key.1);
+                devices.push(device_view(device, blocked, held));
             }
             self.devices.insert(key, device.clone());
         }
@@ -138,6 +144,8 @@ impl Visit<'_> {
             orphaned,
             user_id: member.user_id,
             membership: member.membership,
+            user,
+            standing,
             since: member.since,
             tick: member.tick,
             devices,
@@ -166,14 +174,14 @@ fn grants_of<'a>(
         .map(|(_, sessions)| sessions)
 }
 
-fn device_view(device: &KnownDevice, grants: BTreeMap<String, Grant>) -> DeviceView {
+fn device_view(device: &KnownDevice, blocked: bool, grants: BTreeMap<String, Grant>) -> DeviceView {
     DeviceView {
         device_id: device.device_id.clone(),
         facts: DeviceFacts {
             known: true,
             deleted: device.deleted,
             cross_signed_by_owner: device.cross_signed,
-            blocked: device.blocked,
+            blocked: blocked || device.blocked,
             is_keeper_itself: false,
         },
         first_seen: device.first_seen,

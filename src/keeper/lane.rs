@@ -19,6 +19,7 @@ use super::{
     meeting::Newcomers,
     outbox::{Delivered, Sender, note_delivered},
     pacing::{Inviters, Pacer, Urgency},
+    people::Held,
     rooms as entering,
     seal::Prepared,
 };
@@ -78,6 +79,10 @@ pub(super) struct Visit<'a> {
     pub(super) reasons: BTreeMap<(OwnedUserId, OwnedDeviceId), Reason>,
     /// When to come again, in milliseconds.
     pub(super) again_at: Option<i64>,
+    /// Identities that were seen, by user, not yet noted: the next commit does.
+    pub(super) sightings: BTreeMap<OwnedUserId, String>,
+    /// Who is held after the last decision.
+    pub(super) held: Option<Held>,
     pub(super) plan_refusals: Vec<(OwnedUserId, OwnedDeviceId, crate::policy::WithheldCode)>,
 }
 
@@ -134,6 +139,8 @@ impl Lanes {
             delivered: Vec::new(),
             reasons: BTreeMap::new(),
             again_at: None,
+            sightings: BTreeMap::new(),
+            held: None,
             plan_refusals: Vec::new(),
         };
         let done = visit.work().await;
@@ -170,6 +177,7 @@ impl Visit<'_> {
             let known = self.know().await?;
             let mut plan = decide(&known, &self.lanes.taker.rules, now_ms());
             self.plan_refusals.append(&mut plan.refusals);
+            self.held = Some((self.scope.clone(), std::mem::take(&mut plan.holds)));
             if plan.needs_whole_room && self.scope.is_some() {
                 self.scope = None;
                 continue;
@@ -291,8 +299,8 @@ impl Visit<'_> {
         self.deliver(requests).await
     }
 
-    /// Whether everybody for whom a key was encrypted is still in the room as what he was decided upon: asked
-    /// in the very transaction that writes the grants, after which a departure finds them.
+    /// Whether everybody for whom a key was encrypted is still in the room as what he was decided upon, and
+    /// refused by no administrator: asked in the very transaction that writes the grants, after which a departure finds them.
     pub(super) async fn still_present(
         &self,
         db: &mut sqlx::SqliteConnection,
@@ -312,7 +320,7 @@ impl Visit<'_> {
                 return Ok(false);
             }
         }
-        Ok(true)
+        Ok(!self.any_refused(db, letters).await?)
     }
 
     /// Sees to Olm sessions with the recipients. The own server's answer at once; others as long as the gate
@@ -449,14 +457,14 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// Notes in the ledger what was delivered so far, as part of the caller's transaction.
+    /// Notes what was delivered so far and which identities were seen, as part of the caller's transaction.
     pub(super) async fn note_delivered(
         &mut self,
         db: &mut sqlx::SqliteConnection,
     ) -> Result<(), KeeperError> {
         note_delivered(&self.lanes.taker.store, db, &self.delivered).await?;
         self.delivered.clear();
-        Ok(())
+        self.note_sightings(db).await
     }
 
     /// Sends prepared events, in their order, and notes what became of them.
@@ -496,6 +504,7 @@ impl Visit<'_> {
         let now = now_ms();
         let mut transaction = store.begin().await?;
         self.note_delivered(&mut transaction).await?;
+        self.settle_holds(&mut transaction).await?;
         for (user, device, code) in std::mem::take(&mut self.plan_refusals) {
             let code = code.as_str();
             let whose = (user.as_ref(), device.as_ref());

@@ -3,6 +3,7 @@
 //! - [`ingest`] and [`state_events`] take events in, from the inbox into what is known;
 //! - [`decide`] says what has to be done about a room: a pure function;
 //! - [`lane`], [`seal`] and [`outbox`] do it, one room at a time each, [`scheduler`] many side by side;
+//! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
 
@@ -16,6 +17,7 @@ mod listen;
 mod meeting;
 pub mod outbox;
 pub mod pacing;
+mod people;
 pub mod requests;
 mod rooms;
 pub mod rules;

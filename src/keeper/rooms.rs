@@ -9,11 +9,12 @@ use super::{
     clock::now_ms,
     ingest::{Arrival, Taker},
     pacing::Inviters,
+    people::mark_all_let_in,
 };
 use crate::{
     homeserver::Homeserver,
     state::{Membership, RoomEvent},
-    store::{NewEvent, RoomRow, inbox, marks, rooms, sessions},
+    store::{NewEvent, RoomRow, inbox, marks, people, rooms, sessions},
 };
 
 /// How long after the start the rooms are looked at anew: a homeserver has come to rest by then.
@@ -138,6 +139,7 @@ pub async fn load(
     for member in rooms::present_members(&mut transaction, &room_id).await? {
         if !users.contains(&member.user_id) {
             rooms::remove_member(&mut transaction, &room_id, &member.user_id).await?;
+            people::left(&mut transaction, &room_id, &member.user_id).await?;
             let why = "a member who holds it is gone";
             let user = Some(member.user_id.as_ref());
             sessions::retire_known_to(&taker.store, &mut transaction, &room_id, user, why).await?;
@@ -149,11 +151,12 @@ pub async fn load(
         taker.take_event(&mut transaction, room.clone(), event, body, arrival).await?;
         if matches!(
             event.event_type.as_str(),
-            "m.room.create" | "m.room.power_levels" | "m.room.encryption"
+            "m.room.create" | "m.room.power_levels" | "m.room.encryption" | "m.room.join_rules"
         ) {
             room = rooms::get(&mut transaction, &room_id).await?.unwrap_or(room);
         }
     }
+    mark_all_let_in(taker, &mut transaction, &room_id).await?;
     inbox::release(&mut transaction, &room_id, Some(fence)).await?;
     marks::mark(&mut transaction, &room_id, None, now, taker.store.next_tick()).await?;
     transaction.commit().await?;

@@ -1,9 +1,14 @@
 //! What the organisation wants, as the keeper weighs it: the configuration, made ready.
 
+use ruma::OwnedUserId;
+
 use crate::{
     config::{self, Config},
-    policy::{DevicePolicy, InviteePolicy, SharingPolicy, UserGlob},
-    state::{ExemptTypes, SenderBound},
+    policy::{
+        AccessPolicy, DevicePolicy, InviteePolicy, MemberPolicy, ServerGlob, SharingPolicy,
+        UserGlob,
+    },
+    state::{ExemptTypes, PowerLevel, SenderBound},
 };
 
 /// When a member's value is sealed.
@@ -24,6 +29,40 @@ pub enum SessionScope {
     Room,
 }
 
+/// So many at once, and so many a second over time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So many at once.
+    pub burst: u32,
+    /// So many a second over time.
+    pub per_second: u32,
+}
+
+impl<const BURST: u32, const PER_SECOND: u32> From<config::Rate<BURST, PER_SECOND>> for Rate {
+    fn from(rate: config::Rate<BURST, PER_SECOND>) -> Self {
+        Self { burst: rate.burst, per_second: rate.per_second }
+    }
+}
+
+/// How requests for keys are answered. Times are in milliseconds.
+#[derive(Clone, Debug)]
+pub struct RequestRules {
+    /// Whether sessions that members made are given away once they are superseded.
+    pub forward_member_sessions: bool,
+    /// How long a device that holds a key is not given it once more.
+    pub cool_down: i64,
+    /// How many requests wait at most.
+    pub queue: usize,
+    /// How many requests of one device are answered.
+    pub device: Rate,
+    /// How many of one user.
+    pub user: Rate,
+    /// How many about one room.
+    pub room: Rate,
+    /// How many in all.
+    pub overall: Rate,
+}
+
 /// The rules by which rooms are kept. Times are in milliseconds.
 #[derive(Clone, Debug)]
 pub struct Rules {
@@ -33,6 +72,16 @@ pub struct Rules {
     pub policy: String,
     /// How long the ledger's history is kept.
     pub ledger_retention: i64,
+    /// Who may be given keys at all.
+    pub access: AccessPolicy,
+    /// Whose word counts.
+    pub admins: Vec<OwnedUserId>,
+    /// Whether keys are given before anybody asks for them.
+    pub unasked: bool,
+    /// How many devices are given keys unasked.
+    pub unasked_budget: Rate,
+    /// How requests are answered.
+    pub requests: RequestRules,
     /// How long a seal waits for other servers.
     pub gate_timeout: i64,
     /// Joins within it share a refresh.
@@ -67,19 +116,14 @@ impl Rules {
         let sharing = &config.sharing;
         let state = &config.state;
         Self {
-            sharing: SharingPolicy {
-                devices: match sharing.devices {
-                    config::Devices::CrossSigned => DevicePolicy::CrossSigned,
-                    config::Devices::All => DevicePolicy::All,
-                },
-                invitees: match sharing.invitees {
-                    config::Invitees::Aesthetic => InviteePolicy::Aesthetic,
-                    config::Invitees::All => InviteePolicy::All,
-                    config::Invitees::None => InviteePolicy::None,
-                },
-            },
+            sharing: sharing_policy(sharing),
             policy: policy(sharing),
             ledger_retention: i64::from(config.ledger.retention_days) * 24 * 3_600_000,
+            access: access_policy(&config.access),
+            admins: config.access.admins.clone(),
+            unasked: sharing.unasked,
+            unasked_budget: sharing.budget.into(),
+            requests: request_rules(&config.requests),
             gate_timeout: millis(sharing.gate_timeout),
             refresh_window: millis(sharing.refresh_window),
             device_refresh_interval: millis(sharing.device_refresh_interval),
@@ -98,17 +142,13 @@ impl Rules {
             sender_bound: SenderBound::new(state.never_reseal.iter().map(ToString::to_string)),
             rotation_age: i64::try_from(config.rotation.milliseconds).unwrap_or(i64::MAX),
             rotation_messages: i64::try_from(config.rotation.messages).unwrap_or(i64::MAX),
-            invite_from: config
-                .access
-                .invite_from
-                .iter()
-                .map(|glob| UserGlob::new(glob.to_string()))
-                .collect(),
+            invite_from: user_globs(&config.access.invite_from),
         }
     }
 }
 
-/// The policy that decides, as the configuration says it: `devices=cross_signed invitees=aesthetic`.
+/// The policy that decides, as the configuration says it: `devices=cross_signed invitees=aesthetic
+/// members=joined`.
 fn policy(sharing: &config::Sharing) -> String {
     let devices = match sharing.devices {
         config::Devices::CrossSigned => "cross_signed",
@@ -119,7 +159,62 @@ fn policy(sharing: &config::Sharing) -> String {
         config::Invitees::All => "all",
         config::Invitees::None => "none",
     };
-    format!("devices={devices} invitees={invitees}")
+    let members = match sharing.members {
+        config::Members::Joined => "joined",
+        config::Members::Vouched => "vouched",
+        config::Members::Approved => "approved",
+    };
+    format!("devices={devices} invitees={invitees} members={members}")
+}
+
+fn sharing_policy(sharing: &config::Sharing) -> SharingPolicy {
+    SharingPolicy {
+        devices: match sharing.devices {
+            config::Devices::CrossSigned => DevicePolicy::CrossSigned,
+            config::Devices::All => DevicePolicy::All,
+        },
+        invitees: match sharing.invitees {
+            config::Invitees::Aesthetic => InviteePolicy::Aesthetic,
+            config::Invitees::All => InviteePolicy::All,
+            config::Invitees::None => InviteePolicy::None,
+        },
+        members: match sharing.members {
+            config::Members::Joined => MemberPolicy::Joined,
+            config::Members::Vouched => {
+                MemberPolicy::Vouched(PowerLevel::Level(i64::from(sharing.vouched_power)))
+            }
+            config::Members::Approved => MemberPolicy::Approved,
+        },
+    }
+}
+
+fn access_policy(access: &config::Access) -> AccessPolicy {
+    let servers = |globs: &[config::ServerGlob]| {
+        globs.iter().map(|glob| ServerGlob::new(glob.as_str())).collect()
+    };
+    AccessPolicy {
+        allow_users: user_globs(&access.allow_users),
+        deny_users: user_globs(&access.deny_users),
+        allow_servers: servers(&access.allow_servers),
+        deny_servers: servers(&access.deny_servers),
+    }
+}
+
+fn request_rules(requests: &config::Requests) -> RequestRules {
+    let limits = &requests.limits;
+    RequestRules {
+        forward_member_sessions: requests.forward_member_sessions,
+        cool_down: millis(requests.cool_down),
+        queue: usize::try_from(requests.queue).unwrap_or(usize::MAX),
+        device: limits.device.into(),
+        user: limits.user.into(),
+        room: limits.room.into(),
+        overall: limits.overall.into(),
+    }
+}
+
+fn user_globs(globs: &[config::UserGlob]) -> Vec<UserGlob> {
+    globs.iter().map(|glob| UserGlob::new(glob.as_str())).collect()
 }
 
 fn millis(duration: config::Duration) -> i64 {

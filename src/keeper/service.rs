@@ -399,6 +399,8 @@ impl Keeper {
         tasks.spawn(async move { Ok(hearing.await?) });
         let counting = upkeep::count(taker.clone());
         tasks.spawn(async move { Ok(counting.await?) });
+        let heeding = upkeep::heed(taker.clone(), self.promised.clone());
+        tasks.spawn(async move { Ok(heeding.await?) });
         let again = super::rooms::look_again(
             taker.clone(),
             self.homeserver.clone(),

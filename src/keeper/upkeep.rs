@@ -1,15 +1,19 @@
 //! What has to be done from time to time, whatever happens: counting, pruning, keeping the device alive.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
 
 use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
-    store::{inbox, ledger, marks, outbox, rooms, tuples},
+    store::{inbox, ledger, marks, outbox, people, rooms, tuples},
 };
 
 /// How often the gauges are set.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
+/// How often it is looked whether an administrator's command has left a promise.
+const HEED_EVERY: Duration = Duration::from_millis(500);
 /// How long a device may go unseen before it is touched, in milliseconds.
 const STALE: i64 = 24 * 3_600_000;
 /// How often the device is looked after and the inbox pruned: `delete_stale_devices_after` is given in days.
@@ -49,7 +53,24 @@ pub async fn set_gauges(taker: &Taker) -> Result<(), KeeperError> {
     let intents = BTreeMap::from([("due", due), ("later", later), ("sending", sending)]);
     taker.metrics.set_intents(&intents);
     taker.metrics.set_undecryptable_state_events(tuples::count_unreadable(db).await?);
+    taker.metrics.set_holds(people::count_holds(db).await?);
     Ok(())
+}
+
+/// Tells `promised` when another process has written into the store, for ever: an administrator's command.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the store fails.
+pub async fn heed(taker: Taker, promised: Arc<Notify>) -> Result<(), KeeperError> {
+    let mut heeded = None;
+    loop {
+        let version = taker.store.others_version().await?;
+        if heeded.replace(version).is_some_and(|before| before != version) {
+            promised.notify_one();
+        }
+        tokio::time::sleep(HEED_EVERY).await;
+    }
 }
 
 /// Keeps the device from being pruned as stale (element-hq/synapse#18161) and the inbox small, for ever.

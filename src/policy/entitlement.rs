@@ -1,8 +1,9 @@
-//! Which device is entitled to the key of which tuple.
+//! Which device is entitled to the key of which tuple: one function, for what is shared unasked and
+//! for what is requested alike.
 
 use std::fmt;
 
-use crate::state::{Membership, StateTuple};
+use crate::state::{Membership, PowerLevel, StateTuple};
 
 /// Policy's answer for one device and one tuple's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,10 +12,22 @@ pub enum Entitlement {
     Grant,
     /// It does not, and is told why.
     Withhold(WithheldCode),
-    /// A person has to decide; until then it gets nothing and hears nothing.
-    Hold,
+    /// An administrator has to decide; until then it gets nothing. Whoever asks hears
+    /// [`WithheldCode::Unauthorised`].
+    Hold(HoldReason),
     /// It gets nothing and hears nothing: it has no business here.
     Silence,
+}
+
+/// Why an administrator has to decide about a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HoldReason {
+    /// The user's cross-signing identity is another than the one that was seen first.
+    IdentityChanged,
+    /// Nobody with the power to do so vouched for the member, and no space did.
+    NotVouched,
+    /// Every member needs an administrator's word, and this one has none.
+    AwaitsApproval,
 }
 
 /// Why a key is withheld (spec: "m.room_key.withheld").
@@ -54,6 +67,19 @@ pub enum InviteePolicy {
     All,
 }
 
+/// Which members get keys (`sharing.members`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum MemberPolicy {
+    /// All of them.
+    #[default]
+    Joined,
+    /// Those who have, or whose inviter had, this much power, and those of a space that the room
+    /// lets in.
+    Vouched(PowerLevel),
+    /// Those whom an administrator approved.
+    Approved,
+}
+
 /// What the organisation says about sharing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct SharingPolicy {
@@ -61,6 +87,8 @@ pub struct SharingPolicy {
     pub devices: DevicePolicy,
     /// What invitees get.
     pub invitees: InviteePolicy,
+    /// Which members.
+    pub members: MemberPolicy,
 }
 
 /// What is known of a device.
@@ -78,13 +106,42 @@ pub struct DeviceFacts {
     pub is_keeper_itself: bool,
 }
 
+/// What is known of the device's owner, whatever the room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UserFacts {
+    /// The lists of allowed and denied users and servers let them in ([`super::AccessPolicy`]).
+    pub admitted: bool,
+    /// An administrator blocked them.
+    pub blocked: bool,
+    /// Their cross-signing identity is another than the one that was seen first, and no
+    /// administrator has confirmed it.
+    pub identity_changed: bool,
+    /// They are an administrator themselves: one whose word counts needs nobody else's.
+    pub is_admin: bool,
+}
+
+/// What an administrator said of a user in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Word {
+    /// They may have its keys.
+    Approved,
+    /// They may not.
+    Denied,
+}
+
 /// What is known of the device's owner in the room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MemberFacts {
     /// The membership; `None` for somebody of whom the room's state says nothing.
     pub membership: Option<Membership>,
-    /// A person wants to decide about this user before any key goes out.
-    pub awaits_decision: bool,
+    /// The user's own power there.
+    pub power: PowerLevel,
+    /// The power that the user's inviter had when inviting; `None` when nobody is known to have.
+    pub inviter_power: Option<PowerLevel>,
+    /// The user is joined to a space that the keeper is in and that the room's join rule lets in.
+    pub through_space: bool,
+    /// What an administrator said of the user here.
+    pub word: Option<Word>,
 }
 
 impl WithheldCode {
@@ -121,10 +178,50 @@ impl fmt::Display for WithheldCode {
     }
 }
 
+impl HoldReason {
+    /// Every reason there is, for tables and tests.
+    pub const ALL: [Self; 3] = [Self::IdentityChanged, Self::NotVouched, Self::AwaitsApproval];
+
+    /// The word for it that operators see, such as `not_vouched`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IdentityChanged => "identity_changed",
+            Self::NotVouched => "not_vouched",
+            Self::AwaitsApproval => "awaits_approval",
+        }
+    }
+}
+
+impl fmt::Display for HoldReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl UserFacts {
+    /// Somebody whom the lists let in and against whom nothing is known.
+    pub const ADMITTED: Self =
+        Self { admitted: true, blocked: false, identity_changed: false, is_admin: false };
+}
+
 impl MemberFacts {
-    /// A member about whom nobody has to decide.
+    /// A member of no power, of whom nobody knows more than the membership.
     pub fn of(membership: Option<Membership>) -> Self {
-        Self { membership, awaits_decision: false }
+        Self {
+            membership,
+            power: PowerLevel::Level(0),
+            inviter_power: None,
+            through_space: false,
+            word: None,
+        }
+    }
+
+    /// Whether somebody answers for the member, or a space does. Who has the power to answer for
+    /// others needs nobody who answers for them.
+    fn is_vouched(&self, needed: PowerLevel) -> bool {
+        self.power >= needed
+            || self.through_space
+            || self.inviter_power.is_some_and(|power| power >= needed)
     }
 }
 
@@ -141,6 +238,7 @@ impl Entitlement {
 /// something to withhold.
 pub fn entitlement(
     device: &DeviceFacts,
+    user: &UserFacts,
     member: &MemberFacts,
     tuple: &StateTuple,
     policy: &SharingPolicy,
@@ -151,16 +249,51 @@ pub fn entitlement(
     if !member_may_read(member.membership, tuple, policy.invitees) {
         return Entitlement::Silence;
     }
-    if device.blocked {
+    if device.blocked || user.blocked || !user.admitted {
         return Entitlement::Withhold(WithheldCode::Blacklisted);
+    }
+    if member.word == Some(Word::Denied) {
+        return Entitlement::Withhold(WithheldCode::Unauthorised);
     }
     if !device.cross_signed_by_owner && policy.devices == DevicePolicy::CrossSigned {
         return Entitlement::Withhold(WithheldCode::Unverified);
     }
-    if member.awaits_decision {
-        return Entitlement::Hold;
+    reason_to_hold(user, member, policy.members).map_or(Entitlement::Grant, Entitlement::Hold)
+}
+
+/// Why an administrator's word is awaited about a member, if it is: whatever devices the member has,
+/// and before there are any.
+pub fn hold(user: &UserFacts, member: &MemberFacts, policy: &SharingPolicy) -> Option<HoldReason> {
+    let is_concerned = match member.membership {
+        Some(Membership::Join) => true,
+        Some(Membership::Invite) => policy.invitees != InviteePolicy::None,
+        Some(Membership::Knock | Membership::Leave | Membership::Ban) | None => false,
+    };
+    let is_refused = user.blocked || !user.admitted || member.word == Some(Word::Denied);
+    if !is_concerned || is_refused {
+        return None;
     }
-    Entitlement::Grant
+    reason_to_hold(user, member, policy.members)
+}
+
+/// A changed identity counts whatever anybody said of the member: it may be somebody else by now.
+fn reason_to_hold(
+    user: &UserFacts,
+    member: &MemberFacts,
+    policy: MemberPolicy,
+) -> Option<HoldReason> {
+    if user.identity_changed {
+        return Some(HoldReason::IdentityChanged);
+    }
+    if user.is_admin || member.word == Some(Word::Approved) {
+        return None;
+    }
+    match policy {
+        MemberPolicy::Joined => None,
+        MemberPolicy::Vouched(needed) if member.is_vouched(needed) => None,
+        MemberPolicy::Vouched(_) => Some(HoldReason::NotVouched),
+        MemberPolicy::Approved => Some(HoldReason::AwaitsApproval),
+    }
 }
 
 fn member_may_read(
@@ -177,220 +310,4 @@ fn member_may_read(
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const SIGNED: DeviceFacts = DeviceFacts {
-        known: true,
-        deleted: false,
-        cross_signed_by_owner: true,
-        blocked: false,
-        is_keeper_itself: false,
-    };
-    const UNSIGNED: DeviceFacts = DeviceFacts { cross_signed_by_owner: false, ..SIGNED };
-    const BLOCKED: DeviceFacts = DeviceFacts { blocked: true, ..SIGNED };
-
-    const MEMBERSHIPS: [Option<Membership>; 6] = [
-        Some(Membership::Join),
-        Some(Membership::Invite),
-        Some(Membership::Knock),
-        Some(Membership::Leave),
-        Some(Membership::Ban),
-        None,
-    ];
-
-    fn name() -> StateTuple {
-        StateTuple::new("m.room.name", "")
-    }
-
-    fn widget() -> StateTuple {
-        StateTuple::new("im.vector.modular.widgets", "w")
-    }
-
-    fn policies() -> Vec<SharingPolicy> {
-        let mut all = Vec::new();
-        for devices in [DevicePolicy::CrossSigned, DevicePolicy::All] {
-            for invitees in [InviteePolicy::None, InviteePolicy::Aesthetic, InviteePolicy::All] {
-                all.push(SharingPolicy { devices, invitees });
-            }
-        }
-        all
-    }
-
-    fn devices() -> Vec<DeviceFacts> {
-        (0..32_u32)
-            .map(|bits| DeviceFacts {
-                known: bits & 1 != 0,
-                deleted: bits & 2 != 0,
-                cross_signed_by_owner: bits & 4 != 0,
-                blocked: bits & 8 != 0,
-                is_keeper_itself: bits & 16 != 0,
-            })
-            .collect()
-    }
-
-    /// Who may read, as a table: by membership and invitee policy, (aesthetic, other).
-    fn may_read(membership: Option<Membership>, invitees: InviteePolicy) -> (bool, bool) {
-        match membership {
-            Some(Membership::Join) => (true, true),
-            Some(Membership::Invite) => match invitees {
-                InviteePolicy::None => (false, false),
-                InviteePolicy::Aesthetic => (true, false),
-                InviteePolicy::All => (true, true),
-            },
-            _ => (false, false),
-        }
-    }
-
-    #[test]
-    fn every_combination_has_the_answer_of_the_table() {
-        let mut seen = 0;
-        for device in devices() {
-            for membership in MEMBERSHIPS {
-                for awaits_decision in [false, true] {
-                    for policy in policies() {
-                        for (tuple, aesthetic) in [(name(), true), (widget(), false)] {
-                            let member = MemberFacts { membership, awaits_decision };
-                            let reads = may_read(membership, policy.invitees);
-                            let reads = if aesthetic { reads.0 } else { reads.1 };
-                            let present =
-                                device.known && !device.deleted && !device.is_keeper_itself;
-                            let signed =
-                                device.cross_signed_by_owner || policy.devices == DevicePolicy::All;
-                            let expected = match (present && reads, device.blocked, signed) {
-                                (false, _, _) => Entitlement::Silence,
-                                (true, true, _) => Entitlement::Withhold(WithheldCode::Blacklisted),
-                                (true, false, false) => {
-                                    Entitlement::Withhold(WithheldCode::Unverified)
-                                }
-                                (true, false, true) if awaits_decision => Entitlement::Hold,
-                                (true, false, true) => Entitlement::Grant,
-                            };
-                            assert_eq!(
-                                entitlement(&device, &member, &tuple, &policy),
-                                expected,
-                                "{device:?} {member:?} {tuple} {policy:?}"
-                            );
-                            seen += 1;
-                        }
-                    }
-                }
-            }
-        }
-        assert_eq!(seen, 32 * 6 * 2 * 6 * 2);
-    }
-
-    #[test]
-    fn under_the_default_an_invitee_gets_the_name_and_a_joiner_all() {
-        let policy = SharingPolicy::default();
-        let invitee = MemberFacts::of(Some(Membership::Invite));
-        let joiner = MemberFacts::of(Some(Membership::Join));
-        assert_eq!(entitlement(&SIGNED, &invitee, &name(), &policy), Entitlement::Grant);
-        assert_eq!(entitlement(&SIGNED, &invitee, &widget(), &policy), Entitlement::Silence);
-        assert_eq!(entitlement(&SIGNED, &joiner, &widget(), &policy), Entitlement::Grant);
-    }
-
-    #[test]
-    fn under_the_default_a_device_without_cross_signing_gets_nothing_and_is_told_why() {
-        let joiner = MemberFacts::of(Some(Membership::Join));
-        assert_eq!(
-            entitlement(&UNSIGNED, &joiner, &name(), &SharingPolicy::default()),
-            Entitlement::Withhold(WithheldCode::Unverified)
-        );
-    }
-
-    #[test]
-    fn a_blocked_device_gets_nothing_under_any_policy() {
-        let joiner = MemberFacts::of(Some(Membership::Join));
-        for policy in policies() {
-            assert_eq!(
-                entitlement(&BLOCKED, &joiner, &name(), &policy),
-                Entitlement::Withhold(WithheldCode::Blacklisted)
-            );
-        }
-    }
-
-    #[test]
-    fn the_codes_are_the_specs() {
-        let codes = WithheldCode::ALL.map(WithheldCode::as_str);
-        let spec = ["m.unverified", "m.blacklisted", "m.unauthorised", "m.unavailable", "m.no_olm"];
-        assert_eq!(codes, spec);
-    }
-
-    fn any_device() -> impl Strategy<Value = DeviceFacts> {
-        prop::sample::select(devices())
-    }
-
-    fn any_policy() -> impl Strategy<Value = SharingPolicy> {
-        prop::sample::select(policies())
-    }
-
-    fn any_tuple() -> impl Strategy<Value = StateTuple> {
-        prop_oneof![
-            Just(name()),
-            Just(widget()),
-            ("[a-z.]{1,12}", ".{0,8}").prop_map(|(t, k)| StateTuple::new(t, k)),
-        ]
-    }
-
-    fn at_least_as_strict(strict: &SharingPolicy, loose: &SharingPolicy) -> bool {
-        let devices = |policy: &SharingPolicy| policy.devices == DevicePolicy::All;
-        let invitees = |policy: &SharingPolicy| match policy.invitees {
-            InviteePolicy::None => 0,
-            InviteePolicy::Aesthetic => 1,
-            InviteePolicy::All => 2,
-        };
-        devices(strict) <= devices(loose) && invitees(strict) <= invitees(loose)
-    }
-
-    proptest! {
-        #[test]
-        fn leaving_never_adds_an_entitlement(
-            device in any_device(),
-            before in prop::sample::select(MEMBERSHIPS.to_vec()),
-            after in prop::sample::select(vec![Membership::Leave, Membership::Ban]),
-            tuple in any_tuple(),
-            policy in any_policy(),
-        ) {
-            let after = MemberFacts::of(Some(after));
-            prop_assert_eq!(entitlement(&device, &after, &tuple, &policy), Entitlement::Silence);
-            // And joining never takes one away.
-            if entitlement(&device, &MemberFacts::of(before), &tuple, &policy).is_grant() {
-                let joined = MemberFacts::of(Some(Membership::Join));
-                prop_assert!(entitlement(&device, &joined, &tuple, &policy).is_grant());
-            }
-        }
-
-        #[test]
-        fn a_stricter_policy_never_grants_more(
-            device in any_device(),
-            membership in prop::sample::select(MEMBERSHIPS.to_vec()),
-            awaits_decision in any::<bool>(),
-            tuple in any_tuple(),
-            one in any_policy(),
-            other in any_policy(),
-        ) {
-            let member = MemberFacts { membership, awaits_decision };
-            let grants =
-                |policy: &SharingPolicy| entitlement(&device, &member, &tuple, policy).is_grant();
-            if at_least_as_strict(&one, &other) {
-                prop_assert!(grants(&one) <= grants(&other));
-            }
-        }
-
-        #[test]
-        fn an_outsider_hears_nothing_at_all(
-            device in any_device(),
-            membership in prop::sample::select(vec![
-                Some(Membership::Knock), Some(Membership::Leave), Some(Membership::Ban), None,
-            ]),
-            tuple in any_tuple(),
-            policy in any_policy(),
-        ) {
-            let outsider = MemberFacts::of(membership);
-            prop_assert_eq!(entitlement(&device, &outsider, &tuple, &policy), Entitlement::Silence);
-        }
-    }
-}
+mod tests;

@@ -2,11 +2,13 @@
 //!
 //! Everything here is pure: no I/O, no clock, no randomness.
 
+pub mod access;
 pub mod entitlement;
 pub mod glob;
 
+pub use access::{AccessPolicy, ServerGlob};
 pub use entitlement::{
-    DeviceFacts, DevicePolicy, Entitlement, InviteePolicy, MemberFacts, SharingPolicy,
-    WithheldCode, entitlement,
+    DeviceFacts, DevicePolicy, Entitlement, HoldReason, InviteePolicy, MemberFacts, MemberPolicy,
+    SharingPolicy, UserFacts, WithheldCode, Word, entitlement, hold,
 };
 pub use glob::UserGlob;

@@ -5,11 +5,13 @@
 //! a few readers beside it. Functions take the connection that they shall work on: what belongs into
 //! one commit is called on one transaction.
 
+mod beside;
 mod error;
 pub mod inbox;
 pub mod ledger;
 pub mod marks;
 pub mod outbox;
+pub mod people;
 pub mod rooms;
 pub mod sessions;
 pub mod tuples;
@@ -33,18 +35,27 @@ use sqlx::{
 };
 
 pub use self::{
+    beside::{Beside, Refused},
     error::StoreError,
     inbox::{InboxRow, NewEvent},
     ledger::{Grant, GrantRow, NewGrant},
     marks::Mark,
     outbox::{NewOutbox, OutboxKind, OutboxRow, StateDetail, ToDeviceDetail},
-    rooms::{MemberRow, RoomRow},
+    people::{HoldRow, Identity, People},
+    rooms::{Inviter, MemberRow, RoomRow},
     sessions::SessionRow,
     tuples::{SealedValue, SourceValue, StateEventRow, TupleRow},
 };
 
 /// The result of every store function.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// What brings the tables to this version's shape.
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migrations");
+
+/// Takes the right to write at once, and waits for it: what a transaction has read cannot become stale by
+/// another process's commit.
+const BEGIN: &str = "BEGIN IMMEDIATE";
 
 /// How many ticks one start of the keeper may use before it reserves more; far beyond what it can.
 const TICKS_PER_START: i64 = 1 << 40;
@@ -83,7 +94,7 @@ impl Store {
             .busy_timeout(Duration::from_secs(10));
         let writer =
             SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await?;
-        sqlx::migrate!("src/store/migrations").run(&writer).await?;
+        MIGRATIONS.run(&writer).await?;
         let reader = SqlitePoolOptions::new()
             .max_connections(4)
             .min_connections(1)
@@ -91,7 +102,9 @@ impl Store {
             .await?;
 
         let cipher = unlock(&writer, passphrase).await?;
-        let tick = reserve_ticks(&writer).await?;
+        let mut transaction = writer.begin_with(BEGIN).await?;
+        let tick = reserve_ticks(&mut transaction, TICKS_PER_START).await?;
+        transaction.commit().await?;
         Ok(Self {
             writer,
             reader,
@@ -107,7 +120,7 @@ impl Store {
     ///
     /// [`StoreError::Database`] when the database cannot be written.
     pub async fn begin(&self) -> Result<Transaction<'static, Sqlite>> {
-        Ok(self.writer.begin().await?)
+        Ok(self.writer.begin_with(BEGIN).await?)
     }
 
     /// A connection that sees what is committed and writes nothing.
@@ -155,6 +168,18 @@ impl Store {
         Ok(value.map(|(bytes,)| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
+    /// A number that changes when another process has committed something since it was last asked for.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Database`] when the database cannot be read.
+    pub async fn others_version(&self) -> Result<i64> {
+        // On the writer's own connection, so that its own commits do not count.
+        let (version,): (i64,) =
+            sqlx::query_as("PRAGMA data_version").fetch_one(&self.writer).await?;
+        Ok(version)
+    }
+
     /// Writes everything that waits in the write-ahead log into the database and closes it.
     pub async fn close(&self) {
         self.reader.close().await;
@@ -198,15 +223,14 @@ async fn unlock(writer: &SqlitePool, passphrase: &SecretString) -> Result<StoreC
     Ok(cipher)
 }
 
-async fn reserve_ticks(writer: &SqlitePool) -> Result<i64> {
-    let mut transaction = writer.begin().await?;
+/// Takes `count` ticks out, greater than all that were taken out before, by whichever process. Returns the first.
+async fn reserve_ticks(connection: &mut sqlx::SqliteConnection, count: i64) -> Result<i64> {
     let kept: Option<(Vec<u8>,)> = sqlx::query_as("SELECT value FROM meta WHERE key = 'ticks'")
-        .fetch_optional(&mut *transaction)
+        .fetch_optional(&mut *connection)
         .await?;
     let first =
         kept.and_then(|(bytes,)| String::from_utf8(bytes).ok()?.parse::<i64>().ok()).unwrap_or(1);
-    set_meta(&mut transaction, "ticks", &first.saturating_add(TICKS_PER_START).to_string()).await?;
-    transaction.commit().await?;
+    set_meta(connection, "ticks", &first.saturating_add(count).to_string()).await?;
     Ok(first)
 }
 

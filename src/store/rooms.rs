@@ -25,6 +25,8 @@ pub struct RoomRow {
     pub encryption: Option<String>,
     /// The content of `m.room.power_levels`, as JSON.
     pub power_levels: Option<String>,
+    /// The content of `m.room.join_rules`, as JSON.
+    pub join_rules: Option<String>,
     /// Whether its state is encrypted (MSC4362).
     pub state_encrypted: bool,
     /// Whether the keeper may send `m.room.encrypted` state there.
@@ -43,6 +45,7 @@ impl RoomRow {
             creators: Vec::new(),
             encryption: None,
             power_levels: None,
+            join_rules: None,
             state_encrypted: false,
             elevated: false,
         }
@@ -75,6 +78,17 @@ pub struct MemberRow {
     pub arrived_at: i64,
     /// The tick at which it was taken in.
     pub tick: i64,
+    /// Who invited them, if somebody is known to have.
+    pub inviter: Option<Inviter>,
+}
+
+/// Whoever invited a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inviter {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// Their power in the room when they invited; infinite power is the largest number.
+    pub power: i64,
 }
 
 type RoomColumns = (
@@ -86,12 +100,13 @@ type RoomColumns = (
     String,
     Option<String>,
     Option<String>,
+    Option<String>,
     bool,
     bool,
 );
 
 const ROOM_COLUMNS: &str = "SELECT room_id, membership, inviter, loaded, version, creators, encryption, \
-     power_levels, state_encrypted, elevated FROM rooms";
+     power_levels, join_rules, state_encrypted, elevated FROM rooms";
 
 fn room(columns: RoomColumns) -> Result<RoomRow> {
     let (
@@ -103,6 +118,7 @@ fn room(columns: RoomColumns) -> Result<RoomRow> {
         creators,
         encryption,
         power_levels,
+        join_rules,
         state,
         elevated,
     ) = columns;
@@ -120,6 +136,7 @@ fn room(columns: RoomColumns) -> Result<RoomRow> {
             .map_err(StoreError::corrupt("list of creators"))?,
         encryption,
         power_levels,
+        join_rules,
         state_encrypted: state,
         elevated,
     })
@@ -158,12 +175,13 @@ pub async fn put(connection: &mut SqliteConnection, room: &RoomRow) -> Result<()
         serde_json::to_string(&room.creators).map_err(StoreError::corrupt("list of creators"))?;
     sqlx::query(
         "INSERT INTO rooms (room_id, membership, inviter, loaded, version, creators, encryption, \
-         power_levels, state_encrypted, elevated) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         power_levels, join_rules, state_encrypted, elevated) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT (room_id) DO UPDATE SET membership = excluded.membership, \
          inviter = excluded.inviter, loaded = excluded.loaded, version = excluded.version, \
          creators = excluded.creators, encryption = excluded.encryption, \
-         power_levels = excluded.power_levels, state_encrypted = excluded.state_encrypted, \
-         elevated = excluded.elevated",
+         power_levels = excluded.power_levels, join_rules = excluded.join_rules, \
+         state_encrypted = excluded.state_encrypted, elevated = excluded.elevated",
     )
     .bind(room.room_id.as_str())
     .bind(room.membership.as_str())
@@ -173,6 +191,7 @@ pub async fn put(connection: &mut SqliteConnection, room: &RoomRow) -> Result<()
     .bind(creators)
     .bind(&room.encryption)
     .bind(&room.power_levels)
+    .bind(&room.join_rules)
     .bind(room.state_encrypted)
     .bind(room.elevated)
     .execute(connection)
@@ -218,8 +237,8 @@ pub async fn put_member(
     member: &MemberRow,
 ) -> Result<()> {
     sqlx::query(
-        "INSERT OR REPLACE INTO members (room_id, user_id, membership, since, arrived_at, tick) \
-         VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO members (room_id, user_id, membership, since, arrived_at, tick, \
+         inviter, inviter_power) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(room.as_str())
     .bind(member.user_id.as_str())
@@ -227,14 +246,27 @@ pub async fn put_member(
     .bind(member.since)
     .bind(member.arrived_at)
     .bind(member.tick)
+    .bind(member.inviter.as_ref().map(|inviter| inviter.user_id.as_str()))
+    .bind(member.inviter.as_ref().map(|inviter| inviter.power))
     .execute(connection)
     .await?;
     Ok(())
 }
 
-type MemberColumns = (String, String, i64, i64, i64);
+type MemberColumns = (String, String, i64, i64, i64, Option<String>, Option<i64>);
 
-fn member((user, membership, since, arrived_at, tick): MemberColumns) -> Result<MemberRow> {
+const MEMBER_COLUMNS: &str = "SELECT user_id, membership, since, arrived_at, tick, inviter, \
+     inviter_power FROM members";
+
+fn member(columns: MemberColumns) -> Result<MemberRow> {
+    let (user, membership, since, arrived_at, tick, inviter, power) = columns;
+    let inviter = inviter
+        .zip(power)
+        .map(|(user, power)| {
+            let user_id = user.try_into().map_err(StoreError::corrupt("user id"))?;
+            Ok::<_, StoreError>(Inviter { user_id, power })
+        })
+        .transpose()?;
     Ok(MemberRow {
         user_id: user.try_into().map_err(StoreError::corrupt("user id"))?,
         membership: Membership::from_name(&membership)
@@ -242,6 +274,7 @@ fn member((user, membership, since, arrived_at, tick): MemberColumns) -> Result<
         since,
         arrived_at,
         tick,
+        inviter,
     })
 }
 
@@ -255,14 +288,12 @@ pub async fn get_member(
     room: &RoomId,
     user: &UserId,
 ) -> Result<Option<MemberRow>> {
-    let row: Option<MemberColumns> = sqlx::query_as(
-        "SELECT user_id, membership, since, arrived_at, tick FROM members \
-         WHERE room_id = ? AND user_id = ?",
-    )
-    .bind(room.as_str())
-    .bind(user.as_str())
-    .fetch_optional(connection)
-    .await?;
+    let sql = sqlx::AssertSqlSafe(format!("{MEMBER_COLUMNS} WHERE room_id = ? AND user_id = ?"));
+    let row: Option<MemberColumns> = sqlx::query_as(sql)
+        .bind(room.as_str())
+        .bind(user.as_str())
+        .fetch_optional(connection)
+        .await?;
     row.map(member).transpose()
 }
 
@@ -275,13 +306,11 @@ pub async fn present_members(
     connection: &mut SqliteConnection,
     room: &RoomId,
 ) -> Result<Vec<MemberRow>> {
-    let rows: Vec<MemberColumns> = sqlx::query_as(
-        "SELECT user_id, membership, since, arrived_at, tick FROM members \
-         WHERE room_id = ? AND membership IN ('join', 'invite')",
-    )
-    .bind(room.as_str())
-    .fetch_all(connection)
-    .await?;
+    let sql = sqlx::AssertSqlSafe(format!(
+        "{MEMBER_COLUMNS} WHERE room_id = ? AND membership IN ('join', 'invite')"
+    ));
+    let rows: Vec<MemberColumns> =
+        sqlx::query_as(sql).bind(room.as_str()).fetch_all(connection).await?;
     rows.into_iter().map(member).collect()
 }
 

@@ -98,6 +98,21 @@ impl UserRef {
     }
 }
 
+impl UserRef {
+    /// The user loses all cross-signing keys, makes new ones and signs every device with them.
+    pub fn reset_identity(&self) {
+        self.sim.change(|world| {
+            world.user_mut(&self.user_id).identity = None;
+            world.create_identity(&self.user_id);
+            let user = world.user_mut(&self.user_id);
+            if let Some(identity) = user.identity.as_ref() {
+                user.devices.values_mut().for_each(|device| device.cross_sign(identity));
+            }
+            world.devices_changed(&self.user_id);
+        });
+    }
+}
+
 impl World {
     /// Logs a device in, without saying so to anybody.
     pub fn add_device(&mut self, user_id: &str, device_id: &str, trust: Trust) {

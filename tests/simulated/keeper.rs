@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::{
     push::{HttpClient, http_client, request},
-    sim::{Registration, Sim},
+    sim::{PATIENCE, Registration, Sim},
 };
 
 const BINARY: &str = env!("CARGO_BIN_EXE_statekeeper");
@@ -126,6 +126,35 @@ impl Keeper {
             tokio::time::sleep(POLL).await;
         }
         started.elapsed()
+    }
+
+    /// Runs one of the binary's other commands beside the keeper, with its configuration: the exit code,
+    /// standard output and standard error.
+    pub fn command(&self, name: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let done = Command::new(BINARY)
+            .args([name, "--config"])
+            .arg(self.folder.path().join("statekeeper.yaml"))
+            .args(arguments)
+            .output()
+            .expect("the keeper's binary runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code(), text(&done.stdout), text(&done.stderr))
+    }
+
+    /// Waits until a metric has this value.
+    ///
+    /// # Panics
+    /// When it does not come to have it.
+    pub async fn wait_for_metric(&self, name: &str, value: f64) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = self.metric(name, &[]).await;
+            if (now - value).abs() < f64::EPSILON {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is {now} and not {value}");
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     /// Does the process live?

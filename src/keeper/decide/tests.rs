@@ -4,7 +4,12 @@ use proptest::prelude::*;
 use ruma::{event_id, owned_device_id, owned_event_id};
 
 use super::*;
-use crate::{config::Config, keeper::rules::Rules};
+use crate::{
+    config::Config,
+    keeper::rules::Rules,
+    policy::{MemberPolicy, Word},
+    state::PowerLevel,
+};
 
 const NOW: i64 = 1_000_000;
 
@@ -42,6 +47,8 @@ fn member(name: &str, membership: Membership, devices: Vec<DeviceView>) -> Membe
     MemberView {
         user_id: format!("@{name}:localhost").try_into().unwrap(),
         membership,
+        user: UserFacts::ADMITTED,
+        standing: MemberFacts::of(Some(membership)),
         since: 500,
         tick: 50,
         devices,
@@ -264,6 +271,65 @@ fn a_session_known_to_a_device_that_is_gone_is_retired() {
     bob.orphaned.insert("session".to_owned());
     let plan = decide(&room(vec![bob], vec![sealed_name()]), &rules(), NOW);
     assert!(plan.retire.contains("session"));
+}
+
+fn is_served(member: MemberView, rules: &Rules) -> bool {
+    !decide(&room(vec![member], vec![sealed_name()]), rules, NOW).shares.is_empty()
+}
+
+#[test]
+fn a_member_whose_identity_changed_is_held_and_what_he_held_is_retired() {
+    let mut bob = member("bob", Membership::Join, vec![holding("B", 4, 400, 20)]);
+    bob.user.identity_changed = true;
+    let plan = decide(&room(vec![bob.clone()], vec![sealed_name()]), &rules(), NOW);
+    assert_eq!(plan.holds, [(bob.user_id, HoldReason::IdentityChanged)]);
+    assert!(plan.retire.contains("session") && plan.shares.is_empty());
+}
+
+#[test]
+fn a_blocked_user_loses_the_session_and_is_no_hold() {
+    let mut bob = member("bob", Membership::Join, vec![holding("B", 4, 400, 20)]);
+    bob.user.blocked = true;
+    let plan = decide(&room(vec![bob], vec![sealed_name()]), &rules(), NOW);
+    assert!(plan.retire.contains("session") && plan.holds.is_empty());
+    assert_eq!(plan.refusals[0].2, WithheldCode::Blacklisted);
+}
+
+#[test]
+fn under_approved_everybody_is_held_who_has_no_word() {
+    let mut rules = rules();
+    rules.sharing.members = MemberPolicy::Approved;
+    let bob = || member("bob", Membership::Join, vec![device("B")]);
+    let plan = decide(&room(vec![bob()], vec![sealed_name()]), &rules, NOW);
+    assert_eq!(plan.holds, [(bob().user_id, HoldReason::AwaitsApproval)]);
+    assert!(plan.shares.is_empty() && plan.seals.is_empty());
+    let mut approved = bob();
+    approved.standing.word = Some(Word::Approved);
+    assert!(is_served(approved, &rules));
+}
+
+#[test]
+fn a_held_member_without_any_device_is_shown_as_well() {
+    let mut rules = rules();
+    rules.sharing.members = MemberPolicy::Vouched(PowerLevel::Level(50));
+    let bob = member("bob", Membership::Join, vec![]);
+    let plan = decide(&room(vec![bob], vec![]), &rules, NOW);
+    assert_eq!(plan.holds[0].1, HoldReason::NotVouched);
+}
+
+#[test]
+fn where_devices_have_to_ask_nobody_is_given_a_key_unasked() {
+    let rules = Rules { unasked: false, ..rules() };
+    for membership in [Membership::Join, Membership::Invite] {
+        assert!(!is_served(member("bob", membership, vec![device("B")]), &rules));
+    }
+    let alice = member("alice", Membership::Join, vec![device("A")]);
+    let plan = decide(&room(vec![alice], vec![renamed()]), &rules, NOW);
+    assert!(plan.seals[0].recipients.is_empty(), "the value is sealed all the same");
+    // Who asked and got the key after the event still has to see it.
+    let bob = member("bob", Membership::Join, vec![holding("B", 4, 600, 70)]);
+    let plan = decide(&room(vec![bob], vec![sealed_name()]), &rules, NOW);
+    assert_eq!(plan.seals.len(), 1);
 }
 
 #[test]

@@ -1,0 +1,250 @@
+//! The store of a keeper that may be running, as an administrator's command sees it: nothing is made,
+//! migrated or kept open here, and each change is one commit with the promise to act on it.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ruma::{DeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use sqlx::{
+    Connection as _, Sqlite, SqliteConnection, Transaction,
+    sqlite::{SqliteConnectOptions, SqliteSynchronous},
+};
+
+use super::{
+    BEGIN, HoldRow, MIGRATIONS, StoreError, marks, people, reserve_ticks,
+    rooms::{self, MemberRow},
+};
+use crate::{policy::Word, state::Membership};
+
+/// How long a command waits for the keeper to end a commit.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why an administrator's command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The file does not exist.
+    #[error("{0}: there is no store yet; start the keeper once, with `statekeeper serve`")]
+    NoStore(PathBuf),
+    /// The file is no store, or one of another version.
+    #[error(
+        "{0}: the store is not of this version of Statekeeper; use the keeper's own binary, after \
+         its first start"
+    )]
+    OtherVersion(PathBuf),
+    /// The keeper is not in the room.
+    #[error(
+        "{0}: the keeper is in no such room; `statekeeper holds` lists rooms with held members"
+    )]
+    UnknownRoom(OwnedRoomId),
+    /// The user is not in the room.
+    #[error("{user}: is neither joined to nor invited into {room}, as far as the keeper knows")]
+    NotThere {
+        /// Where.
+        room: OwnedRoomId,
+        /// Who.
+        user: OwnedUserId,
+    },
+    /// There is no such block.
+    #[error("{0}: is not blocked, so nothing was changed")]
+    NotBlocked(String),
+    /// The identity is the one that was seen first.
+    #[error("{0}: the keeper has seen no change of identity, so there is nothing to confirm")]
+    Unchanged(OwnedUserId),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Store(StoreError::Database(error))
+    }
+}
+
+/// A store beside its keeper.
+#[derive(Debug)]
+pub struct Beside {
+    connection: SqliteConnection,
+}
+
+impl Beside {
+    /// Opens the store at `path` as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::NoStore`] when there is none, [`Refused::OtherVersion`] when its tables are not those of
+    /// this version, [`Refused::Store`] when it cannot be read.
+    pub async fn open(path: &Path) -> Result<Self, Refused> {
+        if !path.exists() {
+            return Err(Refused::NoStore(path.to_owned()));
+        }
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(false)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(PATIENCE);
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        let applied: Result<Vec<(i64,)>, _> =
+            sqlx::query_as("SELECT version FROM _sqlx_migrations WHERE success = 1")
+                .fetch_all(&mut connection)
+                .await;
+        let other = || Refused::OtherVersion(path.to_owned());
+        let applied: BTreeSet<i64> =
+            applied.map_err(|_| other())?.into_iter().map(|(version,)| version).collect();
+        let ours = MIGRATIONS.iter().map(|migration| migration.version);
+        if applied != ours.collect() {
+            return Err(other());
+        }
+        Ok(Self { connection })
+    }
+
+    /// Who is held, the longest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Store`] when the store cannot be read.
+    pub async fn holds(&mut self) -> Result<Vec<HoldRow>, Refused> {
+        Ok(people::holds(&mut self.connection, None).await?)
+    }
+
+    /// Lets a member have a room's keys, at `now` (milliseconds), whatever was said before.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] when the keeper is not in the room or the user is not, or the store fails.
+    pub async fn approve(&mut self, room: &RoomId, user: &UserId, now: i64) -> Result<(), Refused> {
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        if !is_present(known_member(&mut transaction, room, user).await?.as_ref()) {
+            return Err(Refused::NotThere { room: room.to_owned(), user: user.to_owned() });
+        }
+        people::say(&mut transaction, room, user, Word::Approved, now).await?;
+        promise(&mut transaction, &[room.to_owned()], user, now).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Refuses a user a room's keys, at `now` (milliseconds), whatever was said before. Returns whether the user
+    /// is in the room.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] when the keeper is not in the room, or the store fails.
+    pub async fn deny(&mut self, room: &RoomId, user: &UserId, now: i64) -> Result<bool, Refused> {
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        let member = known_member(&mut transaction, room, user).await?;
+        people::say(&mut transaction, room, user, Word::Denied, now).await?;
+        people::let_go(&mut transaction, room, Some(user)).await?;
+        promise(&mut transaction, &[room.to_owned()], user, now).await?;
+        transaction.commit().await?;
+        Ok(is_present(member.as_ref()))
+    }
+
+    /// Refuses a user, or one device, the keys of all rooms, at `now` (milliseconds). Returns whether the keeper
+    /// has ever heard of the user.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Store`] when the store fails.
+    pub async fn block(
+        &mut self,
+        user: &UserId,
+        device: Option<&DeviceId>,
+        now: i64,
+    ) -> Result<bool, Refused> {
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        people::block(&mut transaction, user, device, now).await?;
+        promise_everywhere(&mut transaction, user, now).await?;
+        let known = people::is_known(&mut transaction, user).await?;
+        transaction.commit().await?;
+        Ok(known)
+    }
+
+    /// Takes a block back, at `now` (milliseconds).
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::NotBlocked`] when there is no such block; [`Refused::Store`] when the store fails.
+    pub async fn unblock(
+        &mut self,
+        user: &UserId,
+        device: Option<&DeviceId>,
+        now: i64,
+    ) -> Result<(), Refused> {
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        if !people::unblock(&mut transaction, user, device).await? {
+            let device = device.map(|device| format!(" {device}")).unwrap_or_default();
+            return Err(Refused::NotBlocked(format!("{user}{device}")));
+        }
+        promise_everywhere(&mut transaction, user, now).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Lets a user's new identity count, at `now` (milliseconds). Returns its public master key, base64.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Unchanged`] when the keeper saw no new one; [`Refused::Store`] when the store fails.
+    pub async fn confirm_identity(&mut self, user: &UserId, now: i64) -> Result<String, Refused> {
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        let Some(key) = people::confirm_identity(&mut transaction, user, now).await? else {
+            return Err(Refused::Unchanged(user.to_owned()));
+        };
+        promise_everywhere(&mut transaction, user, now).await?;
+        transaction.commit().await?;
+        Ok(key)
+    }
+
+    /// Ends the connection, so that no file of SQLite's is left behind where no keeper runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Store`] when it cannot be ended in good order.
+    pub async fn close(self) -> Result<(), Refused> {
+        Ok(self.connection.close().await?)
+    }
+}
+
+/// A user's membership of a room that the keeper is in.
+async fn known_member(
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    user: &UserId,
+) -> Result<Option<MemberRow>, Refused> {
+    let known = rooms::get(&mut *db, room).await?;
+    if known.is_none_or(|known| known.membership != Membership::Join) {
+        return Err(Refused::UnknownRoom(room.to_owned()));
+    }
+    Ok(rooms::get_member(db, room, user).await?)
+}
+
+fn is_present(member: Option<&MemberRow>) -> bool {
+    member.is_some_and(|member| matches!(member.membership, Membership::Join | Membership::Invite))
+}
+
+async fn promise_everywhere(
+    db: &mut Transaction<'_, Sqlite>,
+    user: &UserId,
+    now: i64,
+) -> Result<(), Refused> {
+    let rooms = rooms::rooms_of(db, user).await?;
+    promise(db, &rooms, user, now).await
+}
+
+/// Promises to decide upon a user in rooms. The ticks are taken out like those of a start, so that none of the
+/// running keeper's is among them: a promise that it is about to settle is made anew, not lost.
+async fn promise(
+    db: &mut Transaction<'_, Sqlite>,
+    rooms: &[OwnedRoomId],
+    user: &UserId,
+    now: i64,
+) -> Result<(), Refused> {
+    let count = i64::try_from(rooms.len()).unwrap_or(i64::MAX);
+    let first = reserve_ticks(db, count).await?;
+    for (tick, room) in (first..).zip(rooms) {
+        marks::mark(db, room, Some(user), now, tick).await?;
+    }
+    Ok(())
+}
