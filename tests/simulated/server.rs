@@ -270,7 +270,7 @@ async fn sync(sim: &Sim, call: &Call, user_id: &str) -> Reply {
     };
     let timeout = call.query("timeout").and_then(|ms| ms.parse().ok()).unwrap_or(0);
     let deadline = tokio::time::Instant::now() + Duration::from_millis(timeout);
-    sim.with(|world| world.acknowledge_to_device(user_id, device_id, since));
+    sim.change(|world| world.acknowledge_to_device(user_id, device_id, since));
     let mut changes = sim.changes();
     loop {
         if let Some(answer) = sim.with(|world| world.sync_from(user_id, device_id, since)) {
