@@ -16,6 +16,7 @@ use super::{
     clock::now_ms,
     decide::{Cause, Knowledge, Plan, Reason, Recipient, Seal, Share, decide},
     ingest::Taker,
+    letters::Letters,
     meeting::Newcomers,
     outbox::{Delivered, Sender, note_delivered},
     pacing::{Inviters, Pacer, Urgency},
@@ -23,7 +24,7 @@ use super::{
     seal::Prepared,
 };
 use crate::{
-    crypto::{KeySnapshot, KnownDevice, ToDevice},
+    crypto::{KeySnapshot, KnownDevice},
     homeserver::Homeserver,
     state::{Membership, StateTuple},
     store::{
@@ -341,11 +342,16 @@ impl Visit<'_> {
         message_index: u32,
         snapshot: &KeySnapshot,
     ) -> Result<(), KeeperError> {
-        let devices: Vec<KnownDevice> = recipients
-            .iter()
-            .filter_map(|to| self.devices.get(&(to.user_id.clone(), to.device_id.clone())))
-            .cloned()
-            .collect();
+        let devices: Vec<KnownDevice> = {
+            // One session for the room: a key that is on its way for another tuple may open this one, too.
+            let covered = letters.holders(session_id, message_index);
+            recipients
+                .iter()
+                .filter(|to| !covered.contains(&(to.user_id.as_ref(), to.device_id.as_ref())))
+                .filter_map(|to| self.devices.get(&(to.user_id.clone(), to.device_id.clone())))
+                .cloned()
+                .collect()
+        };
         let mut content = snapshot.room_key_content(&self.room.room_id, session_id);
         let encrypted = self.lanes.taker.device.encrypt_for(&devices, "m.room_key", &content).await;
         wipe(&mut content);
@@ -548,13 +554,6 @@ impl Visit<'_> {
         }
         Ok(())
     }
-}
-
-/// Keys that are encrypted and not sent, with the grants that they need.
-#[derive(Default)]
-pub(super) struct Letters {
-    pub(super) grants: Vec<NewGrant>,
-    pub(super) requests: Vec<(String, ToDevice)>,
 }
 
 /// A share is either for invitees or for members: nobody waits for an invitee.
