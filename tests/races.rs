@@ -16,6 +16,7 @@ mod races {
     mod joins;
     mod laundering;
     mod lost_device;
+    mod pace;
     mod settings;
     mod stage;
     mod storm;

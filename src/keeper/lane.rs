@@ -19,7 +19,7 @@ use super::{
     letters::Letters,
     meeting::Newcomers,
     outbox::{Delivered, Sender, note_delivered},
-    pacing::{Inviters, Pacer, Urgency},
+    pacing::{Inviters, Pacer, Urgency, unreachable_wait},
     rooms as entering,
     seal::Prepared,
 };
@@ -547,7 +547,7 @@ impl Visit<'_> {
                 .map(|mark| mark.attempts)
                 .max()
                 .unwrap_or(0);
-            let wait = 15_000_i64.saturating_mul(1 << attempts.clamp(0, 6));
+            let wait = unreachable_wait(attempts);
             let tick = self.lanes.taker.store.next_tick();
             let due_at = now.saturating_add(wait);
             marks::put(db, &self.room.room_id, Some(user), due_at, tick, attempts + 1).await?;
