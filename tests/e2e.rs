@@ -24,3 +24,5 @@ mod kills;
 mod secrecy;
 #[path = "e2e/service.rs"]
 mod service;
+#[path = "e2e/settings.rs"]
+mod settings;

@@ -16,7 +16,9 @@ mod races {
     mod joins;
     mod laundering;
     mod lost_device;
+    mod pace;
     mod people;
+    mod settings;
     mod stage;
     mod storm;
     mod transactions;

@@ -304,7 +304,9 @@ fn decide_reseal(
         return;
     }
     let due = source.at.saturating_add(rules.reseal_delay);
-    if now < due {
+    // A value of the future is one that the keeper is silent about, but not towards those who lack its key.
+    let speaks = source.at > now && is_needed(known, source);
+    if now < due && !speaks {
         return plan.again(due);
     }
     if !known.whole_room {

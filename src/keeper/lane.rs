@@ -16,15 +16,16 @@ use super::{
     clock::now_ms,
     decide::{Cause, Knowledge, Plan, Reason, Recipient, Seal, Share, decide},
     ingest::Taker,
+    letters::Letters,
     meeting::Newcomers,
     outbox::{Delivered, Sender, note_delivered},
-    pacing::{Inviters, Pacer, Urgency},
+    pacing::{Inviters, Pacer, Urgency, unreachable_wait},
     people::Held,
     rooms as entering,
     seal::Prepared,
 };
 use crate::{
-    crypto::{KeySnapshot, KnownDevice, ToDevice},
+    crypto::{KeySnapshot, KnownDevice},
     homeserver::Homeserver,
     state::{Membership, StateTuple},
     store::{
@@ -349,11 +350,16 @@ impl Visit<'_> {
         message_index: u32,
         snapshot: &KeySnapshot,
     ) -> Result<(), KeeperError> {
-        let devices: Vec<KnownDevice> = recipients
-            .iter()
-            .filter_map(|to| self.devices.get(&(to.user_id.clone(), to.device_id.clone())))
-            .cloned()
-            .collect();
+        let devices: Vec<KnownDevice> = {
+            // One session for the room: a key that is on its way for another tuple may open this one, too.
+            let covered = letters.holders(session_id, message_index);
+            recipients
+                .iter()
+                .filter(|to| !covered.contains(&(to.user_id.as_ref(), to.device_id.as_ref())))
+                .filter_map(|to| self.devices.get(&(to.user_id.clone(), to.device_id.clone())))
+                .cloned()
+                .collect()
+        };
         let mut content = snapshot.room_key_content(&self.room.room_id, session_id);
         let encrypted = self.lanes.taker.device.encrypt_for(&devices, "m.room_key", &content).await;
         wipe(&mut content);
@@ -550,20 +556,13 @@ impl Visit<'_> {
                 .map(|mark| mark.attempts)
                 .max()
                 .unwrap_or(0);
-            let wait = 15_000_i64.saturating_mul(1 << attempts.clamp(0, 6));
+            let wait = unreachable_wait(attempts);
             let tick = self.lanes.taker.store.next_tick();
             let due_at = now.saturating_add(wait);
             marks::put(db, &self.room.room_id, Some(user), due_at, tick, attempts + 1).await?;
         }
         Ok(())
     }
-}
-
-/// Keys that are encrypted and not sent, with the grants that they need.
-#[derive(Default)]
-pub(super) struct Letters {
-    pub(super) grants: Vec<NewGrant>,
-    pub(super) requests: Vec<(String, ToDevice)>,
 }
 
 /// A share is either for invitees or for members: nobody waits for an invitee.

@@ -13,6 +13,7 @@ mod error;
 pub mod ingest;
 mod knowledge;
 pub mod lane;
+mod letters;
 mod listen;
 mod meeting;
 pub mod outbox;

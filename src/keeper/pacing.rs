@@ -8,6 +8,32 @@ use std::{
 
 use ruma::{OwnedUserId, UserId};
 
+/// How long a device that could not be reached waits for the second try, in milliseconds.
+const UNREACHABLE_WAITS: i64 = 15_000;
+/// How long it waits at most: whoever comes back is served within that, whatever he missed before.
+const UNREACHABLE_WAITS_AT_MOST: i64 = 15 * 60_000;
+/// How long the keeper stays silent towards somebody who seals again what it sealed, the first time, in milliseconds.
+const WAR_WAITS: i64 = 10 * 60_000;
+/// And at most.
+const WAR_WAITS_AT_MOST: i64 = 24 * 3_600_000;
+
+/// How long to wait, in milliseconds, before a device is tried again that could not be reached, after so many
+/// `attempts` to settle it: 15 s, twice as long each time, never more than 15 minutes.
+pub fn unreachable_wait(attempts: i64) -> i64 {
+    doubled(UNREACHABLE_WAITS, attempts, UNREACHABLE_WAITS_AT_MOST)
+}
+
+/// How long the keeper stays silent, in milliseconds, towards somebody who seals again what it sealed, after so many
+/// `truces`: 10 minutes, twice as long each time, never more than a day.
+pub fn war_wait(truces: u32) -> i64 {
+    doubled(WAR_WAITS, i64::from(truces), WAR_WAITS_AT_MOST)
+}
+
+fn doubled(first: i64, times: i64, longest: i64) -> i64 {
+    let factor = u32::try_from(times.max(0)).ok().and_then(|times| 2_i64.checked_pow(times));
+    first.saturating_mul(factor.unwrap_or(i64::MAX)).min(longest)
+}
+
 /// Who waits for a refresh: those who stand first take from the bucket's bottom, the others leave them some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
@@ -118,6 +144,23 @@ mod tests {
     use ruma::user_id;
 
     use super::*;
+
+    #[test]
+    fn an_unreachable_device_is_tried_again_within_a_quarter_of_an_hour() {
+        let waits: Vec<i64> = (0..8).map(|attempts| unreachable_wait(attempts) / 1000).collect();
+        assert_eq!(waits, [15, 30, 60, 120, 240, 480, 900, 900]);
+        for attempts in [62, 63, 64, i64::MAX] {
+            assert_eq!(unreachable_wait(attempts), 900_000, "{attempts} attempts");
+        }
+        assert_eq!(unreachable_wait(-1), 15_000);
+    }
+
+    #[test]
+    fn a_truce_is_twice_as_long_as_the_one_before_and_no_longer_than_a_day() {
+        let waits: Vec<i64> = (0..3).map(|truces| war_wait(truces) / 60_000).collect();
+        assert_eq!(waits, [10, 20, 40]);
+        assert_eq!((war_wait(20), war_wait(u32::MAX)), (86_400_000, 86_400_000));
+    }
 
     #[test]
     fn joiners_are_served_when_new_devices_have_to_wait() {

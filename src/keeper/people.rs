@@ -10,7 +10,8 @@ use super::{
     KeeperError,
     clock::now_ms,
     ingest::{Taker, power_levels},
-    lane::{Letters, Visit},
+    lane::Visit,
+    letters::Letters,
 };
 use crate::{
     policy::{HoldReason, MemberFacts, MemberPolicy, UserFacts, Word},

@@ -115,12 +115,13 @@ pub async fn load(
             Err(error) => tracing::warn!(room = %room_id, %error, "a state event is malformed"),
         }
     }
+    // Members after sealed state: who came first is not known here, and whoever came later lacks a key.
     events.sort_by_key(|(event, _)| match event.event_type.as_str() {
         "m.room.create" => 0,
         "m.room.power_levels" => 1,
         "m.room.encryption" => 2,
-        "m.room.member" => 3,
-        "m.room.encrypted" => 4,
+        "m.room.encrypted" => 3,
+        "m.room.member" => 4,
         _ => 5,
     });
     let users = present_users(&events);

@@ -12,7 +12,8 @@ use super::{
     clock::now_ms,
     decide::{Cause, Knowledge, Seal, TupleView},
     knowledge::{is_worn, session_scope},
-    lane::{Letters, Visit},
+    lane::Visit,
+    letters::Letters,
 };
 use crate::{
     crypto::{KeySnapshot, StateSession},

@@ -8,6 +8,7 @@ use super::{
     KeeperError,
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
+    pacing::war_wait,
 };
 use crate::{
     crypto::Decrypted,
@@ -20,7 +21,7 @@ use crate::{
 
 /// How often the same value may come back before the keeper stops answering it.
 const WAR_ROUNDS: u32 = 4;
-/// Within which time, in milliseconds.
+/// Within which time, in milliseconds, or after the end of the keeper's silence.
 const WAR_WITHIN: i64 = 600_000;
 
 /// Notes the session and index of an encrypted message, so that its ciphertext can never pass for state.
@@ -432,11 +433,7 @@ async fn accept(
     if origin.is_some_and(known) {
         return Ok(());
     }
-    let at = if is_war(taker, room, row, &seen.sender, &value.content, now) {
-        row.echoes_since.saturating_add(WAR_WITHIN)
-    } else {
-        now
-    };
+    let at = now.saturating_add(silence(taker, room, row, &seen.sender, &value.content, now));
     row.source = Some(SourceValue {
         event_id: seen.event_id.clone(),
         sender: seen.sender.clone(),
@@ -448,31 +445,37 @@ async fn accept(
     promise(taker, db, room, Arrival { at, tick: taker.store.next_tick(), live: true }).await
 }
 
-/// Whether somebody keeps saying what the keeper has sealed already: a bot that seals whatever is not its own
-/// would be answered for ever. A person who sets the same name twice is none.
-fn is_war(
+/// How long the keeper stays silent, in milliseconds, because somebody keeps saying what it has sealed already: a bot
+/// that seals whatever is not its own would be answered for ever. A person who sets the same name twice is none.
+fn silence(
     taker: &Taker,
     room: &RoomRow,
     row: &mut TupleRow,
     sender: &UserId,
     content: &JsonMap,
     now: i64,
-) -> bool {
+) -> i64 {
     let same = row.source.as_ref().is_some_and(|source| source.content == *content);
-    if !same || now.saturating_sub(row.echoes_since) > WAR_WITHIN {
+    // While the keeper is silent, and for a while after it spoke again, it is the same war.
+    let silent = truces(row.echoes).map_or(0, war_wait);
+    if !same || now.saturating_sub(row.echoes_since) > silent.saturating_add(WAR_WITHIN) {
         (row.echoes, row.echoes_since) = (0, now);
-        return false;
+        return 0;
     }
     row.echoes = row.echoes.saturating_add(1);
-    if row.echoes < WAR_ROUNDS {
-        return false;
-    }
+    let Some(before) = truces(row.echoes) else { return 0 };
+    row.echoes_since = now;
     if row.echoes == WAR_ROUNDS {
         taker.metrics.state_refused("war");
         tracing::warn!(room = %room.room_id, %sender, event_type = row.tuple.event_type,
             "somebody seals again what the keeper sealed; the keeper stops answering for a while");
     }
-    true
+    war_wait(before)
+}
+
+/// How often the keeper has fallen silent before, where it is silent after so many echoes.
+fn truces(echoes: u32) -> Option<u32> {
+    echoes.checked_sub(WAR_ROUNDS)
 }
 
 /// Takes a redaction in. What was redacted stays redacted: the value goes from the store, and what the

@@ -1,9 +1,16 @@
 //! The keeper as a service: power that comes later, homeservers that come and go, and tight limits.
 
-use serde_json::Value;
+use http::Method;
+use serde_json::{Value, json};
 
 use crate::support::{
-    client::Sdk, eventually, keeper::KEEPER, room::RoomSpec, synapse, world::World,
+    api::{self, Api, encode},
+    client::Sdk,
+    eventually,
+    keeper::KEEPER,
+    room::RoomSpec,
+    synapse,
+    world::World,
 };
 
 /// Shows that a joiner without any invite gets to see a name, from nothing.
@@ -106,6 +113,35 @@ async fn sigterm_ends_the_keeper_and_the_next_start_goes_on() {
 
     world.keeper.start().await;
     joiner.see_name(&room_id, "Meanwhile").await;
+}
+
+/// The keys of the keeper's device as members find them, by the device's id.
+async fn keepers_device(api: &Api) -> Option<(String, Value)> {
+    let body = json!({ "device_keys": { KEEPER: [] } });
+    let answer = api.call(Method::POST, "v3/keys/query", Some(body)).await.unwrap();
+    let devices = answer["device_keys"][KEEPER].as_object()?;
+    devices.iter().next().map(|(id, device)| (id.clone(), device["keys"].clone()))
+}
+
+#[tokio::test]
+async fn a_device_that_is_deleted_on_the_homeserver_is_made_again_and_goes_on() {
+    let mut world = World::start().await;
+    a_public_joiner_shows_the_name(&world, Sdk::Js).await;
+    let user = world.user("onlooker").await;
+    let before = keepers_device(&user).await.expect("the keeper has a device");
+    let path = format!("/_matrix/client/v3/devices/{}?user_id={}", before.0, encode(KEEPER));
+    let url = format!("{}{path}", world.synapse.url());
+    let token = world.keeper.as_token();
+    api::send(Method::DELETE, &url, Some(&token), Some(&json!({}))).await.unwrap();
+    eventually("the same device is there again", async || {
+        let device = keepers_device(&user).await;
+        (device.as_ref() == Some(&before)).then_some(())
+    })
+    .await;
+    for sdk in [Sdk::Js, Sdk::Rust] {
+        a_public_joiner_shows_the_name(&world, sdk).await;
+    }
+    world.keeper.assert_alive();
 }
 
 #[tokio::test]

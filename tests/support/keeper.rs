@@ -85,6 +85,13 @@ impl Keeper {
         self.dir.path().join("registration.yaml")
     }
 
+    /// The token by which the homeserver knows the keeper.
+    pub fn as_token(&self) -> String {
+        let registration = std::fs::read_to_string(self.registration()).unwrap();
+        let line = registration.lines().find_map(|line| line.strip_prefix("as_token:"));
+        line.expect("a registration has its token").trim().trim_matches('"').to_owned()
+    }
+
     /// Starts `serve` without waiting for anything.
     pub fn spawn(&mut self) {
         let mut command = Command::new(binary());

@@ -112,6 +112,18 @@ fn a_joiner_gets_the_key_at_once_though_the_refresh_has_to_wait() {
 }
 
 #[test]
+fn silence_about_a_value_ends_with_the_first_who_lacks_its_key() {
+    let source = SourceView { event_id: owned_event_id!("$echo"), at: NOW + 60_000, tick: 60 };
+    let silent = TupleView { source: Some(source), ..sealed_name() };
+    let there = member("alice", Membership::Join, vec![holding("A", 4, 400, 20)]);
+    let plan = decide(&room(vec![there.clone()], vec![silent.clone()]), &rules(), NOW);
+    assert!(plan.is_idle() && plan.again_at.is_some_and(|at| at > NOW + 60_000));
+    let joiner = MemberView { tick: 61, ..member("bob", Membership::Join, vec![device("B")]) };
+    let plan = decide(&room(vec![there, joiner], vec![silent]), &rules(), NOW);
+    assert_eq!((plan.seals.len(), plan.seals[0].cause), (1, Cause::Reseal));
+}
+
+#[test]
 fn a_joiner_who_got_the_key_after_the_join_is_shown_the_value_anew() {
     let bob = member("bob", Membership::Join, vec![holding("B", 4, 600, 70)]);
     let plan = decide(&room(vec![bob], vec![sealed_name()]), &rules(), NOW);
