@@ -471,11 +471,11 @@ fn decide_refresh(
         }
     }
     let mut recipients = before_a_seal(known, rules, view);
-    for recipient in &mut recipients {
-        let why = lacking
-            .iter()
-            .find(|to| to.device_id == recipient.device_id && to.user_id == recipient.user_id);
-        recipient.reason = why.map_or(recipient.reason, |to| to.reason);
+    let reasons: BTreeMap<_, _> =
+        lacking.iter().map(|to| ((&to.user_id, &to.device_id), to.reason)).collect();
+    for to in &mut recipients {
+        let why = reasons.get(&(&to.user_id, &to.device_id));
+        to.reason = why.copied().unwrap_or(to.reason);
     }
     plan.seals.push(Seal { tuple: place, cause, recipients });
 }

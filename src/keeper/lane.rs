@@ -301,7 +301,8 @@ impl Visit<'_> {
     }
 
     /// Whether everybody for whom a key was encrypted is still in the room as what he was decided upon, and
-    /// refused by no administrator: asked in the very transaction that writes the grants, after which a departure finds them.
+    /// refused by no administrator: asked in the very transaction that writes the grants, after which a
+    /// departure finds them.
     pub(super) async fn still_present(
         &self,
         db: &mut sqlx::SqliteConnection,

@@ -10,7 +10,7 @@ use vodozemac::megolm::GroupSessionPickle;
 use super::{
     KeeperError,
     clock::now_ms,
-    decide::{Cause, Knowledge, Seal, TupleView},
+    decide::{Cause, Knowledge, Reason, Recipient, Seal, TupleView},
     knowledge::{is_worn, session_scope},
     lane::Visit,
     letters::Letters,
@@ -193,6 +193,9 @@ impl Visit<'_> {
             None => (sealed.message_index, &sealed.snapshot),
         };
         self.write(letters, &recipients, (&tuple, &session_id), index, snapshot).await?;
+        if before.is_some() && self.is_for_nobody(&recipients) {
+            return Ok(None);
+        }
         let detail = StateDetail {
             session_id,
             message_index: sealed.message_index,
@@ -211,6 +214,15 @@ impl Visit<'_> {
             detail: self.lanes.taker.store.lock(&detail)?,
         };
         Ok(Some((request, detail)))
+    }
+
+    /// Whether a refresh would be for those alone who could not be given the key: they are shown the value once
+    /// they can be. Who shares the session already needs no key, and is decided upon without them.
+    fn is_for_nobody(&self, recipients: &[Recipient]) -> bool {
+        let mut lacking = recipients.iter().filter(|to| to.reason != Reason::Seal).peekable();
+        lacking.peek().is_some()
+            && lacking
+                .all(|to| self.unreachable.contains(&(to.user_id.clone(), to.device_id.clone())))
     }
 
     /// The key snapshot of the event that a refresh repeats, where the session goes on: it opens the same value

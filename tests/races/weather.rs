@@ -34,6 +34,21 @@ async fn a_dead_server_delays_a_rename_by_no_more_than_the_gate() {
 }
 
 #[tokio::test]
+async fn whoever_cannot_be_given_a_key_causes_no_refresh() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let seals = stage.seals(&room, NAME);
+    stage.sim.user("empty").without_one_time_keys().create();
+    stage.sim.join(&room, "empty");
+    stage.settle(&room, "the join was dealt with").await;
+    assert_eq!(stage.seals(&room, NAME), seals, "nobody could read the refresh");
+    // Somebody who can read it is shown it all the same.
+    let bob = stage.sim.user("bob").create();
+    stage.sim.join(&room, "bob");
+    stage.shows(&bob.device(1), &room, "Tea").await;
+}
+
+#[tokio::test]
 async fn a_device_without_one_time_keys_delays_nobody() {
     let mut stage = Stage::prepare(json!({ "sharing": { "gate_timeout": "500ms" } })).await;
     stage.keeper.start().await;
