@@ -17,7 +17,7 @@ use super::{
     decide::{Cause, Knowledge, Plan, Reason, Recipient, Seal, Share, decide},
     ingest::Taker,
     outbox::{Delivered, Sender, note_delivered},
-    pacing::{Inviters, Pacer, Urgency},
+    pacing::{Allowance, Inviters, Pacer, Urgency},
     people::Held,
     rooms as entering,
     seal::Prepared,
@@ -54,6 +54,8 @@ pub struct Lanes {
     pub homeserver: Homeserver,
     /// Paces refreshes.
     pub pacer: Arc<Pacer>,
+    /// How many devices are given keys that they did not ask for.
+    pub unasked: Arc<Allowance>,
     /// Budgets of those who invite the keeper.
     pub inviters: Arc<Inviters>,
     /// Told when held events are given back to the inbox.
@@ -208,10 +210,10 @@ impl Visit<'_> {
         let (refreshes, reseals): (Vec<Seal>, Vec<Seal>) =
             plan.seals.iter().cloned().partition(|seal| seal.cause != Cause::Reseal);
         let refreshes = self.permitted(refreshes).await?;
-        if !refreshes.is_empty() {
+        if !refreshes.is_empty() && self.affords(refreshes.iter().flat_map(|s| &s.recipients)) {
             return self.seal(known, &refreshes).await;
         }
-        if !members.is_empty() {
+        if !members.is_empty() && self.affords(members.iter().flat_map(|s| &s.recipients)) {
             self.share(known, &members).await?;
             return Ok(true);
         }
@@ -220,7 +222,7 @@ impl Visit<'_> {
         {
             return self.seal(known, reseals).await;
         }
-        if !invitees.is_empty() {
+        if !invitees.is_empty() && self.affords(invitees.iter().flat_map(|s| &s.recipients)) {
             self.share(known, &invitees).await?;
             return Ok(true);
         }
@@ -241,14 +243,26 @@ impl Visit<'_> {
             };
             match self.lanes.pacer.take(urgency, Instant::now()) {
                 Ok(()) => permitted.push(seal),
-                Err(wait) => {
-                    let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-                    self.again_at =
-                        earliest(self.again_at, Some(now_ms().saturating_add(wait.max(1))));
-                }
+                Err(wait) => self.wait(wait),
             }
         }
         Ok(permitted)
+    }
+
+    /// Spends on the devices that are given keys unasked. What cannot be afforded is left for a later visit; a
+    /// seal's own recipients cost nothing, because it cannot go out without them.
+    fn affords<'r>(&mut self, recipients: impl Iterator<Item = &'r Recipient>) -> bool {
+        let devices: BTreeSet<_> = recipients
+            .filter(|to| to.reason != Reason::Seal)
+            .map(|to| (&to.user_id, &to.device_id))
+            .collect();
+        let spent = self.lanes.unasked.spend(devices.len(), Instant::now());
+        spent.map_err(|wait| self.wait(wait)).is_ok()
+    }
+
+    fn wait(&mut self, wait: Duration) {
+        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX).max(1);
+        self.again_at = earliest(self.again_at, Some(now_ms().saturating_add(wait)));
     }
 
     async fn urgency(&self) -> Result<Urgency, KeeperError> {
