@@ -447,8 +447,12 @@ async fn main() {
     let rounds: usize = rounds.and_then(|value| value.parse().ok()).unwrap_or(20).max(1);
     println!("Starting Synapse, the keeper and {} stock clients (matrix-js-sdk) ...", rounds + 2);
     // Its requests are what the keeper's log is read for; more of it would cost time.
-    let logging = json!({ "logging": { "level": "info,statekeeper::homeserver=debug" } });
-    let world = World::with(synapse::Options::default(), &logging).await;
+    // And one owner invites it into more rooms than anybody should in so short a time.
+    let overrides = json!({
+        "logging": { "level": "info,statekeeper::homeserver=debug" },
+        "access": { "invites": { "burst": 1000, "per_minute": 1000 } },
+    });
+    let world = World::with(synapse::Options::default(), &overrides).await;
     let owner = world.js_user("owner").await;
     let bench = Bench { world, owner };
     let known = bench.world.stock_user(Sdk::Js, "known").await;

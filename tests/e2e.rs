@@ -1,4 +1,5 @@
-//! End-to-end tests: a real Synapse, the real binary, and stock clients on both SDKs.
+//! End-to-end tests: a real Synapse, the real binary, stock clients on both SDKs, and clients
+//! on no SDK at all.
 //!
 //! `tests/setup.sh` installs what they need.
 // The futures of matrix-sdk are nested deeper than the default.
@@ -15,6 +16,8 @@ mod support;
 
 #[path = "e2e/entering.rs"]
 mod entering;
+#[path = "e2e/independent.rs"]
+mod independent;
 #[path = "e2e/kills.rs"]
 mod kills;
 #[path = "e2e/secrecy.rs"]

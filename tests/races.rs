@@ -11,6 +11,7 @@ mod simulated;
 
 mod races {
     //! One file a subject.
+    mod askers_themselves;
     mod homeserver_itself;
     mod joins;
     mod laundering;

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Installs what the end-to-end tests and the demo stand on: Synapse, from PyPI, into a virtual
-# environment under .work, and the packages of the JavaScript client. A second run does nothing.
+# Installs what the end-to-end tests and the demo stand on: Synapse and what the Python client is
+# built on, from PyPI, each into a virtual environment under .work, and the packages of the
+# JavaScript client. A second run does nothing.
 set -eu
 
 synapse_version=1.163.2
+vodozemac_version=0.10.0
 root=$(cd "$(dirname "$0")/.." && pwd)
-synapse="$root/.work/synapse"
 js="$root/tests/clients/js"
 
 die() {
@@ -13,14 +14,22 @@ die() {
     exit 1
 }
 
-if [ "$(cat "$synapse/installed" 2>/dev/null)" != "$synapse_version" ]; then
+# A virtual environment at $1 with the package $2 in version $3, called $4 here.
+environment() {
+    if [ "$(cat "$1/installed" 2>/dev/null)" = "$3" ]; then
+        return
+    fi
     command -v python3 >/dev/null || die "python3 is missing: install Python 3.10 or later, with venv"
-    echo "setup: installing Synapse $synapse_version" >&2
-    rm -rf "$synapse"
-    python3 -m venv "$synapse" || die "python3 cannot make a virtual environment: install its venv package"
-    "$synapse/bin/pip" install --quiet --disable-pip-version-check "matrix-synapse==$synapse_version"
-    echo "$synapse_version" >"$synapse/installed"
-fi
+    echo "setup: installing $4 $3" >&2
+    rm -rf "$1"
+    python3 -m venv "$1" || die "python3 cannot make a virtual environment: install its venv package"
+    "$1/bin/pip" install --quiet --disable-pip-version-check "$2==$3"
+    echo "$3" >"$1/installed"
+}
+
+environment "$root/.work/synapse" matrix-synapse "$synapse_version" Synapse
+# Away from Synapse's, so that neither is held to what the other depends on.
+environment "$root/.work/python-client" vodozemac "$vodozemac_version" "vodozemac for Python"
 
 # The stamp lies inside node_modules, so removing that directory is enough to start over.
 lock=$(cksum <"$js/package-lock.json")

@@ -51,6 +51,10 @@ struct Inner {
     join_to_key: Histogram,
     homeserver_requests: IntCounterVec,
     homeserver_request_seconds: HistogramVec,
+    key_requests: IntCounterVec,
+    key_requests_queued: IntGauge,
+    rate_limited: IntCounterVec,
+    key_request_seconds: Histogram,
 }
 
 /// A gauge that is set as a whole: a label that is no longer named falls to zero.
@@ -181,6 +185,33 @@ impl Metrics {
                     &["endpoint"],
                 )?,
             )?,
+            key_requests: counter(
+                "statekeeper_key_requests_total",
+                "Key requests that devices sent, by what became of them.",
+                "outcome",
+            )?,
+            key_requests_queued: register(
+                &registry,
+                IntGauge::new(
+                    "statekeeper_key_requests_queued",
+                    "Key requests that wait for a budget.",
+                )?,
+            )?,
+            rate_limited: counter(
+                "statekeeper_rate_limited_total",
+                "Key requests that had to wait or were dropped, by the budget that was short.",
+                "scope",
+            )?,
+            key_request_seconds: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "statekeeper_key_request_seconds",
+                        "From a key request's arrival to the 200 of its answer.",
+                    )
+                    .buckets(JOIN_TO_KEY_BUCKETS.to_vec()),
+                )?,
+            )?,
             registry,
         };
         // An alert on a rate needs the series before the first failure, not after it.
@@ -256,6 +287,28 @@ impl Metrics {
     pub fn homeserver_request(&self, endpoint: &'static str, status: &str, seconds: f64) {
         self.inner.homeserver_requests.with_label_values(&[endpoint, status]).inc();
         self.inner.homeserver_request_seconds.with_label_values(&[endpoint]).observe(seconds);
+    }
+
+    /// Counts one `m.room_key_request` in `statekeeper_key_requests_total`.
+    pub fn key_request(&self, outcome: &'static str) {
+        self.inner.key_requests.with_label_values(&[outcome]).inc();
+    }
+
+    /// Sets `statekeeper_key_requests_queued`.
+    pub fn set_key_requests_queued(&self, count: i64) {
+        self.inner.key_requests_queued.set(count);
+    }
+
+    /// Counts one key request that was over a budget in `statekeeper_rate_limited_total`. `scope` is
+    /// the budget that was short: `device`, `user`, `room` or `overall`.
+    pub fn rate_limited(&self, scope: &'static str) {
+        self.inner.rate_limited.with_label_values(&[scope]).inc();
+    }
+
+    /// Records one answer in `statekeeper_key_request_seconds`: the time from the key request's
+    /// arrival to the answer's 200.
+    pub fn key_request_answered(&self, seconds: f64) {
+        self.inner.key_request_seconds.observe(seconds);
     }
 
     /// All metrics in Prometheus' text format 0.0.4.
@@ -340,6 +393,10 @@ mod tests {
         metrics.set_intents(&BTreeMap::from([("pending", 5)]));
         metrics.join_to_key(0.04);
         metrics.homeserver_request("keys_query", "200", 0.006);
+        metrics.key_request("answered");
+        metrics.set_key_requests_queued(6);
+        metrics.rate_limited("room");
+        metrics.key_request_answered(0.02);
 
         let version = env!("CARGO_PKG_VERSION");
         for line in [
@@ -359,6 +416,10 @@ mod tests {
             "statekeeper_join_to_key_seconds_bucket{le=\"0.035\"} 0",
             "statekeeper_homeserver_requests_total{endpoint=\"keys_query\",status=\"200\"} 1",
             "statekeeper_homeserver_request_seconds_count{endpoint=\"keys_query\"} 1",
+            "statekeeper_key_requests_total{outcome=\"answered\"} 1",
+            "statekeeper_key_requests_queued 6",
+            "statekeeper_rate_limited_total{scope=\"room\"} 1",
+            "statekeeper_key_request_seconds_bucket{le=\"0.02\"} 1",
         ] {
             assert_shows(&metrics, line);
         }

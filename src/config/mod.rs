@@ -23,9 +23,9 @@ pub use glob::{GlobError, ServerGlob, TypeGlob, UserGlob};
 pub use load::Draft;
 pub use mistake::{ConfigErrors, Mistake};
 pub use section::{
-    Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, Limits, LogFormat,
-    Logging, Members, PassphraseError, Rate, Requests, Reseal, Rotation, SessionScope, Sharing,
-    State, Store,
+    Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, Ledger, Limits,
+    LogFormat, Logging, Members, PassphraseError, Rate, Requests, Reseal, Rotation, SessionScope,
+    Sharing, State, Store,
 };
 
 /// Everything that an operator may set.
@@ -48,7 +48,7 @@ pub struct Config {
     /// To whom the keeper gives the keys of encrypted state, and when it refreshes that state.
     #[serde(default)]
     pub sharing: Sharing,
-    /// How requests for keys are answered, and how many of them.
+    /// How requests for keys are answered, and how many of them. Without effect in this version.
     #[serde(default)]
     pub requests: Requests,
     /// How the keeper seals the state of rooms.
@@ -58,6 +58,10 @@ pub struct Config {
     /// its key retires it as well.
     #[serde(default)]
     pub rotation: Rotation,
+    /// The history of keys given and refused. Who holds which key is remembered apart from it, and for
+    /// ever.
+    #[serde(default)]
+    pub ledger: Ledger,
     /// What is logged to standard error, and how.
     #[serde(default)]
     pub logging: Logging,

@@ -18,6 +18,7 @@ use tokio::sync::{Mutex, watch};
 use super::{
     CryptoError,
     key_store::{KeyStore, as_a_whole},
+    known_devices::KnownDevices,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
 
@@ -77,6 +78,8 @@ pub struct Received {
 #[derive(Clone)]
 pub struct KeeperDevice {
     pub(super) machine: OlmMachine,
+    /// Whose devices were read lately.
+    known: Arc<KnownDevices>,
     pub(super) homeserver: Homeserver,
     /// Outgoing requests are collected and marked by one at a time.
     pub(super) pumping: Arc<Mutex<()>>,
@@ -115,12 +118,15 @@ impl KeeperDevice {
         let store = SqliteCryptoStore::open(path, Some(passphrase.expose_secret()))
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
-        let machine = OlmMachine::with_store(user_id, device_id, KeyStore::new(store), None)
+        let known = Arc::new(KnownDevices::default());
+        let store = KeyStore::new(store, known.clone());
+        let machine = OlmMachine::with_store(user_id, device_id, store, None)
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
         let (late, late_receiver) = tokio::sync::mpsc::unbounded_channel();
         let device = Self {
             machine,
+            known,
             homeserver,
             pumping: Arc::default(),
             claiming: Arc::default(),
@@ -204,9 +210,13 @@ impl KeeperDevice {
     /// # Errors
     ///
     /// [`CryptoError`] when the key store fails.
-    pub async fn devices_of(&self, user: &UserId) -> Result<Vec<KnownDevice>, CryptoError> {
+    pub async fn devices_of(&self, user: &UserId) -> Result<Arc<[KnownDevice]>, CryptoError> {
+        let generation = match self.known.get(user) {
+            Ok(devices) => return Ok(devices),
+            Err(generation) => generation,
+        };
         let devices = self.machine.get_user_devices(user, None).await?;
-        Ok(devices
+        let devices: Arc<[KnownDevice]> = devices
             .devices()
             .filter(|device| !device.is_our_own_device() && !device.is_dehydrated())
             .map(|device| KnownDevice {
@@ -218,7 +228,9 @@ impl KeeperDevice {
                 first_seen: i64::from(device.first_time_seen_ts().get()),
                 data: (*device).clone(),
             })
-            .collect())
+            .collect();
+        self.known.put(user, devices.clone(), generation);
+        Ok(devices)
     }
 
     /// The public master key of a user's cross-signing identity, unpadded base64; `None` where the user has

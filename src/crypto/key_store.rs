@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -34,6 +34,8 @@ use ruma::{
 use vodozemac::Curve25519PublicKey;
 use zeroize::Zeroizing;
 
+use super::known_devices::{KnownDevices, users_of};
+
 tokio::task_local! {
     /// What the machine saved midway, while this very task takes a sync in. Other tasks' changes pass.
     static HELD: Mutex<Changes>;
@@ -43,11 +45,13 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(super) struct KeyStore {
     inner: SqliteCryptoStore,
+    known: Arc<KnownDevices>,
 }
 
 impl KeyStore {
-    pub(super) fn new(inner: SqliteCryptoStore) -> Self {
-        Self { inner }
+    /// Over `inner`, whose changes `known` is told of.
+    pub(super) fn new(inner: SqliteCryptoStore, known: Arc<KnownDevices>) -> Self {
+        Self { inner, known }
     }
 }
 
@@ -85,7 +89,10 @@ impl CryptoStore for KeyStore {
         if held == Ok(true) {
             return Ok(());
         }
-        self.inner.save_changes(changes).await
+        let changed = users_of(&changes);
+        let saved = self.inner.save_changes(changes).await;
+        self.known.forget(&changed);
+        saved
     }
 
     async fn load_account(&self) -> Result<Option<Account>, Self::Error> {

@@ -4,6 +4,7 @@
 mod device;
 mod error;
 mod key_store;
+mod known_devices;
 mod pump;
 mod state_session;
 

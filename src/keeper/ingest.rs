@@ -153,12 +153,12 @@ impl Taker {
             Membership::Leave | Membership::Ban | Membership::Knock => {
                 tracing::info!(room = %room_id, membership = membership.as_str(),
                     by = %event.sender, "the keeper is no longer in a room");
-                forget(db, room_id).await?;
+                forget(&self.store, db, room_id).await?;
                 mark_all_let_in(self, db, room_id).await?;
             }
         }
         if membership == Membership::Invite && was == Some(Membership::Join) {
-            forget(db, room_id).await?;
+            forget(&self.store, db, room_id).await?;
         }
         room.membership = membership;
         rooms::put(db, &room).await?;
@@ -290,7 +290,8 @@ impl Taker {
             }
             Membership::Leave | Membership::Ban | Membership::Knock => {
                 let why = "a member who holds it is gone";
-                sessions::retire_known_to(db, &room.room_id, Some(&user_id), why).await?;
+                sessions::retire_known_to(&self.store, db, &room.room_id, Some(&user_id), why)
+                    .await?;
             }
         }
         Ok(())
@@ -322,13 +323,17 @@ impl Taker {
 /// # Errors
 ///
 /// [`KeeperError`] when the store fails.
-pub async fn forget(db: &mut SqliteConnection, room_id: &RoomId) -> Result<(), KeeperError> {
-    sessions::retire_known_to(db, room_id, None, "the keeper left").await?;
+pub async fn forget(
+    store: &Store,
+    db: &mut SqliteConnection,
+    room_id: &RoomId,
+) -> Result<(), KeeperError> {
+    sessions::retire_known_to(store, db, room_id, None, "the keeper left").await?;
     marks::clear(db, room_id).await?;
     people::let_go(db, room_id, None).await?;
     inbox::release(db, room_id, None).await?;
     crate::store::outbox::clear(db, room_id).await?;
-    Ok(ledger::withdraw_unsent(db, room_id).await?)
+    Ok(ledger::withdraw_unsent(store, db, room_id).await?)
 }
 
 /// A membership event whose content is more than can be read (nested too deep, say) still says who is in the room:

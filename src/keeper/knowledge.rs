@@ -85,13 +85,13 @@ impl Visit<'_> {
     }
 
     async fn grants(&self, db: &mut sqlx::SqliteConnection) -> Result<GrantsByDevice, KeeperError> {
-        let room_id = &self.room.room_id;
+        let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
         let mut rows: Vec<GrantRow> = Vec::new();
         match &self.scope {
-            None => rows = ledger::of_room(db, room_id, None).await?,
+            None => rows = ledger::of_room(store, db, room_id, None).await?,
             Some(users) => {
                 for user in users {
-                    rows.extend(ledger::of_room(db, room_id, Some(user)).await?);
+                    rows.extend(ledger::of_room(store, db, room_id, Some(user)).await?);
                 }
             }
         }
@@ -129,14 +129,14 @@ impl Visit<'_> {
         let known = self.lanes.taker.device.devices_of(&member.user_id).await?;
         let first_key = first_key(&member.user_id, grants);
         let mut devices = Vec::with_capacity(known.len());
-        for device in known {
+        for device in known.iter() {
             let key = (device.user_id.clone(), device.device_id.clone());
             let held = grants.remove(&key).unwrap_or_default();
             if !self.unreachable.contains(&key) {
                 let blocked = company.is_device_blocked(&key.0, &key.1);
-                devices.push(device_view(&device, blocked, held));
+                devices.push(device_view(device, blocked, held));
             }
-            self.devices.insert(key, device);
+            self.devices.insert(key, device.clone());
         }
         let orphaned = orphaned(&member.user_id, grants);
         grants.retain(|(owner, _), _| *owner != member.user_id);

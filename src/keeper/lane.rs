@@ -16,6 +16,7 @@ use super::{
     clock::now_ms,
     decide::{Cause, Knowledge, Plan, Reason, Recipient, Seal, Share, decide},
     ingest::Taker,
+    meeting::Newcomers,
     outbox::{Delivered, Sender, note_delivered},
     pacing::{Allowance, Inviters, Pacer, Urgency},
     people::Held,
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     crypto::{KeySnapshot, KnownDevice, ToDevice},
     homeserver::Homeserver,
-    state::Membership,
+    state::{Membership, StateTuple},
     store::{
         Mark, NewGrant, NewOutbox, OutboxKind, OutboxRow, RoomRow, ToDeviceDetail, ledger, marks,
         outbox, rooms, sessions, tuples,
@@ -58,6 +59,8 @@ pub struct Lanes {
     pub unasked: Arc<Allowance>,
     /// Budgets of those who invite the keeper.
     pub inviters: Arc<Inviters>,
+    /// Who is being served, so that the news of his devices comes second.
+    pub newcomers: Newcomers,
     /// Told when held events are given back to the inbox.
     pub arrived: Arc<Notify>,
 }
@@ -143,6 +146,7 @@ impl Lanes {
             plan_refusals: Vec::new(),
         };
         let done = visit.work().await;
+        self.newcomers.served(due.iter().filter_map(|mark| mark.user_id.as_ref()));
         // What was delivered is noted whatever came after it.
         visit.close(&due, done.is_ok()).await?;
         done
@@ -291,7 +295,7 @@ impl Visit<'_> {
             self.write(
                 &mut letters,
                 &share.recipients,
-                &sealed.session_id,
+                (&view.tuple, &sealed.session_id),
                 sealed.message_index,
                 &snapshot,
             )
@@ -303,7 +307,7 @@ impl Visit<'_> {
             return Ok(());
         }
         self.note_delivered(&mut transaction).await?;
-        ledger::grant(&mut transaction, &room_id, &letters.grants, now).await?;
+        ledger::grant(&store, &mut transaction, &room_id, &letters.grants, now).await?;
         let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
         transaction.commit().await?;
         self.deliver(requests).await
@@ -355,7 +359,7 @@ impl Visit<'_> {
         &mut self,
         letters: &mut Letters,
         recipients: &[Recipient],
-        session_id: &str,
+        (tuple, session_id): (&StateTuple, &str),
         message_index: u32,
         snapshot: &KeySnapshot,
     ) -> Result<(), KeeperError> {
@@ -389,6 +393,8 @@ impl Visit<'_> {
                     device_id: device_id.clone(),
                     message_index,
                     reason: reason.as_str(),
+                    tuple: tuple.clone(),
+                    policy: self.lanes.taker.rules.policy.clone(),
                 });
                 self.reasons.insert((user_id.clone(), device_id.clone()), reason);
             }
@@ -470,7 +476,7 @@ impl Visit<'_> {
         &mut self,
         db: &mut sqlx::SqliteConnection,
     ) -> Result<(), KeeperError> {
-        note_delivered(db, &self.delivered).await?;
+        note_delivered(&self.lanes.taker.store, db, &self.delivered).await?;
         self.delivered.clear();
         self.note_sightings(db).await
     }
@@ -515,7 +521,8 @@ impl Visit<'_> {
         self.settle_holds(&mut transaction).await?;
         for (user, device, code) in std::mem::take(&mut self.plan_refusals) {
             let code = code.as_str();
-            if ledger::refuse(&mut transaction, &room_id, &user, &device, code, now).await? {
+            let whose = (user.as_ref(), device.as_ref());
+            if ledger::refuse(&store, &mut transaction, &room_id, whose, code, now).await? {
                 self.lanes.taker.metrics.room_keys_withheld(code, 1);
             }
         }

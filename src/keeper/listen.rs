@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
-use super::{KeeperError, clock::now_ms, ingest::Taker};
+use super::{KeeperError, clock::now_ms, ingest::Taker, meeting::Newcomers};
 use crate::{
     admin::Readiness,
     homeserver::{Backoff, Homeserver, retrying},
@@ -28,6 +28,8 @@ pub struct Listener {
     pub homeserver: Homeserver,
     /// Told when something is promised.
     pub promised: Arc<Notify>,
+    /// Who is being served.
+    pub newcomers: Newcomers,
     /// Whether the homeserver answers.
     pub readiness: Readiness,
 }
@@ -82,6 +84,9 @@ impl Listener {
         let slice = self.homeserver.sync(since, timeout).await?;
         let next = slice.next_batch.clone();
         let changed: Vec<OwnedUserId> = slice.device_lists.changed.clone();
+        if slice.to_device.is_empty() {
+            self.newcomers.serve_first(&changed).await;
+        }
         let quiet = changed.is_empty() && slice.to_device.is_empty();
         let received = self.taker.device.receive(slice).await?;
 
@@ -94,7 +99,7 @@ impl Listener {
             self.taker.retry_unreadable(&mut transaction, &room, Some(&session)).await?;
         }
         for (user, device) in received.mended {
-            ledger::doubt(&mut transaction, &user, &device).await?;
+            ledger::doubt(&self.taker.store, &mut transaction, &user, &device).await?;
             mark_rooms_of(&self.taker, &mut transaction, &user).await?;
         }
         transaction.commit().await?;

@@ -2,11 +2,14 @@
 //! are asked for and Olm sessions with these are opened, so that the key finds its way made when it is decided
 //! upon. Nothing is decided here and no key leaves from here; a meeting that is missed costs time and nothing else.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde::Deserialize;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::{
+    mpsc::{Receiver, Sender, channel},
+    watch,
+};
 
 use super::{KeeperError, ingest::Taker};
 use crate::{appservice::IncomingEvent, state::Membership, store::rooms};
@@ -14,12 +17,58 @@ use crate::{appservice::IncomingEvent, state::Membership, store::rooms};
 /// How many newcomers wait to be met; those beyond it are met when they are decided upon.
 const MOST_WAITING: usize = 256;
 
+/// How long news of a newcomer's devices may wait for him to be served.
+const LONGEST_SERVICE: Duration = Duration::from_millis(150);
+
 /// A user who joins a room or is invited to it.
 pub type Newcomer = (OwnedRoomId, OwnedUserId);
 
-/// The two ends of the way to [`meet`].
-pub fn newcomers() -> (Sender<Newcomer>, Receiver<Newcomer>) {
-    channel(MOST_WAITING)
+/// The newcomers who are being served: from their event's arrival to the end of the visit that it causes.
+///
+/// A homeserver answers `/sync` with a newcomer's device list at the same moment. To take that in is to ask for the
+/// same devices again, and gets in the way of the key that he waits for; so it comes second.
+#[derive(Clone, Debug)]
+pub struct Newcomers {
+    to_meet: Sender<Newcomer>,
+    at_the_door: Arc<watch::Sender<BTreeSet<OwnedUserId>>>,
+}
+
+impl Newcomers {
+    /// With nobody at the door, and the end at which [`meet`] listens.
+    pub fn new() -> (Self, Receiver<Newcomer>) {
+        let (to_meet, arriving) = channel(MOST_WAITING);
+        let at_the_door = Arc::new(watch::Sender::new(BTreeSet::new()));
+        (Self { to_meet, at_the_door }, arriving)
+    }
+
+    /// Somebody comes. One who finds no place is met when he is decided upon.
+    pub fn arrive(&self, newcomer: Newcomer) {
+        let user = newcomer.1.clone();
+        if self.to_meet.try_send(newcomer).is_err() {
+            return;
+        }
+        self.at_the_door.send_if_modified(|users| users.len() < MOST_WAITING && users.insert(user));
+    }
+
+    /// Nobody waits for these any more: they have been served, or there is nothing to serve.
+    pub fn served<'a>(&self, served: impl IntoIterator<Item = &'a OwnedUserId>) {
+        self.at_the_door.send_if_modified(|users| {
+            let before = users.len();
+            for user in served {
+                users.remove(user);
+            }
+            users.len() != before
+        });
+    }
+
+    /// Returns once none of `users` is being served, and soon in any case.
+    pub async fn serve_first(&self, users: &[OwnedUserId]) {
+        let mut door = self.at_the_door.subscribe();
+        let nobody = door.wait_for(|waiting| !users.iter().any(|user| waiting.contains(user)));
+        if tokio::time::timeout(LONGEST_SERVICE, nobody).await.is_err() {
+            self.served(users);
+        }
+    }
 }
 
 /// The newcomer of whom an event tells, if it does.
@@ -52,9 +101,13 @@ pub fn newcomer(event: &IncomingEvent) -> Option<Newcomer> {
 /// # Errors
 ///
 /// [`KeeperError`] when the store fails; a homeserver that fails is asked again when they are decided upon.
-pub async fn meet(taker: Taker, mut newcomers: Receiver<Newcomer>) -> Result<(), KeeperError> {
+pub async fn meet(
+    taker: Taker,
+    newcomers: Newcomers,
+    mut arriving: Receiver<Newcomer>,
+) -> Result<(), KeeperError> {
     let mut waiting = Vec::new();
-    while newcomers.recv_many(&mut waiting, MOST_WAITING).await > 0 {
+    while arriving.recv_many(&mut waiting, MOST_WAITING).await > 0 {
         let mut users = BTreeSet::new();
         {
             let db = &mut *taker.store.read().await?;
@@ -65,6 +118,8 @@ pub async fn meet(taker: Taker, mut newcomers: Receiver<Newcomer>) -> Result<(),
                 });
                 if kept && user != taker.keeper {
                     users.insert(user);
+                } else {
+                    newcomers.served([&user]);
                 }
             }
         }
@@ -109,6 +164,24 @@ mod tests {
         for membership in ["leave", "ban", "knock", ""] {
             assert!(newcomer(&event(&member(membership))).is_none());
         }
+    }
+
+    #[tokio::test]
+    async fn news_of_a_newcomer_wait_until_he_is_served_and_not_for_ever() {
+        let (newcomers, _arriving) = Newcomers::new();
+        let bob: OwnedUserId = user_id!("@bob:localhost").to_owned();
+        let everybody = [bob.clone()];
+        // Nobody is at the door: at once.
+        newcomers.serve_first(&everybody).await;
+        newcomers.arrive((room_id!("!room:localhost").to_owned(), bob.clone()));
+        let mut waits = std::pin::pin!(newcomers.serve_first(&everybody));
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        newcomers.served([&bob]);
+        assert!(futures_util::poll!(waits.as_mut()).is_ready());
+        // Nobody ever says that he was served: the time is up, and he is forgotten.
+        newcomers.arrive((room_id!("!room:localhost").to_owned(), bob));
+        newcomers.serve_first(&everybody).await;
+        assert!(newcomers.at_the_door.borrow().is_empty());
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod meeting;
 pub mod outbox;
 pub mod pacing;
 mod people;
+pub mod requests;
 mod rooms;
 pub mod rules;
 pub mod scheduler;

@@ -126,7 +126,7 @@ impl Sender {
             return Ok(());
         }
         let mut transaction = self.store.begin().await?;
-        note_delivered(&mut transaction, delivered).await?;
+        note_delivered(&self.store, &mut transaction, delivered).await?;
         // Who got a key this way may have to be refreshed: decide.
         marks::mark(&mut transaction, room, None, now_ms(), self.store.next_tick()).await?;
         transaction.commit().await?;
@@ -334,16 +334,18 @@ fn tuple_of(row: &OutboxRow) -> StateTuple {
 ///
 /// [`KeeperError`] when the store fails.
 pub async fn note_delivered(
+    store: &Store,
     db: &mut sqlx::SqliteConnection,
     delivered: &[Delivered],
 ) -> Result<(), KeeperError> {
     for delivery in delivered {
         let session = &delivery.detail.session_id;
         for (user, device) in &delivery.detail.recipients {
+            let (to, at) = ((user.as_ref(), device.as_ref()), delivery.at);
             if delivery.taken {
-                ledger::sent(db, session, user, device, delivery.at, delivery.tick).await?;
+                ledger::sent(store, db, session, to, at, delivery.tick).await?;
             } else {
-                ledger::withdraw(db, session, user, device).await?;
+                ledger::withdraw(store, db, session, to, at).await?;
             }
         }
         outbox::remove(db, delivery.outbox_id).await?;

@@ -141,8 +141,8 @@ pub async fn load(
             rooms::remove_member(&mut transaction, &room_id, &member.user_id).await?;
             people::left(&mut transaction, &room_id, &member.user_id).await?;
             let why = "a member who holds it is gone";
-            sessions::retire_known_to(&mut transaction, &room_id, Some(&member.user_id), why)
-                .await?;
+            let user = Some(member.user_id.as_ref());
+            sessions::retire_known_to(&taker.store, &mut transaction, &room_id, user, why).await?;
         }
     }
     rooms::put(&mut transaction, &room).await?;

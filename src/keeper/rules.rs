@@ -68,6 +68,10 @@ pub struct RequestRules {
 pub struct Rules {
     /// Who is given keys.
     pub sharing: SharingPolicy,
+    /// The same in words, for the ledger.
+    pub policy: String,
+    /// How long the ledger's history is kept.
+    pub ledger_retention: i64,
     /// Who may be given keys at all.
     pub access: AccessPolicy,
     /// Whose word counts.
@@ -113,6 +117,8 @@ impl Rules {
         let state = &config.state;
         Self {
             sharing: sharing_policy(sharing),
+            policy: policy(sharing),
+            ledger_retention: i64::from(config.ledger.retention_days) * 24 * 3_600_000,
             access: access_policy(&config.access),
             admins: config.access.admins.clone(),
             unasked: sharing.unasked,
@@ -139,6 +145,26 @@ impl Rules {
             invite_from: user_globs(&config.access.invite_from),
         }
     }
+}
+
+/// The policy that decides, as the configuration says it: `devices=cross_signed invitees=aesthetic
+/// members=joined`.
+fn policy(sharing: &config::Sharing) -> String {
+    let devices = match sharing.devices {
+        config::Devices::CrossSigned => "cross_signed",
+        config::Devices::All => "all",
+    };
+    let invitees = match sharing.invitees {
+        config::Invitees::Aesthetic => "aesthetic",
+        config::Invitees::All => "all",
+        config::Invitees::None => "none",
+    };
+    let members = match sharing.members {
+        config::Members::Joined => "joined",
+        config::Members::Vouched => "vouched",
+        config::Members::Approved => "approved",
+    };
+    format!("devices={devices} invitees={invitees} members={members}")
 }
 
 fn sharing_policy(sharing: &config::Sharing) -> SharingPolicy {

@@ -73,7 +73,7 @@ impl Visit<'_> {
         for work in &worked {
             self.keep_session(&mut transaction, &room_id, work).await?;
         }
-        ledger::grant(&mut transaction, &room_id, &letters.grants, now).await?;
+        ledger::grant(&store, &mut transaction, &room_id, &letters.grants, now).await?;
         let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
         let mut rows = Vec::with_capacity(prepared.len());
         for (request, detail) in prepared {
@@ -191,7 +191,7 @@ impl Visit<'_> {
             Some((index, snapshot)) => (*index, snapshot),
             None => (sealed.message_index, &sealed.snapshot),
         };
-        self.write(letters, &recipients, &session_id, index, snapshot).await?;
+        self.write(letters, &recipients, (&tuple, &session_id), index, snapshot).await?;
         let detail = StateDetail {
             session_id,
             message_index: sealed.message_index,

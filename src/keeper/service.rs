@@ -17,7 +17,7 @@ use super::{
     ingest::{Taker, forget},
     lane::Lanes,
     listen::{Listener, hear_late},
-    meeting::{self, Newcomer},
+    meeting::{self, Newcomer, Newcomers},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
     rules::Rules,
@@ -52,7 +52,7 @@ impl RequestObserver for Counting {
 struct Inbox {
     store: Store,
     arrived: Arc<Notify>,
-    newcomers: tokio::sync::mpsc::Sender<Newcomer>,
+    newcomers: Newcomers,
 }
 
 impl TransactionSink for Inbox {
@@ -61,8 +61,7 @@ impl TransactionSink for Inbox {
             return Ok(0);
         }
         for newcomer in events.iter().filter_map(meeting::newcomer) {
-            // One who finds no place is met when he is decided upon.
-            let _ = self.newcomers.try_send(newcomer);
+            self.newcomers.arrive(newcomer);
         }
         let events: Vec<NewEvent> = events
             .into_iter()
@@ -127,8 +126,9 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
         bot: bot.clone(),
         max_body_size: config.appservice.max_body_size,
     };
-    let (newcomers, arriving) = meeting::newcomers();
-    let sink = Inbox { store: store.clone(), arrived: arrived.clone(), newcomers };
+    let (newcomers, arriving) = Newcomers::new();
+    let sink =
+        Inbox { store: store.clone(), arrived: arrived.clone(), newcomers: newcomers.clone() };
     let hearing = appservice::serve(
         listener,
         options,
@@ -143,7 +143,8 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
         let homeserver = reach(&config, &registration, &bot, &metrics, pinged).await?;
         homeserver_latch.release();
         let (keeper, late) =
-            start(&config, store.clone(), homeserver, &metrics, &readiness, arrived).await?;
+            start(&config, store.clone(), homeserver, &metrics, &readiness, arrived, newcomers)
+                .await?;
         device_latch.release();
         keeper.look_at_rooms().await?;
         anyhow::Ok((keeper, late))
@@ -155,7 +156,7 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
         started = starting => match started {
             Ok((keeper, late)) => {
                 let loading = loaded(store.clone());
-                tasks.spawn(meeting_task(keeper.lanes.taker.clone(), arriving));
+                tasks.spawn(meeting_task(keeper.lanes.clone(), arriving));
                 keeper.run(late, &mut tasks, lanes_stop.clone());
                 tokio::spawn(async move {
                     loading.await;
@@ -279,6 +280,7 @@ async fn start(
     metrics: &Metrics,
     readiness: &Readiness,
     arrived: Arc<Notify>,
+    newcomers: Newcomers,
 ) -> anyhow::Result<(Keeper, Late)> {
     let bot = config.bot_user_id()?;
     let device_id = device_id(&store).await?;
@@ -320,6 +322,7 @@ async fn start(
         pacer: Arc::new(Pacer::new(rules.refresh_per_second)),
         unasked: Arc::new(Allowance::new(rules.unasked_budget)),
         inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
+        newcomers,
         arrived: arrived.clone(),
     };
     let keeper = Keeper {
@@ -366,7 +369,7 @@ impl Keeper {
             if room.membership == Membership::Join && !joined.contains(&room.room_id) {
                 room.membership = Membership::Leave;
                 rooms::put(&mut transaction, &room).await?;
-                forget(&mut transaction, &room.room_id).await?;
+                forget(&self.lanes.taker.store, &mut transaction, &room.room_id).await?;
             }
         }
         for room_id in outbox::rooms(&mut transaction).await? {
@@ -389,6 +392,7 @@ impl Keeper {
             taker: taker.clone(),
             homeserver: self.homeserver.clone(),
             promised: self.promised.clone(),
+            newcomers: self.lanes.newcomers.clone(),
             readiness: self.readiness,
         };
         tasks.spawn(async move { Ok(listener.run().await?) });
@@ -414,10 +418,10 @@ impl Keeper {
 }
 
 async fn meeting_task(
-    taker: Taker,
+    lanes: Lanes,
     arriving: tokio::sync::mpsc::Receiver<Newcomer>,
 ) -> anyhow::Result<()> {
-    Ok(meeting::meet(taker, arriving).await?)
+    Ok(meeting::meet(lanes.taker, lanes.newcomers, arriving).await?)
 }
 
 async fn scheduler_task(

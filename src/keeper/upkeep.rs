@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
-    store::{inbox, marks, outbox, people, rooms, tuples},
+    store::{inbox, ledger, marks, outbox, people, rooms, tuples},
 };
 
 /// How often the gauges are set.
@@ -20,6 +20,9 @@ const STALE: i64 = 24 * 3_600_000;
 const TEND_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How long the ids of events are remembered, in milliseconds: no homeserver repeats one after that.
 const REMEMBER: i64 = 30 * 24 * 3_600_000;
+
+/// How many rows of the ledger's history one transaction drops.
+const PRUNED_AT_ONCE: i64 = 1000;
 
 /// Sets the gauges, for ever.
 ///
@@ -83,7 +86,21 @@ pub async fn tend(taker: Taker, homeserver: Homeserver) -> Result<(), KeeperErro
         let mut transaction = taker.store.begin().await?;
         inbox::prune(&mut transaction, now_ms().saturating_sub(REMEMBER)).await?;
         transaction.commit().await?;
+        prune_ledger(&taker).await?;
         tokio::time::sleep(TEND_EVERY).await;
+    }
+}
+
+/// Drops the ledger's old history, a little at a time: others want to write as well.
+async fn prune_ledger(taker: &Taker) -> Result<(), KeeperError> {
+    let before = now_ms().saturating_sub(taker.rules.ledger_retention);
+    loop {
+        let mut transaction = taker.store.begin().await?;
+        let pruned = ledger::prune(&mut transaction, before, PRUNED_AT_ONCE).await?;
+        transaction.commit().await?;
+        if pruned == 0 {
+            return Ok(());
+        }
     }
 }
 

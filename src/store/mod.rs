@@ -67,6 +67,7 @@ pub struct Store {
     reader: SqlitePool,
     cipher: Arc<StoreCipher>,
     tick: Arc<AtomicI64>,
+    names: Arc<ledger::Cache>,
 }
 
 impl std::fmt::Debug for Store {
@@ -104,7 +105,13 @@ impl Store {
         let mut transaction = writer.begin_with(BEGIN).await?;
         let tick = reserve_ticks(&mut transaction, TICKS_PER_START).await?;
         transaction.commit().await?;
-        Ok(Self { writer, reader, cipher: Arc::new(cipher), tick: Arc::new(AtomicI64::new(tick)) })
+        Ok(Self {
+            writer,
+            reader,
+            cipher: Arc::new(cipher),
+            tick: Arc::new(AtomicI64::new(tick)),
+            names: Arc::default(),
+        })
     }
 
     /// Begins a transaction on the one writer connection. Dropped without `commit`, it changes nothing.

@@ -1,9 +1,9 @@
 //! The keeper's state sessions.
 
 use ruma::RoomId;
-use sqlx::SqliteConnection;
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
-use super::Result;
+use super::{Result, Store, ledger};
 use crate::state::StateTuple;
 
 /// A state session as it is kept.
@@ -102,20 +102,22 @@ pub async fn retire(connection: &mut SqliteConnection, session_id: &str, why: &s
 ///
 /// [`super::StoreError::Database`] when the database cannot be written.
 pub async fn retire_known_to(
+    store: &Store,
     connection: &mut SqliteConnection,
     room: &RoomId,
     user: Option<&ruma::UserId>,
     why: &str,
 ) -> Result<u64> {
-    let done = sqlx::query(
-        "UPDATE sessions SET retired = ?1 WHERE room_id = ?2 AND retired IS NULL AND (?3 IS NULL \
-         OR session_id IN (SELECT session_id FROM grants WHERE room_id = ?2 AND user_id = ?3))",
-    )
-    .bind(why)
-    .bind(room.as_str())
-    .bind(user.map(|user| user.as_str()))
-    .execute(connection)
-    .await?;
+    let mut query: QueryBuilder<Sqlite> = QueryBuilder::new("UPDATE sessions SET retired = ");
+    query.push_bind(why).push(" WHERE retired IS NULL AND room_id = ").push_bind(room.as_str());
+    if let Some(user) = user {
+        let room = ledger::room_number(store, connection, room).await?;
+        let user = ledger::user_number(store, connection, user).await?;
+        let Some((room, user)) = room.zip(user) else { return Ok(0) };
+        query.push(" AND session_id IN (SELECT session_id FROM grants WHERE room = ");
+        query.push_bind(room).push(" AND user = ").push_bind(user).push(")");
+    }
+    let done = query.build().execute(connection).await?;
     Ok(done.rows_affected())
 }
 

@@ -3,6 +3,7 @@
 use ruma::{event_id, owned_event_id, owned_room_id, room_id, user_id};
 
 use super::*;
+use crate::state::StateTuple;
 
 async fn open(folder: &tempfile::TempDir, passphrase: &str) -> Result<Store> {
     Store::open(&folder.path().join("keeper.db"), &SecretString::from(passphrase)).await
@@ -97,10 +98,12 @@ async fn a_departure_retires_what_the_leaver_was_granted_and_nothing_else() {
         device_id: "B".into(),
         message_index: 0,
         reason: "join",
+        tuple: StateTuple::new("m.room.name", ""),
+        policy: "devices=cross_signed".to_owned(),
     };
-    ledger::grant(&mut db, room, &[grant], 1).await.unwrap();
+    ledger::grant(&store, &mut db, room, &[grant], 1).await.unwrap();
     let bob = Some(user_id!("@bob:localhost"));
-    assert_eq!(sessions::retire_known_to(&mut db, room, bob, "gone").await.unwrap(), 1);
+    assert_eq!(sessions::retire_known_to(&store, &mut db, room, bob, "gone").await.unwrap(), 1);
     assert!(sessions::is_retired(&mut db, "known").await.unwrap());
     assert!(!sessions::is_retired(&mut db, "unknown").await.unwrap());
 }

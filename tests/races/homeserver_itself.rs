@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 
 use crate::simulated::{Fault, Registration, Sim, Trust, stand_in::StandIn};
 
-async fn simulated() -> Sim {
+/// A homeserver without the keeper.
+pub async fn simulated() -> Sim {
     // Nobody listens there: these tests need no keeper.
     Sim::start(Registration::new("http://127.0.0.1:9")).await
 }
 
-fn users(names: &[&str]) -> Vec<OwnedUserId> {
+/// The ids of these people.
+pub fn users(names: &[&str]) -> Vec<OwnedUserId> {
     names.iter().map(|name| OwnedUserId::try_from(format!("@{name}:localhost")).unwrap()).collect()
 }
 

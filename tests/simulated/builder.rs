@@ -215,6 +215,17 @@ impl DeviceRef {
         self.send_state(room, ("m.room.name", ""), &json!({ "name": name }))
     }
 
+    /// Sends a message as a stock client does: under the same session as its state. The event's id.
+    pub fn send_message(&self, room: &RoomRef, body: &str) -> String {
+        let payload = json!({
+            "type": "m.room.message", "room_id": room.room_id,
+            "content": { "msgtype": "m.text", "body": body },
+        });
+        let sealed = self.seal_payload(room, &payload);
+        let kind = ("m.room.encrypted", None);
+        self.sim.change(|world| world.append(&room.room_id, &self.user_id, kind, sealed))
+    }
+
     /// Starts a new session in a room: what a stock client does after a departure.
     pub fn rotate(&self, room: &RoomRef) {
         self.sim.with(|world| {

@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Value, json};
 use vodozemac::{
     Curve25519PublicKey, Ed25519SecretKey,
-    megolm::{GroupSession, InboundGroupSession, SessionConfig as MegolmConfig, SessionKey},
+    megolm::{
+        ExportedSessionKey, GroupSession, InboundGroupSession, SessionConfig as MegolmConfig,
+        SessionKey,
+    },
     olm::{Account, OlmMessage, Session, SessionConfig},
 };
 
@@ -66,6 +69,8 @@ pub struct SimDevice {
     pub has_one_time_keys: bool,
     sessions: HashMap<String, Vec<Session>>,
     pub room_keys: BTreeMap<(String, String), RoomKey>,
+    /// Keys from `m.forwarded_room_key`, apart from the others: stock clients drop them.
+    pub forwarded_keys: BTreeMap<(String, String), RoomKey>,
     pub received: Vec<Received>,
     /// To-device events that could not be read, with the reason.
     pub unreadable: Vec<String>,
@@ -86,6 +91,7 @@ impl SimDevice {
             has_one_time_keys: true,
             sessions: HashMap::new(),
             room_keys: BTreeMap::new(),
+            forwarded_keys: BTreeMap::new(),
             received: Vec::new(),
             unreadable: Vec::new(),
             outbound: HashMap::new(),
@@ -190,8 +196,10 @@ impl SimDevice {
     fn accept(&mut self, sender: &str, payload: &Value, tick: u64) {
         let event_type = payload["type"].as_str().unwrap_or_default().to_owned();
         let content = payload["content"].clone();
-        if event_type == "m.room_key" {
-            self.accept_room_key(sender, &content, tick);
+        match event_type.as_str() {
+            "m.room_key" => self.accept_room_key(sender, &content, tick),
+            "m.forwarded_room_key" => self.accept_forwarded_key(sender, &content, tick),
+            _ => {}
         }
         self.received.push(Received { sender: sender.to_owned(), event_type, content, tick });
     }
@@ -220,6 +228,34 @@ impl SimDevice {
             let creator = sender.to_owned();
             self.room_keys.insert(id, RoomKey { session, creator, content: content.clone(), tick });
         }
+    }
+
+    /// Keeps a forwarded key as a client that asked for it does, be the forwarder whoever he is.
+    fn accept_forwarded_key(&mut self, sender: &str, content: &Value, tick: u64) {
+        let field = |name: &str| content[name].as_str().map(str::to_owned);
+        let (Some(room_id), Some(session_id), Some(key)) =
+            (field("room_id"), field("session_id"), field("session_key"))
+        else {
+            self.unreadable.push(format!("m.forwarded_room_key without its fields from {sender}"));
+            return;
+        };
+        let Ok(key) = ExportedSessionKey::from_base64(&key) else {
+            self.unreadable.push(format!("m.forwarded_room_key with a bad key from {sender}"));
+            return;
+        };
+        let session = InboundGroupSession::import(&key, MegolmConfig::version_1());
+        if session.session_id() != session_id {
+            self.unreadable.push(format!("m.forwarded_room_key of another session from {sender}"));
+            return;
+        }
+        let (creator, content) = (sender.to_owned(), content.clone());
+        let key = RoomKey { session, creator, content, tick };
+        self.forwarded_keys.insert((room_id, session_id), key);
+    }
+
+    /// Forgets the Olm sessions with a device: what is encrypted for it next opens a new one.
+    pub fn forget_sessions_with(&mut self, peer: &Peer) {
+        self.sessions.remove(&peer.curve25519);
     }
 
     /// Is there an Olm session with this device?

@@ -1,7 +1,7 @@
 //! Trouble on purpose: errors, limits, delays, silence, dead servers.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -34,6 +34,7 @@ pub struct DeadServer {
 pub struct Faults {
     planned: HashMap<String, VecDeque<Fault>>,
     latency: HashMap<String, Duration>,
+    held: BTreeSet<String>,
     pub dead_servers: BTreeMap<String, DeadServer>,
 }
 
@@ -47,6 +48,20 @@ impl Faults {
     /// Every answer of an endpoint (or of all: `*`) takes so long.
     pub fn set_latency(&mut self, endpoint: &str, latency: Duration) {
         self.latency.insert(endpoint.to_owned(), latency);
+    }
+
+    /// An endpoint answers nothing, and does nothing, until it is released.
+    pub fn hold(&mut self, endpoint: &str) {
+        self.held.insert(endpoint.to_owned());
+    }
+
+    /// What was held is done and answered.
+    pub fn release(&mut self, endpoint: &str) {
+        self.held.remove(endpoint);
+    }
+
+    pub(super) fn is_held(&self, endpoint: &str) -> bool {
+        self.held.contains(endpoint)
     }
 
     pub(super) fn take(&mut self, endpoint: &str) -> Option<Fault> {

@@ -11,11 +11,13 @@
 // Each test and benchmark uses a part of it.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+pub mod asking;
 pub mod builder;
 pub mod crypto;
 pub mod device;
 pub mod e2ee;
 pub mod faults;
+pub mod flood;
 pub mod http;
 pub mod keeper;
 pub mod measure;
@@ -31,9 +33,11 @@ pub mod stand_in;
 pub mod sync;
 pub mod world;
 
+pub use asking::{Withheld, look_alikes};
 pub use builder::{DeviceRef, RoomRef, UserRef};
 pub use crypto::Trust;
 pub use faults::Fault;
+pub use flood::{Attack, Flood};
 pub use keeper::Keeper;
 
 pub use sim::{Registration, Sim};

@@ -7,7 +7,7 @@ use vodozemac::megolm::MegolmMessage;
 
 use super::{
     builder::{DeviceRef, RoomRef},
-    device::Received,
+    device::{Received, RoomKey},
     room::Event,
     world::World,
 };
@@ -52,13 +52,29 @@ impl World {
         if key.creator != event.sender {
             return Err(format!("the session is {}'s, the event {}'s", key.creator, event.sender));
         }
-        let ciphertext = content["ciphertext"].as_str().ok_or("no ciphertext")?;
-        let message = MegolmMessage::from_base64(ciphertext).map_err(|e| e.to_string())?;
-        let opened = key.session.decrypt(&message).map_err(|e| e.to_string())?;
-        let payload: Value =
-            serde_json::from_slice(&opened.plaintext).map_err(|e| e.to_string())?;
-        check_payload(event, &payload)?;
-        Ok(Opened { payload, session_id, index: opened.message_index, key_came: key.tick })
+        open_with(key, event)
+    }
+
+    /// Opens an event with a key that was forwarded to a device: what MSC3414 allows it to ask for.
+    ///
+    /// # Errors
+    /// Why it stays closed.
+    pub fn open_forwarded(
+        &mut self,
+        device: (&str, &str),
+        event: &Event,
+    ) -> Result<Opened, String> {
+        let device = self.read_inbox(device.0, device.1);
+        let content = event.sent_content();
+        let session_id = content["session_id"].as_str().ok_or("no session id")?.to_owned();
+        let key = device
+            .forwarded_keys
+            .get_mut(&(event.room_id.clone(), session_id.clone()))
+            .ok_or_else(|| format!("session {session_id} was not forwarded"))?;
+        if key.content["sender_key"] != content["sender_key"] {
+            return Err("the key was forwarded as another device's".to_owned());
+        }
+        open_with(key, event)
     }
 
     /// A room's current sealed events.
@@ -174,6 +190,16 @@ impl World {
     }
 }
 
+fn open_with(key: &mut RoomKey, event: &Event) -> Result<Opened, String> {
+    let ciphertext = event.sent_content()["ciphertext"].as_str().ok_or("no ciphertext")?;
+    let message = MegolmMessage::from_base64(ciphertext).map_err(|e| e.to_string())?;
+    let opened = key.session.decrypt(&message).map_err(|e| e.to_string())?;
+    let payload: Value = serde_json::from_slice(&opened.plaintext).map_err(|e| e.to_string())?;
+    check_payload(event, &payload)?;
+    let session_id = key.session.session_id();
+    Ok(Opened { payload, session_id, index: opened.message_index, key_came: key.tick })
+}
+
 /// MSC4362: what is inside has to be what stands outside.
 fn check_payload(event: &Event, payload: &Value) -> Result<(), String> {
     if payload["room_id"] != event.room_id.as_str() {
@@ -243,17 +269,32 @@ impl DeviceRef {
         is_keepers && read.is_ok_and(|opened| opened.content()["name"] == name)
     }
 
+    /// Opens an event of a room with a key that was forwarded to this device.
+    ///
+    /// # Errors
+    /// Why it stays closed.
+    pub fn opens_forwarded(&self, event: &Event) -> Result<Opened, String> {
+        self.sim.with(|world| world.open_forwarded(self.id(), event))
+    }
+
     /// All to-device events that the device has read so far.
     pub fn received(&self) -> Vec<Received> {
         self.sim.with(|world| world.read_inbox(&self.user_id, &self.device_id).received.clone())
     }
 
-    /// The contents of all `m.room_key` events which the keeper sent to this device.
-    pub fn keys_from_keeper(&self) -> Vec<Received> {
+    /// All to-device events which the keeper sent to this device.
+    pub fn heard_from_keeper(&self) -> Vec<Received> {
         let keeper = self.sim.keeper();
         let mut received = self.received();
-        received.retain(|event| event.event_type == "m.room_key" && event.sender == keeper);
+        received.retain(|event| event.sender == keeper);
         received
+    }
+
+    /// The contents of all `m.room_key` events which the keeper sent to this device.
+    pub fn keys_from_keeper(&self) -> Vec<Received> {
+        let mut heard = self.heard_from_keeper();
+        heard.retain(|event| event.event_type == "m.room_key");
+        heard
     }
 
     /// To-device events that the device could not read: there should be none.

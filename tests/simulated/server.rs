@@ -52,6 +52,7 @@ async fn handle(State(sim): State<Sim>, request: axum::extract::Request) -> Resp
     });
     sim.touch();
     tokio::time::sleep(latency).await;
+    released(&sim, endpoint).await;
     let reply = match before(fault.as_ref()).await {
         Some(reply) => reply,
         None => {
@@ -98,6 +99,16 @@ fn logged(world: &mut World, call: &Call, route: &Route<'_>, user_id: &str) -> R
         answered: None,
         status: None,
         took: Duration::ZERO,
+    }
+}
+
+/// Waits while a test holds the endpoint.
+async fn released(sim: &Sim, endpoint: &str) {
+    let mut changes = sim.changes();
+    while sim.with(|world| world.faults.is_held(endpoint)) {
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -259,7 +270,7 @@ async fn sync(sim: &Sim, call: &Call, user_id: &str) -> Reply {
     };
     let timeout = call.query("timeout").and_then(|ms| ms.parse().ok()).unwrap_or(0);
     let deadline = tokio::time::Instant::now() + Duration::from_millis(timeout);
-    sim.with(|world| world.acknowledge_to_device(user_id, device_id, since));
+    sim.change(|world| world.acknowledge_to_device(user_id, device_id, since));
     let mut changes = sim.changes();
     loop {
         if let Some(answer) = sim.with(|world| world.sync_from(user_id, device_id, since)) {

@@ -217,6 +217,17 @@ impl Sim {
         self.with(|world| world.faults.set_latency(endpoint, latency));
     }
 
+    /// An endpoint does and answers nothing until [`Sim::release`]: what a test does meanwhile comes
+    /// between a request and its answer.
+    pub fn hold(&self, endpoint: &str) {
+        self.with(|world| world.faults.hold(endpoint));
+    }
+
+    /// Lets an endpoint go on.
+    pub fn release(&self, endpoint: &str) {
+        self.change(|world| world.faults.release(endpoint));
+    }
+
     /// A remote server stops answering: the homeserver waits for it so long, then reports it.
     pub fn kill_server(&self, server: &str, delay: Duration) {
         let dead = DeadServer { delay, fails_queries: true };

@@ -1,86 +1,26 @@
 //! matrix-js-sdk, driven over lines of JSON. See `tests/clients/js/client.mjs`.
 
-use std::{
-    collections::HashMap,
-    io::{BufRead, BufReader, Write},
-    process::{ChildStdin, ChildStdout, Command, Stdio},
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{process::Command, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
 
-use super::{RunDir, api::Api, process, repository, unique};
-
-type Answer = Result<Value, String>;
+use super::{
+    api::Api,
+    line_host::{Answer, LineHost},
+    repository, unique,
+};
 
 /// One Node process, home to any number of clients.
 #[derive(Debug)]
-pub struct JsHost {
-    stdin: Mutex<ChildStdin>,
-    waiting: Arc<Mutex<Waiting>>,
-    _process: Mutex<process::Process>,
-    _dir: RunDir,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    next: u64,
-    calls: HashMap<u64, oneshot::Sender<Answer>>,
-}
+pub struct JsHost(LineHost);
 
 impl JsHost {
     pub fn start() -> Arc<Self> {
         let script = repository().join("tests/clients/js/client.mjs");
         let installed = script.with_file_name("node_modules").join("matrix-js-sdk");
         assert!(installed.exists(), "matrix-js-sdk is not installed: run tests/setup.sh");
-        let dir = RunDir::new("js");
-        let log = dir.path().join("output.log");
-        let mut command = Command::new("node");
-        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.stderr(process::append(&log));
-        let mut process = process::Process::spawn_with_output(&mut command, &log);
-        let stdin = process.child().stdin.take().unwrap();
-        let stdout = process.child().stdout.take().unwrap();
-        let waiting = Arc::new(Mutex::new(Waiting::default()));
-        let for_reader = waiting.clone();
-        std::thread::spawn(move || read_answers(stdout, &for_reader));
-        Arc::new(Self {
-            stdin: Mutex::new(stdin),
-            waiting,
-            _process: Mutex::new(process),
-            _dir: dir,
-        })
+        Arc::new(Self(LineHost::start("js", Command::new("node").arg(script))))
     }
-
-    async fn call(&self, client: &str, method: &str, params: Value) -> Answer {
-        let (sender, answer) = oneshot::channel();
-        let id = {
-            let mut waiting = self.waiting.lock().unwrap();
-            waiting.next += 1;
-            let id = waiting.next;
-            waiting.calls.insert(id, sender);
-            id
-        };
-        let line = json!({ "id": id, "client": client, "method": method, "params": params });
-        writeln!(self.stdin.lock().unwrap(), "{line}").expect("the Node process reads");
-        answer.await.unwrap_or_else(|_| Err("the Node process ended".to_owned()))
-    }
-}
-
-fn read_answers(stdout: ChildStdout, waiting: &Mutex<Waiting>) {
-    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-        let Ok(answer) = serde_json::from_str::<Value>(&line) else { continue };
-        let Some(id) = answer["id"].as_u64() else { continue };
-        let Some(call) = waiting.lock().unwrap().calls.remove(&id) else { continue };
-        let outcome = match answer["error"].as_str() {
-            Some(error) => Err(error.to_owned()),
-            None => Ok(answer["result"].clone()),
-        };
-        let _ = call.send(outcome);
-    }
-    waiting.lock().unwrap().calls.clear();
 }
 
 /// One device on matrix-js-sdk.
@@ -117,7 +57,7 @@ impl JsClient {
     }
 
     pub async fn attempt(&self, method: &str, params: Value) -> Answer {
-        self.host.call(&self.handle, method, params).await
+        self.host.0.call(&self.handle, method, params).await
     }
 
     pub async fn create_room(&self, body: Value, encrypted: bool) -> String {

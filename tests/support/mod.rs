@@ -1,5 +1,5 @@
 //! The real parts that the end-to-end tests and the demo are made of: a Synapse, the keeper's own
-//! binary, and stock clients on both SDKs.
+//! binary, stock clients on both SDKs, and clients on no SDK at all.
 #![allow(
     dead_code,
     clippy::unwrap_used,
@@ -13,8 +13,10 @@ pub mod api;
 pub mod client;
 pub mod js;
 pub mod keeper;
+pub mod line_host;
 pub mod metrics;
 pub mod process;
+pub mod python;
 pub mod room;
 pub mod rust;
 pub mod synapse;

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::rate::Rate;
 use crate::config::Duration;
 
-/// How requests for keys are answered, and how many of them.
+/// How requests for keys are answered, and how many of them. This version answers none yet: what is
+/// set here is checked, and has no effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Requests {

@@ -11,7 +11,8 @@ use crate::config::Duration;
 #[serde(deny_unknown_fields, default)]
 pub struct Sharing {
     /// Whether keys are given before anybody asks for them. `false` is MSC3414 to the letter: a key
-    /// goes only to a device that requests it.
+    /// goes only to a device that requests it. This version answers no requests yet: `false` gives
+    /// keys to nobody.
     pub unasked: bool,
     /// Which members are given keys: what has to be known of how they came in.
     pub members: Members,
@@ -19,7 +20,7 @@ pub struct Sharing {
     /// `vouched`.
     pub vouched_power: u32,
     /// How many devices are given keys unasked, in all rooms together: because their users join or
-    /// are invited, or because they are new. What is over it waits.
+    /// are invited, or because they are new. Checked, and without effect in this version.
     pub budget: Rate<2000, 500>,
     /// How long a state event waits, at most, for its keys to reach the members' devices. Devices
     /// that cannot be reached in that time get key and refresh later.

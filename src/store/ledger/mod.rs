@@ -1,0 +1,380 @@
+//! The ledger: who holds what, and the history of what was given and refused. No grant, no key.
+
+mod names;
+
+use std::collections::{BTreeSet, HashMap};
+
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+
+pub(in crate::store) use self::names::Cache;
+use self::names::Kind;
+use super::{Result, Store, StoreError};
+use crate::state::StateTuple;
+
+/// How many rows one statement takes.
+const CHUNK: usize = 500;
+
+/// A key that is about to be given.
+#[derive(Clone, Debug)]
+pub struct NewGrant {
+    /// The session.
+    pub session_id: String,
+    /// To whom.
+    pub user_id: OwnedUserId,
+    /// To which device of theirs.
+    pub device_id: OwnedDeviceId,
+    /// The first index that the key opens.
+    pub message_index: u32,
+    /// Why: `invite`, `join`, `device`, `seal`.
+    pub reason: &'static str,
+    /// The tuple whose value it opens.
+    pub tuple: StateTuple,
+    /// The policy that decided, such as `devices=cross_signed invitees=aesthetic`.
+    pub policy: String,
+}
+
+/// What a device holds of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The first index that its key opens.
+    pub message_index: u32,
+    /// When the homeserver took it, in milliseconds; `None` while that is not known.
+    pub sent_at: Option<i64>,
+    /// The tick of that.
+    pub sent_tick: Option<i64>,
+}
+
+/// A grant with whose it is.
+#[derive(Clone, Debug)]
+pub struct GrantRow {
+    /// The session.
+    pub session_id: String,
+    /// Whose.
+    pub user_id: OwnedUserId,
+    /// On which device.
+    pub device_id: OwnedDeviceId,
+    /// What it holds.
+    pub grant: Grant,
+}
+
+/// Writes grants and their history, before their keys leave. One that reaches further back replaces the one
+/// that stood.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn grant(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    grants: &[NewGrant],
+    now: i64,
+) -> Result<()> {
+    let mut wanted = BTreeSet::from([(Kind::Room, room.to_string())]);
+    for grant in grants {
+        wanted.extend(grant.names());
+    }
+    let numbers = names::intern(store, connection, &wanted).await?;
+    let room = number(&numbers, Kind::Room, room.as_str())?;
+    let mut rows = Vec::with_capacity(grants.len());
+    for grant in grants {
+        let [user, device, tuple, policy] = grant.names();
+        let mut ids = [0; 4];
+        for (id, name) in ids.iter_mut().zip([user, device, tuple, policy]) {
+            *id = number(&numbers, name.0, &name.1)?;
+        }
+        rows.push((grant, ids));
+    }
+    for chunk in rows.chunks(CHUNK) {
+        let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+            "INSERT INTO grants (session_id, user, device, room, message_index, reason, granted_at) ",
+        );
+        query.push_values(chunk, |mut row, (grant, [user, device, _, _])| {
+            row.push_bind(&grant.session_id).push_bind(*user).push_bind(*device).push_bind(room);
+            row.push_bind(i64::from(grant.message_index)).push_bind(grant.reason).push_bind(now);
+        });
+        query.push(
+            " ON CONFLICT (session_id, user, device) DO UPDATE SET \
+             message_index = MIN(message_index, excluded.message_index), reason = excluded.reason, \
+             granted_at = excluded.granted_at, sent_at = NULL, sent_tick = NULL",
+        );
+        query.build().execute(&mut *connection).await?;
+        let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+            "INSERT INTO ledger (at, room, user, device, session_id, message_index, tuple, reason, \
+             policy, outcome, last_at) ",
+        );
+        query.push_values(chunk, |mut row, (grant, [user, device, tuple, policy])| {
+            row.push_bind(now).push_bind(room).push_bind(*user).push_bind(*device);
+            row.push_bind(&grant.session_id).push_bind(i64::from(grant.message_index));
+            row.push_bind(*tuple).push_bind(grant.reason).push_bind(*policy);
+            row.push_bind("granted").push_bind(now);
+        });
+        query.build().execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+impl NewGrant {
+    fn names(&self) -> [(Kind, String); 4] {
+        let tuple = format!("{} {}", self.tuple.event_type, self.tuple.state_key);
+        [
+            (Kind::User, self.user_id.to_string()),
+            (Kind::Device, self.device_id.to_string()),
+            (Kind::Tuple, tuple),
+            (Kind::Policy, self.policy.clone()),
+        ]
+    }
+}
+
+fn number(numbers: &HashMap<(Kind, String), i64>, kind: Kind, name: &str) -> Result<i64> {
+    let found = numbers.get(&(kind, name.to_owned())).copied();
+    found.ok_or(StoreError::Corrupt { what: "name of the ledger" })
+}
+
+/// The numbers of a device and its user; `None` where the ledger knows one of them not.
+async fn holder(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    user: &UserId,
+    device: &DeviceId,
+) -> Result<Option<(i64, i64)>> {
+    let user = names::find(store, connection, Kind::User, user.as_str()).await?;
+    let device = names::find(store, connection, Kind::Device, device.as_str()).await?;
+    Ok(user.zip(device))
+}
+
+/// Notes that the homeserver took a key.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn sent(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    session_id: &str,
+    (user, device): (&UserId, &DeviceId),
+    now: i64,
+    tick: i64,
+) -> Result<()> {
+    let Some((user, device)) = holder(store, connection, user, device).await? else {
+        return Ok(());
+    };
+    sqlx::query(
+        "UPDATE grants SET sent_at = ?, sent_tick = ? \
+         WHERE session_id = ? AND user = ? AND device = ?",
+    )
+    .bind(now)
+    .bind(tick)
+    .bind(session_id)
+    .bind(user)
+    .bind(device)
+    .execute(&mut *connection)
+    .await?;
+    conclude(connection, session_id, (user, device), "delivered", now).await
+}
+
+async fn conclude(
+    connection: &mut SqliteConnection,
+    session_id: &str,
+    (user, device): (i64, i64),
+    outcome: &str,
+    now: i64,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE ledger SET outcome = ?, last_at = ? \
+         WHERE session_id = ? AND user = ? AND device = ? AND outcome = 'granted'",
+    )
+    .bind(outcome)
+    .bind(now)
+    .bind(session_id)
+    .bind(user)
+    .bind(device)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes a grant back whose key the homeserver refused for good: it never left.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn withdraw(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    session_id: &str,
+    (user, device): (&UserId, &DeviceId),
+    now: i64,
+) -> Result<()> {
+    let Some((user, device)) = holder(store, connection, user, device).await? else {
+        return Ok(());
+    };
+    sqlx::query(
+        "DELETE FROM grants WHERE session_id = ? AND user = ? AND device = ? AND sent_at IS NULL",
+    )
+    .bind(session_id)
+    .bind(user)
+    .bind(device)
+    .execute(&mut *connection)
+    .await?;
+    conclude(connection, session_id, (user, device), "refused_by_homeserver", now).await
+}
+
+/// Forgets from which index on a device holds its keys: its Olm session was broken, so nobody knows what it
+/// received. That it may hold them still counts.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn doubt(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    user: &UserId,
+    device: &DeviceId,
+) -> Result<()> {
+    let Some((user, device)) = holder(store, connection, user, device).await? else {
+        return Ok(());
+    };
+    sqlx::query("UPDATE grants SET message_index = ? WHERE user = ? AND device = ?")
+        .bind(i64::from(u32::MAX))
+        .bind(user)
+        .bind(device)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Takes back the grants of a room whose keys never left.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn withdraw_unsent(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<()> {
+    let Some(room) = room_number(store, connection, room).await? else { return Ok(()) };
+    sqlx::query("DELETE FROM grants WHERE room = ? AND sent_at IS NULL")
+        .bind(room)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The number by which `grants` knows a room; `None` where nothing was given there.
+pub(super) async fn room_number(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<Option<i64>> {
+    names::find(store, connection, Kind::Room, room.as_str()).await
+}
+
+/// The number by which `grants` knows a user; `None` for somebody who was given nothing.
+pub(super) async fn user_number(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    user: &UserId,
+) -> Result<Option<i64>> {
+    names::find(store, connection, Kind::User, user.as_str()).await
+}
+
+/// Every grant of a room, or of one user there.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn of_room(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    user: Option<&UserId>,
+) -> Result<Vec<GrantRow>> {
+    type Columns = (String, Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, i64, Option<i64>, Option<i64>);
+    let Some(room) = room_number(store, connection, room).await? else { return Ok(Vec::new()) };
+    let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
+        "SELECT session_id, u.hash, u.name, d.hash, d.name, message_index, sent_at, sent_tick \
+         FROM grants JOIN names u ON u.id = user JOIN names d ON d.id = device WHERE room = ",
+    );
+    query.push_bind(room);
+    if let Some(user) = user {
+        let Some(user) = user_number(store, connection, user).await? else {
+            return Ok(Vec::new());
+        };
+        query.push(" AND user = ").push_bind(user);
+    }
+    let rows: Vec<Columns> = query.build_query_as().fetch_all(connection).await?;
+    rows.into_iter()
+        .map(|(session_id, user_hash, user, device_hash, device, index, sent_at, sent_tick)| {
+            let user = names::open(store, &user_hash, &user)?;
+            Ok(GrantRow {
+                session_id,
+                user_id: user.try_into().map_err(StoreError::corrupt("user id"))?,
+                device_id: names::open(store, &device_hash, &device)?.into(),
+                grant: Grant {
+                    message_index: u32::try_from(index)
+                        .map_err(StoreError::corrupt("message index"))?,
+                    sent_at,
+                    sent_tick,
+                },
+            })
+        })
+        .collect()
+}
+
+/// Notes a refusal. Returns whether it is the first of its kind.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn refuse(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    (user, device): (&UserId, &DeviceId),
+    code: &str,
+    now: i64,
+) -> Result<bool> {
+    let wanted = BTreeSet::from([
+        (Kind::Room, room.to_string()),
+        (Kind::User, user.to_string()),
+        (Kind::Device, device.to_string()),
+    ]);
+    let numbers = names::intern(store, connection, &wanted).await?;
+    let (count,): (i64,) = sqlx::query_as(
+        "INSERT INTO ledger (at, room, user, device, session_id, reason, outcome, count, last_at) \
+         VALUES (?1, ?2, ?3, ?4, '', 'policy', ?5, 1, ?1) \
+         ON CONFLICT (room, user, device, session_id, outcome) WHERE count IS NOT NULL \
+         DO UPDATE SET count = count + 1, last_at = excluded.last_at RETURNING count",
+    )
+    .bind(now)
+    .bind(number(&numbers, Kind::Room, room.as_str())?)
+    .bind(number(&numbers, Kind::User, user.as_str())?)
+    .bind(number(&numbers, Kind::Device, device.as_str())?)
+    .bind(format!("withheld:{code}"))
+    .fetch_one(connection)
+    .await?;
+    Ok(count == 1)
+}
+
+/// Drops at most `most` rows of history that last changed before `before`; never who holds what. Returns how
+/// many there were.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn prune(connection: &mut SqliteConnection, before: i64, most: i64) -> Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM ledger WHERE id IN (SELECT id FROM ledger WHERE last_at < ? LIMIT ?)",
+    )
+    .bind(before)
+    .bind(most)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+#[cfg(test)]
+mod tests;

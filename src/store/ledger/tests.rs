@@ -1,0 +1,153 @@
+//! What the ledger promises, on real files.
+
+use ruma::{device_id, owned_user_id, room_id, user_id};
+use secrecy::SecretString;
+
+use super::*;
+
+const POLICY: &str = "devices=cross_signed invitees=aesthetic";
+
+async fn open(folder: &tempfile::TempDir) -> Store {
+    Store::open(&folder.path().join("keeper.db"), &SecretString::from("right")).await.unwrap()
+}
+
+fn room() -> &'static RoomId {
+    room_id!("!secretroom:localhost")
+}
+
+fn bob() -> (&'static UserId, &'static DeviceId) {
+    (user_id!("@bob:localhost"), device_id!("BOBSPHONE"))
+}
+
+fn to_bob(session_id: &str) -> NewGrant {
+    NewGrant {
+        session_id: session_id.to_owned(),
+        user_id: owned_user_id!("@bob:localhost"),
+        device_id: "BOBSPHONE".into(),
+        message_index: 3,
+        reason: "join",
+        tuple: StateTuple::new("org.example.hidden", "a key"),
+        policy: POLICY.to_owned(),
+    }
+}
+
+/// The outcome and count of every row of the history, oldest first.
+async fn history(store: &Store) -> Vec<(String, Option<i64>)> {
+    sqlx::query_as("SELECT outcome, count FROM ledger ORDER BY id")
+        .fetch_all(&mut *store.read().await.unwrap())
+        .await
+        .unwrap()
+}
+
+async fn give(store: &Store, session_id: &str, now: i64) {
+    let mut db = store.begin().await.unwrap();
+    grant(store, &mut db, room(), &[to_bob(session_id)], now).await.unwrap();
+    db.commit().await.unwrap();
+}
+
+async fn held(store: &Store) -> Vec<GrantRow> {
+    of_room(store, &mut store.read().await.unwrap(), room(), None).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_grant_is_of_unknown_delivery_until_the_homeserver_says_what_it_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    for session in ["taken", "refused", "unknown"] {
+        give(&store, session, 1).await;
+    }
+    let mut db = store.begin().await.unwrap();
+    sent(&store, &mut db, "taken", bob(), 2, 7).await.unwrap();
+    withdraw(&store, &mut db, "refused", bob(), 2).await.unwrap();
+    db.commit().await.unwrap();
+    let outcomes: Vec<String> = history(&store).await.into_iter().map(|(what, _)| what).collect();
+    assert_eq!(outcomes, ["delivered", "refused_by_homeserver", "granted"]);
+    let mut held: Vec<_> = held(&store)
+        .await
+        .into_iter()
+        .map(|row| (row.session_id, row.user_id, row.device_id, row.grant.sent_tick))
+        .collect();
+    held.sort();
+    let (user, device) = bob();
+    let row = |session: &str, tick| (session.to_owned(), user.to_owned(), device.to_owned(), tick);
+    assert_eq!(held, [row("taken", Some(7)), row("unknown", None)]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_one_counted_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let mut db = store.begin().await.unwrap();
+    for (now, first) in [(1, true), (2, false), (3, false)] {
+        let noted = refuse(&store, &mut db, room(), bob(), "m.unverified", now).await.unwrap();
+        assert_eq!(noted, first);
+    }
+    assert!(refuse(&store, &mut db, room(), bob(), "m.blacklisted", 4).await.unwrap());
+    db.commit().await.unwrap();
+    let expected = [("withheld:m.unverified", 3), ("withheld:m.blacklisted", 1)];
+    let expected = expected.map(|(outcome, count)| (outcome.to_owned(), Some(count)));
+    assert_eq!(history(&store).await, expected);
+}
+
+#[tokio::test]
+async fn history_is_pruned_in_steps_and_who_holds_what_never() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    for (session, now) in [("one", 1), ("two", 2), ("three", 3), ("new", 100)] {
+        give(&store, session, now).await;
+    }
+    let mut db = store.begin().await.unwrap();
+    assert_eq!(prune(&mut db, 100, 2).await.unwrap(), 2);
+    assert_eq!(prune(&mut db, 100, 2).await.unwrap(), 1);
+    assert_eq!(prune(&mut db, 100, 2).await.unwrap(), 0);
+    db.commit().await.unwrap();
+    assert_eq!(history(&store).await.len(), 1);
+    assert_eq!(held(&store).await.len(), 4);
+}
+
+#[tokio::test]
+async fn no_identifier_of_the_ledger_stands_in_the_database_in_plain() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    give(&store, "asession", 1).await;
+    let mut db = store.begin().await.unwrap();
+    refuse(&store, &mut db, room(), bob(), "m.unverified", 2).await.unwrap();
+    db.commit().await.unwrap();
+    store.close().await;
+    let file = std::fs::read(folder.path().join("keeper.db")).unwrap();
+    let holds = |text: &str| file.windows(text.len()).any(|window| window == text.as_bytes());
+    // Sessions are named, so the rows are in the file and not in a log beside it.
+    assert!(holds("asession"));
+    for name in ["secretroom", "@bob", "BOBSPHONE", "org.example.hidden", "a key", POLICY] {
+        assert!(!holds(name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_number_from_a_transaction_that_was_rolled_back_is_not_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let mut db = store.begin().await.unwrap();
+    grant(&store, &mut db, room(), &[to_bob("lost")], 1).await.unwrap();
+    of_room(&store, &mut db, room(), None).await.unwrap();
+    db.rollback().await.unwrap();
+    // Somebody else takes the numbers that Bob's names had.
+    let mut db = store.begin().await.unwrap();
+    let carol = (user_id!("@carol:localhost"), device_id!("CAROLS"));
+    for code in ["m.unverified", "m.blacklisted"] {
+        refuse(&store, &mut db, room_id!("!other:localhost"), carol, code, 1).await.unwrap();
+    }
+    db.commit().await.unwrap();
+    give(&store, "kept", 2).await;
+    // Once more, with numbers that are remembered by now.
+    give(&store, "again", 3).await;
+    for row in held(&store).await {
+        assert_eq!((row.user_id.as_ref(), row.device_id.as_ref()), bob());
+    }
+    assert_eq!(held(&store).await.len(), 2);
+    let user: Vec<(i64,)> = sqlx::query_as("SELECT DISTINCT user FROM ledger")
+        .fetch_all(&mut *store.read().await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(user.len(), 2);
+}
