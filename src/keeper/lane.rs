@@ -18,7 +18,7 @@ use super::{
     ingest::Taker,
     meeting::Newcomers,
     outbox::{Delivered, Sender, note_delivered},
-    pacing::{Allowance, Inviters, Pacer, Urgency},
+    pacing::{Allowance, Inviters, Pacer},
     people::Held,
     rooms as entering,
     seal::Prepared,
@@ -38,9 +38,7 @@ const MOST_ROUNDS: usize = 12;
 /// How long one visit may take up a lane before it leaves the rest to the next one.
 const LONGEST_VISIT: Duration = Duration::from_secs(2);
 /// How many tuples are sealed side by side.
-const MOST_SEALS: usize = 8;
-/// A room in which nothing happened for this long sleeps, in milliseconds.
-const SLEEPS_AFTER: i64 = 3_600_000;
+pub(super) const MOST_SEALS: usize = 8;
 /// How long a room waits after the homeserver refused a sealed event, in milliseconds.
 const REFUSED_WAITS: i64 = 60_000;
 
@@ -231,49 +229,6 @@ impl Visit<'_> {
             return Ok(true);
         }
         Ok(false)
-    }
-
-    /// The refreshes that may happen now: they keep to their pace. Name, topic and avatar come first; the
-    /// others' turn is the next round, or the next visit.
-    async fn permitted(&mut self, refreshes: Vec<Seal>) -> Result<Vec<Seal>, KeeperError> {
-        let mut permitted = Vec::new();
-        for seal in refreshes {
-            if permitted.len() == MOST_SEALS {
-                break;
-            }
-            let urgency = match seal.cause {
-                Cause::Device => self.urgency().await?,
-                Cause::Join | Cause::Reseal => Urgency::Joiner,
-            };
-            match self.lanes.pacer.take(urgency, Instant::now()) {
-                Ok(()) => permitted.push(seal),
-                Err(wait) => self.wait(wait),
-            }
-        }
-        Ok(permitted)
-    }
-
-    /// Spends on the devices that are given keys unasked. What cannot be afforded is left for a later visit; a
-    /// seal's own recipients cost nothing, because it cannot go out without them.
-    fn affords<'r>(&mut self, recipients: impl Iterator<Item = &'r Recipient>) -> bool {
-        let devices: BTreeSet<_> = recipients
-            .filter(|to| to.reason != Reason::Seal)
-            .map(|to| (&to.user_id, &to.device_id))
-            .collect();
-        let spent = self.lanes.unasked.spend(devices.len(), Instant::now());
-        spent.map_err(|wait| self.wait(wait)).is_ok()
-    }
-
-    fn wait(&mut self, wait: Duration) {
-        let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX).max(1);
-        self.again_at = earliest(self.again_at, Some(now_ms().saturating_add(wait)));
-    }
-
-    async fn urgency(&self) -> Result<Urgency, KeeperError> {
-        let db = &mut *self.lanes.taker.store.read().await?;
-        let active_at = rooms::active_at(db, &self.room.room_id).await?;
-        let sleeps = now_ms().saturating_sub(active_at) > SLEEPS_AFTER;
-        Ok(if sleeps { Urgency::SleepingRoom } else { Urgency::ActiveRoom })
     }
 
     /// Hands the keys of current values over.
@@ -591,7 +546,7 @@ fn split(share: &Share) -> Vec<Share> {
         .collect()
 }
 
-fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+pub(super) fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
