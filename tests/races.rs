@@ -15,6 +15,7 @@ mod races {
     mod homeserver_itself;
     mod joins;
     mod laundering;
+    mod lost_device;
     mod people;
     mod stage;
     mod storm;

@@ -37,7 +37,20 @@ impl KeeperDevice {
         let response = AnyIncomingResponse::SigningKeysUpload(&response);
         self.machine.mark_request_as_sent(&TransactionId::new(), response).await?;
         self.homeserver.upload_signatures(requests.upload_signatures_req).await?;
-        self.pump().await
+        self.pump().await?;
+        if !self.is_published().await? {
+            self.republish().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the homeserver has the device's keys. It may have lost them with the device, and been given the
+    /// device alone before a kill, while the machine believes that they are there.
+    async fn is_published(&self) -> Result<bool, CryptoError> {
+        let own = self.query_for(&[self.user_id().to_owned()]);
+        let answer = self.homeserver.query_keys(own).await?;
+        let devices = answer.device_keys.get(self.user_id());
+        Ok(devices.is_some_and(|devices| devices.contains_key(self.device_id())))
     }
 
     /// Publishes the device's keys anew: the homeserver made the device again after it had lost it, and the

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 use super::{KeeperError, clock::now_ms, ingest::Taker, meeting::Newcomers};
 use crate::{
     admin::Readiness,
-    homeserver::{Backoff, Homeserver, retrying},
+    homeserver::{Backoff, Homeserver},
     store::{ledger, marks, rooms, set_meta},
 };
 
@@ -69,13 +69,32 @@ impl Listener {
     }
 
     /// The homeserver has lost the device: it is made again, with the same id and the same keys.
+    ///
+    /// Recovery: a kill between the device and its keys leaves one without; the next start finds that and
+    /// publishes them.
     async fn mend_device(&self) -> Result<(), KeeperError> {
         tracing::error!(
             "the homeserver does not know the keeper's device any more; making it again"
         );
-        let device_id = self.taker.device.device_id();
-        retrying(None, || self.homeserver.ensure_device(device_id, "State Keeper")).await?;
-        Ok(self.taker.device.republish().await?)
+        let mut backoff = Backoff::new();
+        loop {
+            match self.make_device_again().await {
+                Err(error) if error.is_transient() => {
+                    let wait = backoff
+                        .next_delay(&mut rand::rng())
+                        .max(error.retry_after().unwrap_or_default());
+                    tracing::warn!(%error, ?wait, "the keeper's device could not be made again yet");
+                    tokio::time::sleep(wait).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn make_device_again(&self) -> Result<(), KeeperError> {
+        let device = &self.taker.device;
+        self.homeserver.ensure_device(device.device_id(), "State Keeper").await?;
+        Ok(device.republish().await?)
     }
 
     async fn poll(&self, since: Option<&str>) -> Result<String, KeeperError> {

@@ -28,7 +28,7 @@ use crate::{
     appservice::{self, IncomingEvent, SinkError, TransactionSink},
     config::{Config, registration::Registration},
     crypto::KeeperDevice,
-    homeserver::{Ensured, Homeserver, HomeserverOptions, RequestObserver, retrying},
+    homeserver::{Homeserver, HomeserverOptions, RequestObserver, retrying},
     state::Membership,
     store::{NewEvent, RoomRow, Store, inbox, marks, outbox, rooms, set_meta, tuples},
 };
@@ -285,7 +285,7 @@ async fn start(
     let bot = config.bot_user_id()?;
     let device_id = device_id(&store).await?;
     let name = config.appservice.bot.displayname.as_str();
-    let ensured = retrying(None, || homeserver.ensure_device(&device_id, name)).await?;
+    retrying(None, || homeserver.ensure_device(&device_id, name)).await?;
     if let Err(error) = homeserver.set_displayname(name).await {
         tracing::debug!(%error, "the display name could not be set");
     }
@@ -302,10 +302,6 @@ async fn start(
     )
     .await?;
     device.publish().await.context("the device could not be published")?;
-    if ensured == Ensured::Created {
-        // Harmless for a device that is new, and the mend for one that was deleted on the server.
-        device.republish().await.context("the device could not be published again")?;
-    }
     let taker = Taker {
         store: store.clone(),
         device,

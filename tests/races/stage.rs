@@ -30,7 +30,12 @@ impl Stage {
 
     /// The same with the keeper ready.
     pub async fn open() -> Self {
-        let mut stage = Self::prepare(json!({})).await;
+        Self::with(json!({})).await
+    }
+
+    /// The same with settings of its own.
+    pub async fn with(settings: Value) -> Self {
+        let mut stage = Self::prepare(settings).await;
         stage.keeper.start().await;
         stage
     }

@@ -146,6 +146,9 @@ async fn after(fault: Option<&Fault>, reply: Reply) -> Reply {
 }
 
 async fn answer(sim: &Sim, route: &Route<'_>, call: &Call, user_id: &str) -> Reply {
+    if let Some(refusal) = sim.with(|world| world.unknown_device(route, call, user_id)) {
+        return refusal;
+    }
     match *route {
         Route::Sync => sync(sim, call, user_id).await,
         Route::Ping => {
@@ -166,6 +169,18 @@ async fn answer(sim: &Sim, route: &Route<'_>, call: &Call, user_id: &str) -> Rep
 }
 
 impl World {
+    /// Who speaks for a device that does not exist is refused, except where devices are made.
+    fn unknown_device(&self, route: &Route<'_>, call: &Call, user_id: &str) -> Option<Reply> {
+        let device_id = call.device_id()?;
+        let is_known =
+            self.users.get(user_id).is_some_and(|user| user.uploaded.contains_key(device_id));
+        if is_known || matches!(route, Route::Register | Route::Device(_)) {
+            return None;
+        }
+        let message = "Application service trying to use a device that doesn't exist";
+        Some(Reply::error(400, "M_UNKNOWN_DEVICE", message))
+    }
+
     fn answer(&mut self, route: &Route<'_>, call: &Call, user_id: &str) -> Reply {
         match *route {
             Route::Versions => Reply::ok(json!({ "versions": versions() })),

@@ -161,6 +161,17 @@ impl World {
         self.device_changes.push((position, user_id.to_owned()));
     }
 
+    /// Deletes the keeper's device with all that the server kept for it.
+    ///
+    /// # Panics
+    /// When the keeper has published no device: a mistake in the test.
+    pub fn delete_keepers_device(&mut self) {
+        let device = self.keeper_peer().expect("the keeper has published its device");
+        self.user_mut(&device.user_id).uploaded.remove(&device.device_id);
+        self.inboxes.remove(&(device.user_id.clone(), device.device_id));
+        self.devices_changed(&device.user_id);
+    }
+
     /// Does the keeper share a room with this user?
     pub fn keeper_sees(&self, user_id: &str) -> bool {
         let keeper = self.keeper();
