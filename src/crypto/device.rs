@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, watch};
 use super::{
     CryptoError,
     key_store::{KeyStore, as_a_whole},
-    known_devices::KnownDevices,
+    known_users::KnownUsers,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
 
@@ -38,6 +38,16 @@ pub struct KnownDevice {
     /// When the keeper first saw it, in milliseconds.
     pub first_seen: i64,
     data: DeviceData,
+}
+
+/// A user with what vouches for the devices.
+#[derive(Clone, Debug)]
+pub struct KnownUser {
+    /// The user's devices.
+    pub devices: Vec<KnownDevice>,
+    /// The public master key of the user's cross-signing identity, unpadded base64; `None` where there is none.
+    /// It is the one that the devices' signatures were judged by, or a later one.
+    pub master_key: Option<String>,
 }
 
 /// An encrypted to-device request that has not been sent.
@@ -79,7 +89,7 @@ pub struct Received {
 pub struct KeeperDevice {
     pub(super) machine: OlmMachine,
     /// Whose devices were read lately.
-    known: Arc<KnownDevices>,
+    known: Arc<KnownUsers>,
     pub(super) homeserver: Homeserver,
     /// Outgoing requests are collected and marked by one at a time.
     pub(super) pumping: Arc<Mutex<()>>,
@@ -118,7 +128,7 @@ impl KeeperDevice {
         let store = SqliteCryptoStore::open(path, Some(passphrase.expose_secret()))
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
-        let known = Arc::new(KnownDevices::default());
+        let known = Arc::new(KnownUsers::default());
         let store = KeyStore::new(store, known.clone());
         let machine = OlmMachine::with_store(user_id, device_id, store, None)
             .await
@@ -205,18 +215,19 @@ impl KeeperDevice {
         Ok(self.machine.update_tracked_users(users).await?)
     }
 
-    /// The devices of `user`, as far as the homeserver was asked. The keeper's own is not among them.
+    /// A user's devices and identity, as far as the homeserver was asked. The keeper's own device is not
+    /// among them.
     ///
     /// # Errors
     ///
     /// [`CryptoError`] when the key store fails.
-    pub async fn devices_of(&self, user: &UserId) -> Result<Arc<[KnownDevice]>, CryptoError> {
+    pub async fn known_user(&self, user: &UserId) -> Result<Arc<KnownUser>, CryptoError> {
         let generation = match self.known.get(user) {
-            Ok(devices) => return Ok(devices),
+            Ok(known) => return Ok(known),
             Err(generation) => generation,
         };
         let devices = self.machine.get_user_devices(user, None).await?;
-        let devices: Arc<[KnownDevice]> = devices
+        let devices: Vec<KnownDevice> = devices
             .devices()
             .filter(|device| !device.is_our_own_device() && !device.is_dehydrated())
             .map(|device| KnownDevice {
@@ -229,17 +240,14 @@ impl KeeperDevice {
                 data: (*device).clone(),
             })
             .collect();
-        self.known.put(user, devices.clone(), generation);
-        Ok(devices)
+        // After the devices: what signed them may be older than this key, and is never newer.
+        let master_key = self.master_key_of(user).await?;
+        let known = Arc::new(KnownUser { devices, master_key });
+        self.known.put(user, known.clone(), generation);
+        Ok(known)
     }
 
-    /// The public master key of a user's cross-signing identity, unpadded base64; `None` where the user has
-    /// none, as far as the homeserver was asked.
-    ///
-    /// # Errors
-    ///
-    /// [`CryptoError`] when the key store fails.
-    pub async fn master_key_of(&self, user: &UserId) -> Result<Option<String>, CryptoError> {
+    async fn master_key_of(&self, user: &UserId) -> Result<Option<String>, CryptoError> {
         let identity = self.machine.get_identity(user, None).await?;
         let key = identity.and_then(|identity| match identity {
             UserIdentity::Own(own) => own.master_key().get_first_key(),

@@ -34,7 +34,7 @@ use ruma::{
 use vodozemac::Curve25519PublicKey;
 use zeroize::Zeroizing;
 
-use super::known_devices::{KnownDevices, users_of};
+use super::known_users::{KnownUsers, users_of};
 
 tokio::task_local! {
     /// What the machine saved midway, while this very task takes a sync in. Other tasks' changes pass.
@@ -45,12 +45,12 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(super) struct KeyStore {
     inner: SqliteCryptoStore,
-    known: Arc<KnownDevices>,
+    known: Arc<KnownUsers>,
 }
 
 impl KeyStore {
     /// Over `inner`, whose changes `known` is told of.
-    pub(super) fn new(inner: SqliteCryptoStore, known: Arc<KnownDevices>) -> Self {
+    pub(super) fn new(inner: SqliteCryptoStore, known: Arc<KnownUsers>) -> Self {
         Self { inner, known }
     }
 }

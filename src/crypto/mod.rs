@@ -4,12 +4,12 @@
 mod device;
 mod error;
 mod key_store;
-mod known_devices;
+mod known_users;
 mod pump;
 mod state_session;
 
 pub use self::{
-    device::{Decrypted, KeeperDevice, KnownDevice, Received, ToDevice},
+    device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, Received, ToDevice},
     error::CryptoError,
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},
 };

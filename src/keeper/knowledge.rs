@@ -35,8 +35,9 @@ impl Visit<'_> {
         let company = self.company(db).await?;
         let mut views = Vec::with_capacity(members.len());
         for member in members {
-            let facts = self.facts(db, &company, &member).await?;
-            views.push(self.view(member, facts, &company, &mut grants).await?);
+            let known = self.lanes.taker.device.known_user(&member.user_id).await?;
+            let facts = self.facts(db, &company, &member, known.master_key.as_deref()).await?;
+            views.push(self.view(member, &known.devices, facts, &company, &mut grants));
         }
         let departed = match self.scope {
             None => grants.into_values().flat_map(BTreeMap::into_keys).collect(),
@@ -119,17 +120,17 @@ impl Visit<'_> {
         }
     }
 
-    async fn view(
+    fn view(
         &mut self,
         member: MemberRow,
+        known: &[KnownDevice],
         (user, standing): (UserFacts, MemberFacts),
         company: &Company,
         grants: &mut GrantsByDevice,
-    ) -> Result<MemberView, KeeperError> {
-        let known = self.lanes.taker.device.devices_of(&member.user_id).await?;
+    ) -> MemberView {
         let first_key = first_key(&member.user_id, grants);
         let mut devices = Vec::with_capacity(known.len());
-        for device in known.iter() {
+        for device in known {
             let key = (device.user_id.clone(), device.device_id.clone());
             let held = grants.remove(&key).unwrap_or_default();
             if !self.unreachable.contains(&key) {
@@ -140,7 +141,7 @@ impl Visit<'_> {
         }
         let orphaned = orphaned(&member.user_id, grants);
         grants.retain(|(owner, _), _| *owner != member.user_id);
-        Ok(MemberView {
+        MemberView {
             orphaned,
             user_id: member.user_id,
             membership: member.membership,
@@ -150,7 +151,7 @@ impl Visit<'_> {
             tick: member.tick,
             devices,
             first_key,
-        })
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     letters::Letters,
     meeting::Newcomers,
     outbox::{Delivered, Sender, note_delivered},
-    pacing::{Inviters, Pacer, Urgency, unreachable_wait},
+    pacing::{Allowance, Inviters, Pacer, unreachable_wait},
     people::Held,
     rooms as entering,
     seal::Prepared,
@@ -39,9 +39,7 @@ const MOST_ROUNDS: usize = 12;
 /// How long one visit may take up a lane before it leaves the rest to the next one.
 const LONGEST_VISIT: Duration = Duration::from_secs(2);
 /// How many tuples are sealed side by side.
-const MOST_SEALS: usize = 8;
-/// A room in which nothing happened for this long sleeps, in milliseconds.
-const SLEEPS_AFTER: i64 = 3_600_000;
+pub(super) const MOST_SEALS: usize = 8;
 /// How long a room waits after the homeserver refused a sealed event, in milliseconds.
 const REFUSED_WAITS: i64 = 60_000;
 
@@ -56,6 +54,8 @@ pub struct Lanes {
     pub homeserver: Homeserver,
     /// Paces refreshes.
     pub pacer: Arc<Pacer>,
+    /// How many devices are given keys that they did not ask for.
+    pub unasked: Arc<Allowance>,
     /// Budgets of those who invite the keeper.
     pub inviters: Arc<Inviters>,
     /// Who is being served, so that the news of his devices comes second.
@@ -213,10 +213,10 @@ impl Visit<'_> {
         let (refreshes, reseals): (Vec<Seal>, Vec<Seal>) =
             plan.seals.iter().cloned().partition(|seal| seal.cause != Cause::Reseal);
         let refreshes = self.permitted(refreshes).await?;
-        if !refreshes.is_empty() {
+        if !refreshes.is_empty() && self.affords(refreshes.iter().flat_map(|s| &s.recipients)) {
             return self.seal(known, &refreshes).await;
         }
-        if !members.is_empty() {
+        if !members.is_empty() && self.affords(members.iter().flat_map(|s| &s.recipients)) {
             self.share(known, &members).await?;
             return Ok(true);
         }
@@ -225,42 +225,11 @@ impl Visit<'_> {
         {
             return self.seal(known, reseals).await;
         }
-        if !invitees.is_empty() {
+        if !invitees.is_empty() && self.affords(invitees.iter().flat_map(|s| &s.recipients)) {
             self.share(known, &invitees).await?;
             return Ok(true);
         }
         Ok(false)
-    }
-
-    /// The refreshes that may happen now: they keep to their pace. Name, topic and avatar come first; the
-    /// others' turn is the next round, or the next visit.
-    async fn permitted(&mut self, refreshes: Vec<Seal>) -> Result<Vec<Seal>, KeeperError> {
-        let mut permitted = Vec::new();
-        for seal in refreshes {
-            if permitted.len() == MOST_SEALS {
-                break;
-            }
-            let urgency = match seal.cause {
-                Cause::Device => self.urgency().await?,
-                Cause::Join | Cause::Reseal => Urgency::Joiner,
-            };
-            match self.lanes.pacer.take(urgency, Instant::now()) {
-                Ok(()) => permitted.push(seal),
-                Err(wait) => {
-                    let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
-                    self.again_at =
-                        earliest(self.again_at, Some(now_ms().saturating_add(wait.max(1))));
-                }
-            }
-        }
-        Ok(permitted)
-    }
-
-    async fn urgency(&self) -> Result<Urgency, KeeperError> {
-        let db = &mut *self.lanes.taker.store.read().await?;
-        let active_at = rooms::active_at(db, &self.room.room_id).await?;
-        let sleeps = now_ms().saturating_sub(active_at) > SLEEPS_AFTER;
-        Ok(if sleeps { Urgency::SleepingRoom } else { Urgency::ActiveRoom })
     }
 
     /// Hands the keys of current values over.
@@ -577,7 +546,7 @@ fn split(share: &Share) -> Vec<Share> {
         .collect()
 }
 
-fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+pub(super) fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

@@ -4,6 +4,7 @@
 //! - [`decide`] says what has to be done about a room: a pure function;
 //! - [`lane`], [`seal`] and [`outbox`] do it, one room at a time each, [`scheduler`] many side by side;
 //! - [`people`] knows what was seen of members and what administrators said of them;
+//! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
 
@@ -19,6 +20,7 @@ mod meeting;
 pub mod outbox;
 pub mod pacing;
 mod people;
+mod permits;
 pub mod requests;
 mod rooms;
 pub mod rules;

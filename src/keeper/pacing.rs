@@ -8,6 +8,8 @@ use std::{
 
 use ruma::{OwnedUserId, UserId};
 
+use super::rules::Rate;
+
 /// How long a device that could not be reached waits for the second try, in milliseconds.
 const UNREACHABLE_WAITS: i64 = 15_000;
 /// How long it waits at most: whoever comes back is served within that, whatever he missed before.
@@ -103,6 +105,49 @@ impl Pacer {
     }
 }
 
+/// How long those wait, at the least, for whom an allowance is short: many rooms may wait for the same one.
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+
+/// How many devices may be given keys over time. A room's devices are served together, however many they are;
+/// what that costs beyond what is there is paid off before the next one's turn.
+#[derive(Debug)]
+pub struct Allowance {
+    per_second: f64,
+    burst: f64,
+    level: Mutex<(f64, Instant)>,
+}
+
+impl Allowance {
+    /// A full one.
+    pub fn new(rate: Rate) -> Self {
+        let burst = f64::from(rate.burst.max(1));
+        let per_second = f64::from(rate.per_second.max(1));
+        Self { per_second, burst, level: Mutex::new((burst, Instant::now())) }
+    }
+
+    /// Spends on so many devices at `now`, or says how long to wait before asking again. Nothing costs nothing.
+    ///
+    /// # Errors
+    ///
+    /// The time after which there is something to spend.
+    pub fn spend(&self, devices: usize, now: Instant) -> Result<(), Duration> {
+        if devices == 0 {
+            return Ok(());
+        }
+        let mut guard = self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let (level, at) = *guard;
+        let earned = now.saturating_duration_since(at).as_secs_f64() * self.per_second;
+        let level = (level + earned).min(self.burst);
+        if level < 1.0 {
+            *guard = (level, now);
+            let wait = Duration::from_secs_f64((1.0 - level) / self.per_second);
+            return Err(wait.max(SHORTEST_WAIT));
+        }
+        *guard = (level - f64::from(u32::try_from(devices).unwrap_or(u32::MAX)), now);
+        Ok(())
+    }
+}
+
 /// How many inviters are remembered at once.
 const MOST_INVITERS: usize = 10_000;
 
@@ -160,6 +205,29 @@ mod tests {
         let waits: Vec<i64> = (0..3).map(|truces| war_wait(truces) / 60_000).collect();
         assert_eq!(waits, [10, 20, 40]);
         assert_eq!((war_wait(20), war_wait(u32::MAX)), (86_400_000, 86_400_000));
+    }
+
+    #[test]
+    fn an_allowance_serves_a_room_at_once_and_pays_it_off_before_the_next() {
+        let allowance = Allowance::new(Rate { burst: 10, per_second: 10 });
+        let now = Instant::now();
+        assert!(allowance.spend(0, now).is_ok());
+        assert!(allowance.spend(5, now).is_ok());
+        assert!(allowance.spend(25, now).is_ok(), "one room's devices are served together");
+        let wait = allowance.spend(1, now).unwrap_err();
+        // From 20 below nothing to one.
+        assert!(wait.abs_diff(Duration::from_millis(2100)) < Duration::from_millis(1), "{wait:?}");
+        assert!(allowance.spend(0, now).is_ok(), "what costs nothing does not wait");
+        assert!(allowance.spend(1, now + wait / 2).is_err());
+        assert!(allowance.spend(1, now + wait + Duration::from_millis(1)).is_ok());
+    }
+
+    #[test]
+    fn an_allowance_saves_no_more_than_its_burst() {
+        let allowance = Allowance::new(Rate { burst: 2, per_second: 1000 });
+        let later = Instant::now() + Duration::from_secs(3600);
+        assert!(allowance.spend(1, later).is_ok() && allowance.spend(1, later).is_ok());
+        assert_eq!(allowance.spend(1, later), Err(SHORTEST_WAIT));
     }
 
     #[test]

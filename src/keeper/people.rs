@@ -59,13 +59,14 @@ impl Visit<'_> {
         db: &mut SqliteConnection,
         company: &Company,
         member: &MemberRow,
+        master_key: Option<&str>,
     ) -> Result<(UserFacts, MemberFacts), KeeperError> {
         let user = &member.user_id;
         let rules = self.lanes.taker.rules.clone();
         let facts = UserFacts {
             admitted: rules.access.admits(user),
             blocked: company.said.is_blocked(user),
-            identity_changed: self.is_changed(company, user).await?,
+            identity_changed: self.is_changed(company, user, master_key),
             is_admin: rules.admins.contains(user),
         };
         let standing = MemberFacts {
@@ -80,16 +81,14 @@ impl Visit<'_> {
 
     /// Whether a user's identity is another than the one that counts. What has to be noted of it is noted by
     /// the visit's next commit: the very one that lets a key go, if one goes.
-    async fn is_changed(&mut self, company: &Company, user: &UserId) -> Result<bool, KeeperError> {
-        let Some(key) = self.lanes.taker.device.master_key_of(user).await? else {
-            return Ok(false);
-        };
+    fn is_changed(&mut self, company: &Company, user: &UserId, master_key: Option<&str>) -> bool {
+        let Some(key) = master_key else { return false };
         let known = company.identities.get(user);
         let newest = known.map(|known| known.changed_to.as_ref().unwrap_or(&known.master_key));
-        if newest != Some(&key) {
-            self.sightings.insert(user.to_owned(), key.clone());
+        if newest.is_none_or(|newest| newest != key) {
+            self.sightings.insert(user.to_owned(), key.to_owned());
         }
-        Ok(known.is_some_and(|known| known.master_key != key))
+        known.is_some_and(|known| known.master_key != key)
     }
 
     /// Notes which identities were seen, as part of the caller's transaction.

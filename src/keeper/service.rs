@@ -19,7 +19,7 @@ use super::{
     listen::{Listener, hear_late},
     meeting::{self, Newcomer, Newcomers},
     outbox::Sender,
-    pacing::{Inviters, Pacer},
+    pacing::{Allowance, Inviters, Pacer},
     rules::Rules,
     scheduler, upkeep,
 };
@@ -316,6 +316,7 @@ async fn start(
         sender,
         homeserver: homeserver.clone(),
         pacer: Arc::new(Pacer::new(rules.refresh_per_second)),
+        unasked: Arc::new(Allowance::new(rules.unasked_budget)),
         inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
         newcomers,
         arrived: arrived.clone(),

@@ -88,16 +88,8 @@ impl Beside {
             .foreign_keys(true)
             .busy_timeout(PATIENCE);
         let mut connection = SqliteConnection::connect_with(&options).await?;
-        let applied: Result<Vec<(i64,)>, _> =
-            sqlx::query_as("SELECT version FROM _sqlx_migrations WHERE success = 1")
-                .fetch_all(&mut connection)
-                .await;
-        let other = || Refused::OtherVersion(path.to_owned());
-        let applied: BTreeSet<i64> =
-            applied.map_err(|_| other())?.into_iter().map(|(version,)| version).collect();
-        let ours = MIGRATIONS.iter().map(|migration| migration.version);
-        if applied != ours.collect() {
-            return Err(other());
+        if !is_of_this_version(&mut connection).await? {
+            return Err(Refused::OtherVersion(path.to_owned()));
         }
         Ok(Self { connection })
     }
@@ -207,6 +199,23 @@ impl Beside {
     }
 }
 
+async fn is_of_this_version(db: &mut SqliteConnection) -> Result<bool, Refused> {
+    let (made,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations')",
+    )
+    .fetch_one(&mut *db)
+    .await?;
+    if !made {
+        return Ok(false);
+    }
+    let applied: Vec<(i64,)> =
+        sqlx::query_as("SELECT version FROM _sqlx_migrations WHERE success = 1")
+            .fetch_all(db)
+            .await?;
+    let applied: BTreeSet<i64> = applied.into_iter().map(|(version,)| version).collect();
+    Ok(applied == MIGRATIONS.iter().map(|migration| migration.version).collect())
+}
+
 /// A user's membership of a room that the keeper is in.
 async fn known_member(
     db: &mut SqliteConnection,
@@ -248,3 +257,6 @@ async fn promise(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

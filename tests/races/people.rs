@@ -1,6 +1,6 @@
 //! Who is given keys, who is refused them, and who waits for an administrator's word.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -279,6 +279,20 @@ async fn a_block_alone_retires_what_the_blocked_user_holds() {
     stage.shows(&carol.device(1), &room, "Tea").await;
     let current = stage.sim.with(|world| world.keeper_seal(&room.room_id, NAME).unwrap());
     assert!(carol.device(1).opens(&current).is_ok() && bob.device(1).opens(&current).is_err());
+}
+
+#[tokio::test]
+async fn joiners_beyond_the_budget_are_served_in_their_turn() {
+    let budget = json!({ "burst": 1, "per_second": 1 });
+    let stage = open(json!({ "sharing": { "budget": budget } })).await;
+    let room = stage.named_room("Tea").await;
+    let [bob, carol] = ["bob", "carol"].map(|name| stage.sim.user(name).create());
+    let began = Instant::now();
+    stage.sim.join(&room, "bob");
+    stage.shows(&bob.device(1), &room, "Tea").await;
+    stage.sim.join(&room, "carol");
+    stage.shows(&carol.device(1), &room, "Tea").await;
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ pub struct Sharing {
     /// `vouched`.
     pub vouched_power: u32,
     /// How many devices are given keys unasked, in all rooms together: because their users join or
-    /// are invited, or because they are new. Checked, and without effect in this version.
+    /// are invited, or because they are new. What is over it waits.
     pub budget: Rate<2000, 500>,
     /// How long a state event waits, at most, for its keys to reach the members' devices. Devices
     /// that cannot be reached in that time get key and refresh later.

@@ -1,4 +1,4 @@
-//! Whose devices are known, kept at hand: a decision about a room of thousands reads all of them, again and again,
+//! Users with their devices, kept at hand: a decision about a room of thousands reads all of them, again and again,
 //! and each costs several reads of the key store.
 //!
 //! What stands here is what the key store says. It is forgotten when the store is told of a change, and nothing
@@ -12,33 +12,33 @@ use std::{
 use matrix_sdk_crypto::store::types::Changes;
 use ruma::{OwnedUserId, UserId};
 
-use super::device::KnownDevice;
+use super::device::KnownUser;
 
 /// Of how many users at most.
 const MOST_USERS: usize = 8192;
 
-/// The devices of users, by user.
+/// Users with their devices, by user id.
 #[derive(Debug, Default)]
-pub(super) struct KnownDevices {
+pub(super) struct KnownUsers {
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_user: HashMap<OwnedUserId, Arc<[KnownDevice]>>,
+    by_user: HashMap<OwnedUserId, Arc<KnownUser>>,
     /// How many changes there were.
     generation: u64,
 }
 
-impl KnownDevices {
-    /// The devices of `user` where they are at hand, or else the generation that [`KnownDevices::put`] wants.
-    pub(super) fn get(&self, user: &UserId) -> Result<Arc<[KnownDevice]>, u64> {
+impl KnownUsers {
+    /// What is known of `user` where it is at hand, or else the generation that [`KnownUsers::put`] wants.
+    pub(super) fn get(&self, user: &UserId) -> Result<Arc<KnownUser>, u64> {
         let inner = self.lock();
         inner.by_user.get(user).cloned().ok_or(inner.generation)
     }
 
-    /// Keeps the devices of `user` that were read at `generation`, unless something has changed since.
-    pub(super) fn put(&self, user: &UserId, devices: Arc<[KnownDevice]>, generation: u64) {
+    /// Keeps what was read of `user` at `generation`, unless something has changed since.
+    pub(super) fn put(&self, user: &UserId, known: Arc<KnownUser>, generation: u64) {
         let mut inner = self.lock();
         if inner.generation != generation {
             return;
@@ -46,7 +46,7 @@ impl KnownDevices {
         if inner.by_user.len() >= MOST_USERS {
             inner.by_user.clear();
         }
-        inner.by_user.insert(user.to_owned(), devices);
+        inner.by_user.insert(user.to_owned(), known);
     }
 
     /// Forgets everybody of whom the key store has just been told something.
@@ -83,13 +83,13 @@ mod tests {
 
     use super::*;
 
-    fn nothing() -> Arc<[KnownDevice]> {
-        Arc::new([])
+    fn nothing() -> Arc<KnownUser> {
+        Arc::new(KnownUser { devices: Vec::new(), master_key: None })
     }
 
     #[test]
     fn what_changed_is_read_anew() {
-        let known = KnownDevices::default();
+        let known = KnownUsers::default();
         let (alice, bob) = (user_id!("@alice:localhost"), user_id!("@bob:localhost"));
         let generation = known.get(alice).unwrap_err();
         known.put(alice, nothing(), generation);
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn what_was_read_before_a_change_is_not_kept() {
-        let known = KnownDevices::default();
+        let known = KnownUsers::default();
         let alice = user_id!("@alice:localhost");
         let generation = known.get(alice).unwrap_err();
         known.forget(&[alice.to_owned()]);
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn no_more_users_are_kept_than_there_is_room_for() {
-        let known = KnownDevices::default();
+        let known = KnownUsers::default();
         for number in 0..MOST_USERS + 10 {
             let user = UserId::parse(format!("@user{number}:localhost")).unwrap();
             let generation = known.get(&user).unwrap_err();
