@@ -1,6 +1,10 @@
 //! Starting, serving, ending.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
@@ -20,7 +24,11 @@ use super::{
     meeting::{self, Newcomer, Newcomers},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
-    rules::Rules,
+    requests::{
+        desk::Desk,
+        limits::{Limit, RateLimits},
+    },
+    rules::{Rate, Rules},
     scheduler, upkeep,
 };
 use crate::{
@@ -270,6 +278,18 @@ async fn reach(
     Ok(homeserver)
 }
 
+/// The budgets of key requests, as the rules state them.
+fn limits_of(rules: &Rules) -> RateLimits {
+    let limit = |rate: Rate| Limit { burst: rate.burst, per_second: rate.per_second };
+    let requests = &rules.requests;
+    RateLimits {
+        device: limit(requests.device),
+        user: limit(requests.user),
+        room: limit(requests.room),
+        overall: limit(requests.overall),
+    }
+}
+
 type Late = tokio::sync::mpsc::UnboundedReceiver<Vec<OwnedUserId>>;
 
 /// Sees to the device, and puts the keeper's parts together.
@@ -320,7 +340,10 @@ async fn start(
         inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
         newcomers,
         arrived: arrived.clone(),
+        desk: Arc::new(Desk::new(&limits_of(&rules), rules.requests.queue, Instant::now())),
+        began: Instant::now(),
     };
+    lanes.restore_requests().await?;
     let keeper = Keeper {
         lanes,
         homeserver,
@@ -386,6 +409,7 @@ impl Keeper {
         tasks.spawn(async move { Ok(taking.run(&arrived, &promised).await?) });
         let listener = Listener {
             taker: taker.clone(),
+            lanes: self.lanes.clone(),
             homeserver: self.homeserver.clone(),
             promised: self.promised.clone(),
             newcomers: self.lanes.newcomers.clone(),
