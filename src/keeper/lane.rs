@@ -22,6 +22,7 @@ use super::{
     pacing::{Allowance, Inviters, Pacer, unreachable_wait},
     people::Held,
     rooms as entering,
+    rules::Rules,
     seal::Prepared,
 };
 use crate::{
@@ -68,6 +69,8 @@ pub struct Lanes {
 pub(super) struct Visit<'a> {
     pub(super) lanes: &'a Lanes,
     pub(super) room: RoomRow,
+    /// The room's rules, as they were when it was last looked at.
+    pub(super) rules: Arc<Rules>,
     /// `None`: everybody.
     pub(super) scope: Option<BTreeSet<OwnedUserId>>,
     /// Devices of the members in scope.
@@ -133,6 +136,7 @@ impl Lanes {
         }
         let mut visit = Visit {
             lanes: self,
+            rules: self.taker.rules.of(&room),
             room,
             scope: (!whole).then_some(users),
             devices: BTreeMap::new(),
@@ -176,7 +180,7 @@ impl Visit<'_> {
                 break;
             }
             let known = self.know().await?;
-            let mut plan = decide(&known, &self.lanes.taker.rules, now_ms());
+            let mut plan = decide(&known, &self.rules, now_ms());
             self.plan_refusals.append(&mut plan.refusals);
             self.held = Some((self.scope.clone(), std::mem::take(&mut plan.holds)));
             if plan.needs_whole_room && self.scope.is_some() {
@@ -356,7 +360,7 @@ impl Visit<'_> {
                     message_index,
                     reason: reason.as_str(),
                     tuple: tuple.clone(),
-                    policy: self.lanes.taker.rules.policy.clone(),
+                    policy: self.rules.policy.clone(),
                 });
                 self.reasons.insert((user_id.clone(), device_id.clone()), reason);
             }

@@ -20,7 +20,7 @@ use super::{
     meeting::{self, Newcomer, Newcomers},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
-    rules::Rules,
+    rule_book::RuleBook,
     scheduler, upkeep,
 };
 use crate::{
@@ -290,7 +290,7 @@ async fn start(
         tracing::debug!(%error, "the display name could not be set");
     }
     let homeserver = homeserver.with_device(device_id.clone());
-    let rules = Arc::new(Rules::new(config));
+    let rules = Arc::new(RuleBook::new(config));
     let database = config.store.sqlite_path().context("store.url")?;
     let (device, late) = KeeperDevice::open(
         &crypto_folder(database),
@@ -302,21 +302,17 @@ async fn start(
     )
     .await?;
     device.publish().await.context("the device could not be published")?;
-    let taker = Taker {
-        store: store.clone(),
-        device,
-        rules: rules.clone(),
-        metrics: metrics.clone(),
-        keeper: bot,
-    };
+    let taker =
+        Taker { store: store.clone(), device, rules, metrics: metrics.clone(), keeper: bot };
     let sender = Sender { store, homeserver: homeserver.clone(), metrics: metrics.clone() };
     let invites = &config.access.invites;
+    let global = taker.rules.global();
     let lanes = Lanes {
         taker,
         sender,
         homeserver: homeserver.clone(),
-        pacer: Arc::new(Pacer::new(rules.refresh_per_second)),
-        unasked: Arc::new(Allowance::new(rules.unasked_budget)),
+        pacer: Arc::new(Pacer::new(global.refresh_per_second)),
+        unasked: Arc::new(Allowance::new(global.unasked_budget)),
         inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
         newcomers,
         arrived: arrived.clone(),
