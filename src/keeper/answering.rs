@@ -206,7 +206,7 @@ impl Visit<'_> {
     ) -> Result<bool, KeeperError> {
         let taker = &self.lanes.taker;
         let Some((code, outcome)) = refused.code().zip(refused.outcome()) else { return Ok(false) };
-        let refusal = refusal_of(request, code, &outcome, &taker.rules.policy);
+        let refusal = refusal_of(request, code, &outcome, &self.rules.policy);
         let room = &self.room.room_id;
         let first = ledger::refuse(&taker.store, db, room, refusal, now_ms()).await?;
         if first {

@@ -34,7 +34,7 @@ impl Visit<'_> {
         known: &Knowledge,
         request: &KeyRequest,
     ) -> Result<Answer, KeeperError> {
-        if !self.lanes.taker.rules.requests.forward_member_sessions {
+        if !self.rules.forward_member_sessions {
             return Ok(Answer::Silence);
         }
         let Some((member, device)) = asker(known, request) else {
@@ -49,7 +49,7 @@ impl Visit<'_> {
     }
 
     fn holds(&self, device: &DeviceView, request: &KeyRequest, what: &Forwardable) -> bool {
-        let cool_down = self.lanes.taker.rules.requests.cool_down;
+        let cool_down = self.rules.cool_down;
         device.grants.get(&request.session_id).is_some_and(|grant| {
             grant.message_index <= what.message_index
                 && now_ms().saturating_sub(grant.granted_at) < cool_down
@@ -73,7 +73,7 @@ impl Visit<'_> {
         };
         let facts = member.facts();
         let entitled = session.tuples.iter().all(|tuple| {
-            let sharing = &taker.rules.sharing;
+            let sharing = &self.rules.sharing;
             entitlement(&device.facts, &member.user, &facts, tuple, sharing).is_grant()
         });
         let Some(tuple) = session.tuples.first().filter(|_| entitled) else { return Ok(None) };
@@ -161,7 +161,7 @@ impl Visit<'_> {
                 reason: Reason::Forward.as_str(),
                 again: false,
                 tuple: what.tuple.clone(),
-                policy: self.lanes.taker.rules.policy.clone(),
+                policy: self.rules.policy.clone(),
             });
             self.reasons.insert(to.clone(), Reason::Forward);
             letters.requests.push((session_id.clone(), letter));

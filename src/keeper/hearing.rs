@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Instant,
 };
 
@@ -24,12 +25,20 @@ use super::{
         desk::Taken,
         request::{Incoming, KeyRequest},
     },
+    rules::Rules,
 };
 use crate::{
     policy::Entitlement,
     state::Membership,
     store::{AskedSession, key_requests, ledger, rooms},
 };
+
+/// A request whose device knows already that it gets no key.
+struct Told {
+    request: KeyRequest,
+    refused: Entitlement,
+    rules: Arc<Rules>,
+}
 
 impl Lanes {
     /// Takes in what was heard, as part of the transaction that notes the `since`. Returns the requests that are to
@@ -92,7 +101,7 @@ impl Lanes {
         }
         let session =
             key_requests::asked_session(db, &request.room_id, &request.session_id).await?;
-        let forwards = self.taker.rules.requests.forward_member_sessions;
+        let forwards = self.taker.rules.any(|rules| rules.forward_member_sessions);
         Ok(session.filter(|session| forwards || *session != AskedSession::Members))
     }
 
@@ -126,10 +135,10 @@ impl Lanes {
     async fn judge_askers(
         &self,
         mut visit: Visit<'_>,
-        told_again: &mut Vec<(KeyRequest, Entitlement)>,
+        told_again: &mut Vec<Told>,
     ) -> Result<(), KeeperError> {
         let known = visit.know().await?;
-        let plan = decide(&known, &self.taker.rules, now_ms());
+        let plan = decide(&known, &visit.rules, now_ms());
         let asked = std::mem::take(&mut visit.asked);
         let (own, members): (Vec<Asked>, Vec<Asked>) =
             asked.into_iter().partition(|asked| matches!(asked.session, AskedSession::Keepers(_)));
@@ -149,7 +158,7 @@ impl Lanes {
         visit: &Visit<'_>,
         request: KeyRequest,
         answer: Answer,
-        told_again: &mut Vec<(KeyRequest, Entitlement)>,
+        told_again: &mut Vec<Told>,
     ) -> Result<(), KeeperError> {
         match answer {
             Answer::Give => {
@@ -160,7 +169,7 @@ impl Lanes {
             Answer::Silence => self.end_unheard(request, Outcome::Silence),
             Answer::Refuse(refused) if self.was_told(visit, &request, refused).await? => {
                 self.count(Outcome::Withheld);
-                told_again.push((request, refused));
+                told_again.push(Told { request, refused, rules: visit.rules.clone() });
             }
             Answer::Refuse(_) => self.desk.make_ready(request),
         }
@@ -175,22 +184,22 @@ impl Lanes {
         refused: Entitlement,
     ) -> Result<bool, KeeperError> {
         let Some((code, outcome)) = refused.code().zip(refused.outcome()) else { return Ok(false) };
-        let refusal = refusal_of(request, code, &outcome, &self.taker.rules.policy);
+        let refusal = refusal_of(request, code, &outcome, &visit.rules.policy);
         let (store, room) = (&self.taker.store, &visit.room.room_id);
         Ok(ledger::is_refused(store, &mut *store.read().await?, room, refusal).await?)
     }
 
     /// Counts refusals that the ledger knows once more, all in one commit: a flood of them is cheap.
-    async fn count_told(&self, told: Vec<(KeyRequest, Entitlement)>) -> Result<(), KeeperError> {
+    async fn count_told(&self, told: Vec<Told>) -> Result<(), KeeperError> {
         if told.is_empty() {
             return Ok(());
         }
         let mut transaction = self.taker.store.begin().await?;
-        for (request, refused) in told {
+        for Told { request, refused, rules } in told {
             let name = (&*request.sender, &*request.device, request.request_id.as_str());
             key_requests::remove(&mut transaction, name).await?;
             let Some((code, outcome)) = refused.code().zip(refused.outcome()) else { continue };
-            let refusal = refusal_of(&request, code, &outcome, &self.taker.rules.policy);
+            let refusal = refusal_of(&request, code, &outcome, &rules.policy);
             let (store, room) = (&self.taker.store, &request.room_id);
             ledger::refuse(store, &mut transaction, room, refusal, now_ms()).await?;
         }

@@ -24,6 +24,7 @@ use super::{
     people::Held,
     requests::{desk::Desk, request::KeyRequest},
     rooms as entering,
+    rules::Rules,
     seal::Prepared,
 };
 use crate::{
@@ -77,6 +78,8 @@ pub struct Lanes {
 pub(super) struct Visit<'a> {
     pub(super) lanes: &'a Lanes,
     pub(super) room: RoomRow,
+    /// The room's rules, as they were when it was last looked at.
+    pub(super) rules: Arc<Rules>,
     /// `None`: everybody.
     pub(super) scope: Option<BTreeSet<OwnedUserId>>,
     /// Devices of the members in scope.
@@ -189,6 +192,7 @@ impl<'a> Visit<'a> {
     ) -> Self {
         Self {
             lanes,
+            rules: lanes.taker.rules.of(&room),
             room,
             scope,
             devices: BTreeMap::new(),
@@ -217,7 +221,7 @@ impl Visit<'_> {
                 break;
             }
             let known = self.know().await?;
-            let mut plan = decide(&known, &self.lanes.taker.rules, now_ms());
+            let mut plan = decide(&known, &self.rules, now_ms());
             self.refusals.append(&mut plan.refusals);
             self.held = Some((self.scope.clone(), std::mem::take(&mut plan.holds)));
             if plan.needs_whole_room && self.scope.is_some() {
@@ -349,7 +353,7 @@ impl Visit<'_> {
     }
 
     fn may_still_get(&self, membership: Option<Membership>, grant: &NewGrant) -> bool {
-        let invitees = self.lanes.taker.rules.sharing.invitees;
+        let invitees = self.rules.sharing.invitees;
         // What an invitee gets was decided for an invitee; who joined may have been invited anew since.
         let for_invitees = grant.reason == Reason::Invite.as_str() || grant.is_asked();
         (membership == Some(Membership::Join) || for_invitees)
@@ -419,7 +423,7 @@ impl Visit<'_> {
                     reason: reason.as_str(),
                     again: reason == Reason::Resend,
                     tuple: tuple.clone(),
-                    policy: self.lanes.taker.rules.policy.clone(),
+                    policy: self.rules.policy.clone(),
                 });
                 self.reasons.insert((user_id.clone(), device_id.clone()), reason);
             }
@@ -550,7 +554,7 @@ impl Visit<'_> {
                 holder: (&user, &device),
                 session_id: "",
                 outcome: &outcome,
-                policy: &self.lanes.taker.rules.policy,
+                policy: &self.rules.policy,
             };
             if ledger::refuse(&store, &mut transaction, &room_id, refusal, now).await? {
                 self.lanes.taker.metrics.room_keys_withheld(code.as_str(), 1);
@@ -586,7 +590,7 @@ impl Visit<'_> {
         now: i64,
     ) -> Result<(), KeeperError> {
         // Whoever has to ask asks again.
-        if !self.lanes.taker.rules.unasked {
+        if !self.rules.unasked {
             return Ok(());
         }
         let users: BTreeSet<&UserId> =

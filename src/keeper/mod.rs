@@ -27,6 +27,7 @@ mod people;
 mod permits;
 pub mod requests;
 mod rooms;
+pub mod rule_book;
 pub mod rules;
 pub mod scheduler;
 mod seal;

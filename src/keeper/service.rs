@@ -28,7 +28,8 @@ use super::{
         desk::Desk,
         limits::{Limit, RateLimits},
     },
-    rules::{Rate, Rules},
+    rule_book::RuleBook,
+    rules::{GlobalRules, Rate},
     scheduler, upkeep,
 };
 use crate::{
@@ -279,7 +280,7 @@ async fn reach(
 }
 
 /// The budgets of key requests, as the rules state them.
-fn limits_of(rules: &Rules) -> RateLimits {
+fn limits_of(rules: &GlobalRules) -> RateLimits {
     let limit = |rate: Rate| Limit { burst: rate.burst, per_second: rate.per_second };
     let requests = &rules.requests;
     RateLimits {
@@ -310,7 +311,7 @@ async fn start(
         tracing::debug!(%error, "the display name could not be set");
     }
     let homeserver = homeserver.with_device(device_id.clone());
-    let rules = Arc::new(Rules::new(config));
+    let rules = Arc::new(RuleBook::new(config));
     let database = config.store.sqlite_path().context("store.url")?;
     let (device, late) = KeeperDevice::open(
         &crypto_folder(database),
@@ -322,25 +323,21 @@ async fn start(
     )
     .await?;
     device.publish().await.context("the device could not be published")?;
-    let taker = Taker {
-        store: store.clone(),
-        device,
-        rules: rules.clone(),
-        metrics: metrics.clone(),
-        keeper: bot,
-    };
+    let taker =
+        Taker { store: store.clone(), device, rules, metrics: metrics.clone(), keeper: bot };
     let sender = Sender { store, homeserver: homeserver.clone(), metrics: metrics.clone() };
     let invites = &config.access.invites;
+    let global = taker.rules.global();
     let lanes = Lanes {
         taker,
         sender,
         homeserver: homeserver.clone(),
-        pacer: Arc::new(Pacer::new(rules.refresh_per_second)),
-        unasked: Arc::new(Allowance::new(rules.unasked_budget)),
+        pacer: Arc::new(Pacer::new(global.refresh_per_second)),
+        unasked: Arc::new(Allowance::new(global.unasked_budget)),
         inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
         newcomers,
         arrived: arrived.clone(),
-        desk: Arc::new(Desk::new(&limits_of(&rules), rules.requests.queue, Instant::now())),
+        desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
         began: Instant::now(),
     };
     lanes.restore_requests().await?;

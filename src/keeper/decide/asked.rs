@@ -145,7 +145,7 @@ fn why(device: &DeviceView, sealed: &SealedView, rules: &Rules, now: i64) -> Opt
     match held.filter(|grant| grant.message_index <= sealed.message_index) {
         None => Some(Reason::Request),
         Some(grant) => {
-            let is_over = now.saturating_sub(grant.granted_at) >= rules.requests.cool_down;
+            let is_over = now.saturating_sub(grant.granted_at) >= rules.cool_down;
             is_over.then_some(Reason::Resend)
         }
     }
