@@ -17,6 +17,7 @@ mod races {
     mod laundering;
     mod lost_device;
     mod pace;
+    mod patience;
     mod people;
     mod settings;
     mod stage;
