@@ -16,7 +16,7 @@ use crate::{
         DeviceTrust, Form, JsonMap, Judgement, MegolmContent, PayloadFacts, PowerLevels, Refusal,
         RoomEvent, StateTuple, Verdict, judge, payload::STANDS_FOR,
     },
-    store::{RoomRow, SourceValue, StateEventRow, TupleRow, inbox, marks, outbox, tuples},
+    store::{RoomRow, SourceValue, StateEventRow, TupleRow, inbox, marks, outbox, people, tuples},
 };
 
 /// How often the same value may come back before the keeper stops answering it.
@@ -298,7 +298,13 @@ async fn weigh(
     let stands = row.current_event_id.as_ref() == Some(&seen.event_id);
     let body = seen.body.clone().unwrap_or_default();
     let decrypted = taker.device.decrypt(&room.room_id, &body).await?;
-    let verdict = decrypted.as_ref().map(|decrypted| judge_encrypted(taker, room, seen, decrypted));
+    let verdict = match &decrypted {
+        Some(decrypted) => {
+            let device = device_trust(db, &seen.sender, decrypted, now).await?;
+            Some(judge_encrypted(taker, room, seen, decrypted, device))
+        }
+        None => None,
+    };
     match verdict {
         // Power, exemption and ownership need no key: what is wrong with an event is said at once.
         None => {
@@ -333,8 +339,9 @@ async fn weigh(
 fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &Refusal) {
     let told = seen.verdict == refusal.as_label();
     seen.verdict = refusal.as_label().to_owned();
-    // A device may be signed yet: that one is judged again when its owner's devices change.
-    if *refusal != Refusal::DeviceNotCrossSigned {
+    // A device may be signed yet, an identity confirmed: these are judged again when its owner's devices change, or
+    // an administrator has spoken.
+    if !matches!(refusal, Refusal::DeviceNotCrossSigned | Refusal::IdentityChanged) {
         seen.body = None;
     }
     if !told {
@@ -359,11 +366,31 @@ struct Reading {
     stands_for: Option<Value>,
 }
 
+/// What the keeper makes of the device that encrypted an event, and of the identity behind it: which is noted, so that
+/// the first one counts and an administrator can confirm another.
+async fn device_trust(
+    db: &mut SqliteConnection,
+    sender: &UserId,
+    decrypted: &Decrypted,
+    now: i64,
+) -> Result<DeviceTrust, KeeperError> {
+    if !decrypted.cross_signed {
+        return Ok(DeviceTrust::NotCrossSigned);
+    }
+    if let Some(newest) = &decrypted.vouchers.newest {
+        people::see_identity(db, sender, newest, now).await?;
+    }
+    let known = people::identity(db, sender).await?;
+    let counts = known.is_none_or(|known| decrypted.vouchers.are_all(&known.master_key));
+    Ok(if counts { DeviceTrust::CrossSigned } else { DeviceTrust::OtherIdentity })
+}
+
 fn judge_encrypted(
     taker: &Taker,
     room: &RoomRow,
     seen: &StateEventRow,
     decrypted: &Decrypted,
+    device: DeviceTrust,
 ) -> (Verdict, Reading) {
     let inner: JsonMap = match serde_json::from_str(decrypted.event.get()) {
         Ok(Value::Object(inner)) => inner,
@@ -380,8 +407,6 @@ fn judge_encrypted(
         power_levels(room)
     };
     let text = |field: &str| inner.get(field).and_then(Value::as_str);
-    let device =
-        if decrypted.cross_signed { DeviceTrust::CrossSigned } else { DeviceTrust::NotCrossSigned };
     let verdict = judge(&Judgement {
         room_id: &room.room_id,
         tuple: &seen.tuple,
