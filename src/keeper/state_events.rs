@@ -25,14 +25,14 @@ const WAR_ROUNDS: u32 = 4;
 const WAR_WITHIN: i64 = 600_000;
 
 /// Notes the session and index of an encrypted message, so that its ciphertext can never pass for state.
-pub(super) async fn record_index(
+pub(super) async fn record_message(
     db: &mut SqliteConnection,
     room: &RoomId,
     event: &RoomEvent,
 ) -> Result<(), KeeperError> {
     if let Ok(megolm) = MegolmContent::parse(&event.content) {
         let (session, index) = (&megolm.session_id, megolm.message_index);
-        tuples::record_index(db, room, session, index, &event.sender, &event.event_id).await?;
+        tuples::record_message(db, room, session, index, &event.sender).await?;
     }
     Ok(())
 }
@@ -184,7 +184,11 @@ async fn take_encrypted(
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
     }
     if event.sender == taker.keeper {
-        record_index(db, &room.room_id, event).await?;
+        if let Ok(megolm) = MegolmContent::parse(&event.content) {
+            let (session, index) = (&megolm.session_id, megolm.message_index);
+            let (sender, event) = (&event.sender, &event.event_id);
+            tuples::record_index(db, &room.room_id, session, index, sender, event).await?;
+        }
         note_own(taker, db, room, event, &row, arrival).await?;
         look_under(taker, db, room, event, arrival).await?;
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
