@@ -15,13 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use statekeeper::keeper::requests::{
-    limits::{Limit, RateLimits},
-    queue::{Offer, Queue},
-    request::Incoming,
+use statekeeper::keeper::{
+    requests::{
+        limits::RateLimits,
+        queue::{Offer, Queue},
+        request::Incoming,
+    },
+    rules::Rate,
 };
 
-const ONE: Limit = Limit { burst: 1, per_second: 1 };
+const ONE: Rate = Rate { burst: 1, per_second: 1 };
 const ROOMS: usize = 500;
 
 /// A request as it comes in, with identifiers of the lengths that are usual.
@@ -67,7 +70,7 @@ fn print(what: &str, count: usize, took: Duration, ready: usize) {
 
 /// How long the one call takes that wakes everybody who waits for the same room's budget.
 fn herd(parked: usize, users: usize) {
-    let wide = Limit { burst: 1_000_000, per_second: 1_000_000 };
+    let wide = Rate { burst: 1_000_000, per_second: 1_000_000 };
     let limits = RateLimits { device: wide, user: wide, room: ONE, overall: wide };
     let start = Instant::now();
     let mut queue = Queue::new(&limits, parked, start);

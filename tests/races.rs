@@ -20,6 +20,7 @@ mod races {
     mod laundering;
     mod lost_device;
     mod pace;
+    mod patience;
     mod people;
     mod refusing;
     mod settings;

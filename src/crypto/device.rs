@@ -19,6 +19,7 @@ use super::{
     CryptoError,
     key_store::{KeyStore, as_a_whole},
     known_users::KnownUsers,
+    vouchers::Vouchers,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
 
@@ -72,6 +73,8 @@ pub struct Decrypted {
     pub cross_signed: bool,
     /// Whether the session belongs to a device of another user than the event's sender.
     pub mismatched_sender: bool,
+    /// The identities that vouch for that device.
+    pub vouchers: Vouchers,
 }
 
 /// What a sync brought that concerns rooms.
@@ -262,7 +265,7 @@ impl KeeperDevice {
         Ok(known)
     }
 
-    async fn master_key_of(&self, user: &UserId) -> Result<Option<String>, CryptoError> {
+    pub(super) async fn master_key_of(&self, user: &UserId) -> Result<Option<String>, CryptoError> {
         let identity = self.machine.get_identity(user, None).await?;
         let key = identity.and_then(|identity| match identity {
             UserIdentity::Own(own) => own.master_key().get_first_key(),
@@ -338,7 +341,9 @@ impl KeeperDevice {
         );
         let mismatched_sender =
             matches!(state, VerificationState::Unverified(VerificationLevel::MismatchedSender));
-        Ok(Some(Decrypted { event: decrypted.event.into_json(), cross_signed, mismatched_sender }))
+        let vouchers = self.vouchers(room, &decrypted.encryption_info).await?;
+        let event = decrypted.event.into_json();
+        Ok(Some(Decrypted { event, cross_signed, mismatched_sender, vouchers }))
     }
 }
 

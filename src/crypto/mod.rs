@@ -8,9 +8,11 @@ mod key_store;
 mod known_users;
 mod pump;
 mod state_session;
+mod vouchers;
 
 pub use self::{
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, Received, ToDevice},
     error::CryptoError,
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},
+    vouchers::Vouchers,
 };

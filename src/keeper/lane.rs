@@ -583,6 +583,8 @@ impl Visit<'_> {
         Ok(())
     }
 
+    /// Promises to try those again who could not be reached. Whoever is waited for already goes on waiting as long
+    /// as before: what others do in the room makes his device no more reachable.
     async fn retry_unreachable(
         &self,
         db: &mut sqlx::SqliteConnection,
@@ -596,16 +598,15 @@ impl Visit<'_> {
         let users: BTreeSet<&UserId> =
             self.unreachable.iter().map(|(user, _)| user.as_ref()).collect();
         for user in users {
-            let attempts = due
-                .iter()
-                .filter(|mark| mark.user_id.as_deref() == Some(user))
-                .map(|mark| mark.attempts)
-                .max()
-                .unwrap_or(0);
-            let wait = unreachable_wait(attempts);
+            let own = due.iter().find(|mark| mark.user_id.as_deref() == Some(user));
+            let attempts = own.map_or(0, |mark| mark.attempts);
+            // A visit that comes again at once has not settled anything, and is no attempt of its own.
+            let tried = attempts.saturating_add(i64::from(self.again_at.is_none()));
+            let due_at = now.saturating_add(unreachable_wait(attempts));
             let tick = self.lanes.taker.store.next_tick();
-            let due_at = now.saturating_add(wait);
-            marks::put(db, &self.room.room_id, Some(user), due_at, tick, attempts + 1).await?;
+            if own.is_some() || !marks::stands(db, &self.room.room_id, user).await? {
+                marks::put(db, &self.room.room_id, Some(user), due_at, tick, tried).await?;
+            }
         }
         Ok(())
     }

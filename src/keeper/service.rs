@@ -24,12 +24,9 @@ use super::{
     meeting::{self, Newcomer, Newcomers},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
-    requests::{
-        desk::Desk,
-        limits::{Limit, RateLimits},
-    },
+    requests::{desk::Desk, limits::RateLimits},
     rule_book::RuleBook,
-    rules::{GlobalRules, Rate},
+    rules::GlobalRules,
     scheduler, upkeep,
 };
 use crate::{
@@ -281,13 +278,12 @@ async fn reach(
 
 /// The budgets of key requests, as the rules state them.
 fn limits_of(rules: &GlobalRules) -> RateLimits {
-    let limit = |rate: Rate| Limit { burst: rate.burst, per_second: rate.per_second };
     let requests = &rules.requests;
     RateLimits {
-        device: limit(requests.device),
-        user: limit(requests.user),
-        room: limit(requests.room),
-        overall: limit(requests.overall),
+        device: requests.device,
+        user: requests.user,
+        room: requests.room,
+        overall: requests.overall,
     }
 }
 

@@ -39,6 +39,16 @@ pub async fn get(
     .fetch_optional(&mut *connection)
     .await?;
     let Some((creator, tick)) = newest else { return Ok(None) };
+    // What a message took is there in ranges.
+    let (last_message,): (Option<i64>,) = sqlx::query_as(
+        "SELECT MAX(last_index) FROM message_indices \
+         WHERE room_id = ? AND session_id = ? AND sender = ?",
+    )
+    .bind(room.as_str())
+    .bind(session_id)
+    .bind(&creator)
+    .fetch_one(&mut *connection)
+    .await?;
     let uses: Vec<(i64, Option<String>, Option<String>, bool)> = sqlx::query_as(
         "SELECT i.message_index, e.event_type, e.state_key, \
          COALESCE(t.current_event_id = e.event_id AND e.verdict = 'accepted', 0) \
@@ -55,9 +65,9 @@ pub async fn get(
     let mut first = None;
     let mut tuples = Vec::new();
     for (index, event_type, state_key, is_current) in uses {
-        let Some((event_type, state_key)) = event_type.zip(state_key).filter(|_| is_current) else {
-            break;
-        };
+        let after_messages = last_message.is_none_or(|last| index > last);
+        let current = event_type.zip(state_key).filter(|_| is_current && after_messages);
+        let Some((event_type, state_key)) = current else { break };
         first = Some(index);
         tuples.push(StateTuple::new(event_type, state_key));
     }

@@ -217,7 +217,7 @@ mod tests {
     use ruma::{OwnedDeviceId, room_id};
 
     use super::*;
-    use crate::keeper::requests::limits::Limit;
+    use crate::keeper::rules::Rate;
 
     fn request(user: &str, id: usize) -> KeyRequest {
         KeyRequest {
@@ -232,8 +232,8 @@ mod tests {
     }
 
     fn desk(per_user: u32, capacity: usize, now: Instant) -> Desk {
-        let wide = Limit { burst: 1_000_000, per_second: 1_000_000 };
-        let user = Limit { burst: per_user, per_second: 1 };
+        let wide = Rate { burst: 1_000_000, per_second: 1_000_000 };
+        let user = Rate { burst: per_user, per_second: 1 };
         let limits = RateLimits { device: wide, user, room: wide, overall: wide };
         Desk::new(&limits, capacity, now)
     }
@@ -276,8 +276,8 @@ mod tests {
     #[test]
     fn no_more_are_ready_than_can_be_answered_soon() {
         let now = Instant::now();
-        let wide = Limit { burst: 1_000_000, per_second: 1 };
-        let overall = Limit { burst: 1, per_second: 1_000_000 };
+        let wide = Rate { burst: 1_000_000, per_second: 1 };
+        let overall = Rate { burst: 1, per_second: 1_000_000 };
         let limits = RateLimits { device: wide, user: wide, room: wide, overall };
         let desk = Desk::new(&limits, 1_000_000, now);
         for id in 0..2 * MOST_READY {
