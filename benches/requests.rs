@@ -52,7 +52,9 @@ fn offer(queue: &mut Queue, first: usize, count: usize, users: usize) -> (Durati
     for number in first..first + count {
         let json = event(number, number % users);
         let started = Instant::now();
-        let Ok(Incoming::Request(request)) = Incoming::parse(&json) else { panic!("no request") };
+        let Ok(Incoming::Request(request)) = Incoming::parse(&json, 0) else {
+            panic!("no request")
+        };
         let offer = black_box(queue.offer(request, started));
         black_box(queue.next(started));
         took += started.elapsed();
@@ -74,7 +76,9 @@ fn herd(parked: usize, users: usize) {
     let mut queue = Queue::new(&limits, parked, start);
     for number in 0..parked {
         let json = event(number * ROOMS, number % users);
-        let Ok(Incoming::Request(request)) = Incoming::parse(&json) else { panic!("no request") };
+        let Ok(Incoming::Request(request)) = Incoming::parse(&json, 0) else {
+            panic!("no request")
+        };
         queue.offer(request, start);
     }
     let waiting = queue.len();

@@ -12,6 +12,9 @@ mod simulated;
 mod races {
     //! One file a subject.
     mod askers_themselves;
+    mod asking;
+    mod audience;
+    mod flood;
     mod homeserver_itself;
     mod joins;
     mod laundering;
@@ -19,6 +22,7 @@ mod races {
     mod pace;
     mod patience;
     mod people;
+    mod refusing;
     mod settings;
     mod stage;
     mod storm;

@@ -85,6 +85,9 @@ pub struct Received {
     /// Devices that made a new Olm session with an `m.dummy` (spec, "Recovering from undecryptable messages"):
     /// what was sent to them before may never have been read.
     pub mended: Vec<(OwnedUserId, OwnedDeviceId)>,
+    /// Key requests and what takes them back, in their order: the JSON of `m.room_key_request` events, as anybody
+    /// may have sent them.
+    pub key_requests: Vec<String>,
 }
 
 /// The keeper's device. One process, one device, one of these.
@@ -195,6 +198,12 @@ impl KeeperDevice {
             {
                 received.mended.push((encryption_info.sender.clone(), device.clone()));
             }
+            if let ProcessedToDeviceEvent::PlainText(raw) = event
+                && raw.get_field::<String>("type").ok().flatten().as_deref()
+                    == Some("m.room_key_request")
+            {
+                received.key_requests.push(raw.json().get().to_owned());
+            }
             if let ProcessedToDeviceEvent::UnableToDecrypt { encrypted_event, utd_info } = event {
                 let sender: Option<OwnedUserId> =
                     encrypted_event.get_field("sender").ok().flatten();
@@ -216,6 +225,12 @@ impl KeeperDevice {
         users: impl IntoIterator<Item = &'a UserId>,
     ) -> Result<(), CryptoError> {
         Ok(self.machine.update_tracked_users(users).await?)
+    }
+
+    /// Whether a device of `user` that [`KeeperDevice::known_user`] does not name does not exist: the homeserver was
+    /// asked since it last told of a change.
+    pub fn is_settled(&self, user: &UserId) -> bool {
+        self.known.is_settled(user)
     }
 
     /// A user's devices and identity, as far as the homeserver was asked. The keeper's own device is not

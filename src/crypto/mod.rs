@@ -3,6 +3,7 @@
 
 mod device;
 mod error;
+mod forwarding;
 mod key_store;
 mod known_users;
 mod pump;

@@ -63,8 +63,9 @@ async fn take_plain(
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     let Some(tuple) = event.outer_tuple() else { return Ok(()) };
-    if taker.rules.exempt.contains(&tuple.event_type)
-        || taker.rules.sender_bound.binds(&tuple)
+    let rules = taker.rules.of(room);
+    if rules.exempt.contains(&tuple.event_type)
+        || rules.sender_bound.binds(&tuple)
         || event.is_redacted
         || tuple.packed().is_err()
     {
@@ -80,10 +81,10 @@ async fn take_plain(
         tuple: &tuple,
         sender: &event.sender,
         power: &power,
-        exempt: &taker.rules.exempt,
+        exempt: &rules.exempt,
         content: &event.content,
         payload: None,
-        require_cross_signed: taker.rules.require_cross_signed,
+        require_cross_signed: rules.require_cross_signed,
     });
     if let Verdict::Refuse(refusal) = verdict {
         report(taker, room, event.event_id.as_str(), &event.sender, &tuple, &refusal);
@@ -122,7 +123,7 @@ async fn promise(
     room: &RoomRow,
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    let due = arrival.at.saturating_add(taker.rules.reseal_delay);
+    let due = arrival.at.saturating_add(taker.rules.of(room).reseal_delay);
     Ok(marks::mark(db, &room.room_id, None, due, arrival.tick).await?)
 }
 
@@ -312,7 +313,8 @@ async fn weigh(
     match verdict {
         // Power, exemption and ownership need no key: what is wrong with an event is said at once.
         None => {
-            let hopeless = !seen.powerful || taker.rules.exempt.is_critical(&seen.tuple.event_type);
+            let rules = taker.rules.of(room);
+            let hopeless = !seen.powerful || rules.exempt.is_critical(&seen.tuple.event_type);
             if stands {
                 row.current_fit = false;
             }
@@ -354,7 +356,7 @@ fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &R
 }
 
 fn refusal_without_key(taker: &Taker, room: &RoomRow, seen: &StateEventRow) -> Refusal {
-    if taker.rules.exempt.is_critical(&seen.tuple.event_type) {
+    if taker.rules.of(room).exempt.is_critical(&seen.tuple.event_type) {
         return Refusal::Critical;
     }
     let power = power_levels(room);
@@ -411,12 +413,13 @@ fn judge_encrypted(
         power_levels(room)
     };
     let text = |field: &str| inner.get(field).and_then(Value::as_str);
+    let rules = taker.rules.of(room);
     let verdict = judge(&Judgement {
         room_id: &room.room_id,
         tuple: &seen.tuple,
         sender: &seen.sender,
         power: &power,
-        exempt: &taker.rules.exempt,
+        exempt: &rules.exempt,
         content: &content,
         payload: Some(PayloadFacts {
             event_type: text("type"),
@@ -427,7 +430,7 @@ fn judge_encrypted(
             device,
             seen_in_another_event: false,
         }),
-        require_cross_signed: taker.rules.require_cross_signed,
+        require_cross_signed: rules.require_cross_signed,
     });
     let stands_for = inner.get(STANDS_FOR).cloned();
     (verdict, Reading { content, stands_for })
@@ -447,7 +450,7 @@ async fn accept(
     if row.current_event_id.as_ref() == Some(&seen.event_id) {
         row.current_fit = true;
     }
-    if taker.rules.sender_bound.binds(&row.tuple) {
+    if taker.rules.of(room).sender_bound.binds(&row.tuple) {
         return Ok(());
     }
     // Looked at anew, it says what it said before.

@@ -27,6 +27,7 @@ fn request(user: &str, device: &str, room: &str, id: u32) -> KeyRequest {
         room_id: OwnedRoomId::try_from(format!("!{room}:example.org")).unwrap(),
         session_id: "session".to_owned(),
         sender_key: None,
+        heard_at: 0,
     }
 }
 
