@@ -19,7 +19,7 @@ demo: setup
 
 # `flood` measures the answering of key requests, and waits for it.
 bench: setup
-	cargo bench --bench join --bench room_1000 --bench fan_out --bench at_rest --bench requests
+	cargo bench --bench join --bench room_1000 --bench fan_out --bench at_rest --bench requests --bench ledger
 
 lint:
 	cargo fmt --check
