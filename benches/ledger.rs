@@ -71,6 +71,7 @@ async fn write_names(path: &Path, sizes: &Sizes) {
         device_id: format!("DEVICE{user_number:05}{device}").into(),
         message_index: 0,
         reason: "join",
+        again: false,
         tuple: StateTuple::new("m.room.name", ""),
         policy: "devices=cross_signed invitees=aesthetic members=joined".to_owned(),
     };

@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use statekeeper::{
     state::StateTuple,
-    store::{NewGrant, Store, ledger},
+    store::{NewGrant, Refusal, Store, ledger},
 };
 
 use super::{CONFIG, Said, Site};
@@ -55,6 +55,7 @@ fn key(session_id: &str, to: &UserId) -> NewGrant {
         device_id: owned_device_id!("PHONE"),
         message_index: 3,
         reason: "join",
+        again: false,
         tuple: StateTuple::new("m.room.name", ""),
         policy: POLICY.to_owned(),
     }
@@ -85,19 +86,22 @@ async fn one_of_each(store: &Store) {
     ledger::sent(store, &mut db, "delivered", (bob(), phone), day(0) + 40, 1).await.unwrap();
     ledger::withdraw(store, &mut db, "refused", (carol(), phone), day(2) + 40).await.unwrap();
     ledger::withdraw_unsent(store, &mut db, attic(), day(3) + 40).await.unwrap();
+    let unsigned = Refusal {
+        holder: (bob(), device_id!("UNSIGNED")),
+        session_id: "",
+        outcome: "withheld:m.unverified",
+        policy: POLICY,
+    };
     for at in [day(4), day(4) + 1_000, day(4) + 61_000] {
-        let whose = (bob(), device_id!("UNSIGNED"));
-        ledger::refuse(store, &mut db, hall(), whose, "m.unverified", at).await.unwrap();
+        ledger::refuse(store, &mut db, hall(), unsigned, at).await.unwrap();
     }
-    sqlx::query(
-        "INSERT INTO ledger (at, room, user, device, session_id, reason, policy, outcome, count, last_at) \
-         SELECT ?1, room, user, device, session_id, 'policy', policy, 'held', 1, ?1 \
-         FROM ledger WHERE session_id = 'delivered'",
-    )
-    .bind(day(5))
-    .execute(&mut *db)
-    .await
-    .unwrap();
+    let held = Refusal {
+        holder: (bob(), phone),
+        session_id: "delivered",
+        outcome: "held",
+        policy: POLICY,
+    };
+    ledger::refuse(store, &mut db, hall(), held, day(5)).await.unwrap();
     let locked = store.lock(&SECRET).unwrap();
     sqlx::query(
         "INSERT INTO sessions (session_id, room_id, event_type, state_key, pickle, created_at) \

@@ -32,6 +32,7 @@ impl Site {
                 device_id: "PHONE".into(),
                 message_index: 3,
                 reason: "join",
+                again: false,
                 tuple: StateTuple::new("org.example.hidden", "a key with spaces"),
                 policy: "devices=cross_signed".to_owned(),
             };
