@@ -5,6 +5,8 @@ use ruma::{event_id, owned_event_id, owned_room_id, room_id, user_id};
 use super::*;
 use crate::state::StateTuple;
 
+mod migrating;
+
 async fn open(folder: &tempfile::TempDir, passphrase: &str) -> Result<Store> {
     Store::open(&folder.path().join("keeper.db"), &SecretString::from(passphrase)).await
 }
