@@ -14,6 +14,7 @@ use super::{
     Config,
     environment::{Environment, Overlay, environment},
     mistake::{ConfigErrors, Mistake},
+    policies::inherit,
     validate::validate,
     walk::{Walk, set},
 };
@@ -61,7 +62,8 @@ impl Draft {
         let schema = schema_of::<Config>();
         let mut overlay = Overlay::default();
         overlay.lay(&mut tree, environment, &schema);
-        let good = serde_yaml::from_str(SMALLEST).unwrap_or(Yaml::Null);
+        let good = serde_yaml::from_str(&format!("{SMALLEST}policies: [{{}}]\n"));
+        let good = good.unwrap_or(Yaml::Null);
         let mistakes = std::mem::take(&mut overlay.mistakes);
         let mut walk = Walk::<Config> {
             schema: &schema,
@@ -78,6 +80,7 @@ impl Draft {
             .and_then(|section| section.get("registration")?.as_str())
             .map(|path| base.join(path));
         invite_own_users_by_default(&mut tree);
+        inherit(&mut tree);
         let mut config = serde_yaml::from_value::<Config>(tree).ok();
         if let Some(config) = &mut config {
             for (path, message) in validate(config) {

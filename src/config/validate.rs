@@ -4,7 +4,7 @@ use ruma::events::StateEventType;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{Config, PassphraseError};
+use super::{Config, Match, PassphraseError};
 
 /// Every mistake: the path of a key, and what is wrong with its value and how to mend it.
 pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
@@ -22,6 +22,15 @@ pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
     check("logging.level", level_fault(&config.logging.level));
     for (index, event_type) in config.state.exempt.iter().enumerate() {
         check(&format!("state.exempt[{index}]"), exempt_fault(event_type));
+    }
+    for (index, policy) in config.policies.iter().enumerate() {
+        check(&format!("policies[{index}].match"), match_fault(&policy.matches));
+        // What is taken over from the top level is told there.
+        let own = policy.state.exempt != config.state.exempt;
+        for (place, event_type) in policy.state.exempt.iter().enumerate().filter(|_| own) {
+            let path = format!("policies[{index}].state.exempt[{place}]");
+            check(&path, exempt_fault(event_type));
+        }
     }
     mistakes
 }
@@ -91,6 +100,12 @@ fn level_fault(level: &str) -> Option<String> {
     let good = !level.trim().is_empty() && EnvFilter::builder().parse(level).is_ok();
     (!good).then(|| {
         format!("{level:?} is not a level; write error, warn, info, debug or trace, also for a module, like \"info,statekeeper::keeper=debug\"")
+    })
+}
+
+fn match_fault(matches: &Match) -> Option<String> {
+    matches.is_empty().then(|| {
+        "matches no room in particular; write rooms, aliases, spaces or servers, or set what is for all rooms at the top level".to_owned()
     })
 }
 
