@@ -11,6 +11,7 @@ mod generate;
 mod holds;
 mod logging;
 mod output;
+mod policy;
 mod registration;
 mod serve;
 mod word;
@@ -47,6 +48,8 @@ enum Command {
     Unblock(block::Arguments),
     /// Accept that a user's cross-signing identity has changed
     ConfirmIdentity(confirm_identity::Arguments),
+    /// Look into the policies that differ from room to room
+    Policy(policy::Arguments),
     /// Print the configuration's JSON schema
     #[command(hide = true)]
     ConfigSchema,
@@ -77,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Block(arguments) => block::block(&arguments),
         Command::Unblock(arguments) => block::unblock(&arguments),
         Command::ConfirmIdentity(arguments) => confirm_identity::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
         Command::ConfigSchema => generate::schema(),
         Command::ConfigSample => generate::sample(),
         Command::ConfigReference => generate::reference(),

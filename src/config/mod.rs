@@ -8,6 +8,7 @@ mod environment;
 mod glob;
 mod load;
 mod mistake;
+mod origins;
 mod policies;
 pub mod reference;
 pub mod registration;
@@ -23,6 +24,7 @@ pub use environment::{Environment, environment};
 pub use glob::{AliasGlob, GlobError, ServerGlob, TypeGlob, UserGlob};
 pub use load::Draft;
 pub use mistake::{ConfigErrors, Mistake};
+pub use origins::{Origin, Origins};
 pub use section::{
     Access, Action, Admin, Appservice, Bot, Budget, Devices, Enforce, ExemptSealed, Homeserver,
     Invitees, Ledger, Limits, LogFormat, Logging, Match, Members, PassphraseError, PlainCopy,

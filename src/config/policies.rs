@@ -1,8 +1,13 @@
 //! What a policy leaves out.
 
+use serde_json::Value as Json;
 use serde_yaml::Value as Yaml;
 
-use super::{section::SECTIONS, walk::set};
+use super::{
+    Config, Policy,
+    section::{OVERALL, SECTIONS},
+    walk::set,
+};
 
 /// Fills in what each entry of `policies` leaves out, from the top level.
 pub(super) fn inherit(tree: &mut Yaml) {
@@ -22,6 +27,35 @@ pub(super) fn inherit(tree: &mut Yaml) {
         {
             set(policy, &["noop".to_owned()], noop.clone());
         }
+    }
+}
+
+impl Config {
+    /// Each setting that may differ from room to room, with its path and its value for rooms of the policy
+    /// at this place in the list, or of none.
+    pub fn settings(&self, policy: Option<usize>) -> Vec<(String, Json)> {
+        let none = || Policy {
+            sharing: self.sharing.clone(),
+            state: self.state.clone(),
+            rotation: self.rotation.clone(),
+            enforce: self.enforce.clone(),
+            noop: self.noop,
+            ..Policy::default()
+        };
+        let policy = policy.and_then(|index| self.policies.get(index)).cloned();
+        let tree = serde_yaml::to_value(policy.unwrap_or_else(none)).unwrap_or_default();
+        let json = |value: &Yaml| serde_json::to_value(value).unwrap_or_default();
+        let mut settings = Vec::new();
+        for section in SECTIONS {
+            let keys = tree.get(section).and_then(Yaml::as_mapping).into_iter().flatten();
+            for (key, value) in keys.filter_map(|(key, value)| Some((key.as_str()?, value))) {
+                if !OVERALL.contains(&(section, key)) {
+                    settings.push((format!("{section}.{key}"), json(value)));
+                }
+            }
+        }
+        settings.extend(tree.get("noop").map(|noop| ("noop".to_owned(), json(noop))));
+        settings
     }
 }
 

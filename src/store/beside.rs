@@ -15,7 +15,7 @@ use sqlx::{
 
 use super::{
     BEGIN, HoldRow, MIGRATIONS, StoreError, marks, people, reserve_ticks,
-    rooms::{self, MemberRow},
+    rooms::{self, MemberRow, RoomRow},
 };
 use crate::{policy::Word, state::Membership};
 
@@ -92,6 +92,15 @@ impl Beside {
             return Err(Refused::OtherVersion(path.to_owned()));
         }
         Ok(Self { connection })
+    }
+
+    /// What is known of a room; `None` when nothing is.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Store`] when the store cannot be read.
+    pub async fn room(&mut self, room: &RoomId) -> Result<Option<RoomRow>, Refused> {
+        Ok(rooms::get(&mut self.connection, room).await?)
     }
 
     /// Who is held, the longest first.

@@ -12,6 +12,7 @@ pub mod ledger;
 pub mod marks;
 pub mod outbox;
 pub mod people;
+pub mod places;
 pub mod rooms;
 pub mod sessions;
 pub mod tuples;

@@ -12,7 +12,7 @@ use crate::config::{AliasGlob, ServerGlob};
 pub const SECTIONS: [&str; 4] = ["sharing", "state", "rotation", "enforce"];
 
 /// Keys of those sections that a policy has no say in.
-const OVERALL: [(&str, &str); 3] =
+pub const OVERALL: [(&str, &str); 3] =
     [("sharing", "budget"), ("sharing", "gate_timeout"), ("sharing", "refresh_per_second")];
 
 /// What differs in some rooms.
