@@ -18,6 +18,7 @@ mod races {
     mod lost_device;
     mod pace;
     mod people;
+    mod policies;
     mod settings;
     mod stage;
     mod storm;
