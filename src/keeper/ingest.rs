@@ -192,7 +192,7 @@ impl Taker {
         }
         let Some(state_key) = event.state_key.as_deref() else {
             if room.state_encrypted && event.event_type == "m.room.encrypted" {
-                state_events::record_index(db, &room.room_id, event).await?;
+                state_events::record_message(db, &room.room_id, event).await?;
             }
             return Ok(());
         };

@@ -59,6 +59,7 @@ impl Visit<'_> {
             members: views,
             tuples: tuple_views,
             departed,
+            requests: self.request_views(),
         })
     }
 

@@ -16,13 +16,14 @@ use crate::{
 pub type Reread = Box<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
 
 /// What is fixed with the start of the process: sections, and keys of others.
-const FIXED: [&str; 10] = [
+const FIXED: [&str; 11] = [
     "homeserver",
     "appservice",
     "store",
     "admin",
     "logging",
-    "requests",
+    "requests.queue",
+    "requests.limits",
     "access.invites",
     "sharing.budget",
     "sharing.gate_timeout",

@@ -68,13 +68,12 @@ impl RuleBook {
 
 impl Edition {
     fn new(config: &Config) -> Self {
+        let rules = |policy| Arc::new(Rules::of_policy(config, policy));
         let policies = config.policies.iter();
         Self {
             global: Arc::new(GlobalRules::new(config)),
             default: Arc::new(Rules::new(config)),
-            policies: policies
-                .map(|policy| (room_match(&policy.matches), Arc::new(Rules::of_policy(policy))))
-                .collect(),
+            policies: policies.map(|policy| (room_match(&policy.matches), rules(policy))).collect(),
         }
     }
 

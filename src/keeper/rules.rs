@@ -49,10 +49,6 @@ impl<const BURST: u32, const PER_SECOND: u32> From<config::Rate<BURST, PER_SECON
 /// How requests for keys are answered. Times are in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRules {
-    /// Whether sessions that members made are given away once they are superseded.
-    pub forward_member_sessions: bool,
-    /// How long a device that holds a key is not given it once more.
-    pub cool_down: i64,
     /// How many requests wait at most.
     pub queue: usize,
     /// How many requests of one device are answered.
@@ -93,6 +89,10 @@ pub struct Rules {
     pub policy: String,
     /// Whether keys are given before anybody asks for them.
     pub unasked: bool,
+    /// Whether sessions that members made are given away once they are superseded.
+    pub forward_member_sessions: bool,
+    /// How long a device that holds a key is not given it once more.
+    pub cool_down: i64,
     /// Joins within it share a refresh.
     pub refresh_window: i64,
     /// A room is refreshed for new devices at most once in it.
@@ -156,13 +156,13 @@ impl Rules {
     /// The rules of a room that no policy of a configuration matches.
     pub fn new(config: &Config) -> Self {
         let Config { sharing, state, rotation, enforce, noop, .. } = config;
-        Self::of_sections(sharing, state, rotation, enforce, *noop)
+        Self::of_sections(&config.requests, sharing, state, rotation, enforce, *noop)
     }
 
-    /// The rules of the rooms that are a policy's.
-    pub fn of_policy(policy: &Policy) -> Self {
+    /// The rules of the rooms that are a policy's, which is one of the configuration's.
+    pub fn of_policy(config: &Config, policy: &Policy) -> Self {
         let Policy { sharing, state, rotation, enforce, noop, .. } = policy;
-        Self::of_sections(sharing, state, rotation, enforce, *noop)
+        Self::of_sections(&config.requests, sharing, state, rotation, enforce, *noop)
     }
 
     /// Whether the same state is read from the same events by both.
@@ -174,6 +174,7 @@ impl Rules {
     }
 
     fn of_sections(
+        requests: &config::Requests,
         sharing: &config::Sharing,
         state: &config::State,
         rotation: &config::Rotation,
@@ -184,6 +185,8 @@ impl Rules {
             sharing: sharing_policy(sharing),
             policy: policy(sharing),
             unasked: sharing.unasked,
+            forward_member_sessions: requests.forward_member_sessions,
+            cool_down: millis(requests.cool_down),
             refresh_window: millis(sharing.refresh_window),
             device_refresh_interval: millis(sharing.device_refresh_interval),
             reseal: match state.reseal {
@@ -271,8 +274,6 @@ fn access_policy(access: &config::Access) -> AccessPolicy {
 fn request_rules(requests: &config::Requests) -> RequestRules {
     let limits = &requests.limits;
     RequestRules {
-        forward_member_sessions: requests.forward_member_sessions,
-        cool_down: millis(requests.cool_down),
         queue: usize::try_from(requests.queue).unwrap_or(usize::MAX),
         device: limits.device.into(),
         user: limits.user.into(),

@@ -1,6 +1,10 @@
 //! Starting, serving, ending.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
@@ -21,7 +25,9 @@ use super::{
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
     reload::{Reloader, Reread},
+    requests::{desk::Desk, limits::RateLimits},
     rule_book::RuleBook,
+    rules::GlobalRules,
     scheduler, upkeep,
 };
 use crate::{
@@ -285,6 +291,17 @@ async fn reach(
     Ok(homeserver)
 }
 
+/// The budgets of key requests, as the rules state them.
+fn limits_of(rules: &GlobalRules) -> RateLimits {
+    let requests = &rules.requests;
+    RateLimits {
+        device: requests.device,
+        user: requests.user,
+        room: requests.room,
+        overall: requests.overall,
+    }
+}
+
 type Late = tokio::sync::mpsc::UnboundedReceiver<Vec<OwnedUserId>>;
 
 /// Sees to the device, and puts the keeper's parts together.
@@ -331,7 +348,10 @@ async fn start(
         inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
         newcomers,
         arrived: arrived.clone(),
+        desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
+        began: Instant::now(),
     };
+    lanes.restore_requests().await?;
     let keeper = Keeper {
         lanes,
         homeserver,
@@ -401,6 +421,7 @@ impl Keeper {
         tasks.spawn(async move { Ok(taking.run(&arrived, &promised).await?) });
         let listener = Listener {
             taker: taker.clone(),
+            lanes: self.lanes.clone(),
             homeserver: self.homeserver.clone(),
             promised: self.promised.clone(),
             newcomers: self.lanes.newcomers.clone(),
