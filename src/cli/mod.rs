@@ -12,6 +12,7 @@ mod holds;
 mod ledger;
 mod logging;
 mod output;
+mod policy;
 mod registration;
 mod serve;
 mod when;
@@ -51,6 +52,8 @@ enum Command {
     Unblock(block::Arguments),
     /// Accept that a user's cross-signing identity has changed
     ConfirmIdentity(confirm_identity::Arguments),
+    /// Look into the policies that differ from room to room
+    Policy(policy::Arguments),
     /// Print the configuration's JSON schema
     #[command(hide = true)]
     ConfigSchema,
@@ -82,6 +85,7 @@ pub fn run() -> ExitCode {
         Command::Block(arguments) => block::block(&arguments),
         Command::Unblock(arguments) => block::unblock(&arguments),
         Command::ConfirmIdentity(arguments) => confirm_identity::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
         Command::ConfigSchema => generate::schema(),
         Command::ConfigSample => generate::sample(),
         Command::ConfigReference => generate::reference(),

@@ -17,7 +17,7 @@ use sqlx::{
 use super::{
     BEGIN, History, HistoryFilter, HoldRow, MIGRATIONS, StoreError, kept_cipher, marks, people,
     reserve_ticks,
-    rooms::{self, MemberRow},
+    rooms::{self, MemberRow, RoomRow},
 };
 use crate::{policy::Word, state::Membership};
 
@@ -95,6 +95,15 @@ impl Beside {
             return Err(Refused::OtherVersion(path.to_owned()));
         }
         Ok(Self { connection, path: path.to_owned() })
+    }
+
+    /// What is known of a room; `None` when nothing is.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Store`] when the store cannot be read.
+    pub async fn room(&mut self, room: &RoomId) -> Result<Option<RoomRow>, Refused> {
+        Ok(rooms::get(&mut self.connection, room).await?)
     }
 
     /// Who is held, the longest first.

@@ -14,6 +14,7 @@ pub mod marks;
 pub mod member_sessions;
 pub mod outbox;
 pub mod people;
+pub mod places;
 pub mod rooms;
 pub mod sessions;
 pub mod tuples;

@@ -3,7 +3,7 @@
 use ruma::{event_id, owned_event_id, owned_room_id, room_id, user_id};
 
 use super::*;
-use crate::state::StateTuple;
+use crate::state::{Membership, StateTuple};
 
 mod migrating;
 
@@ -148,4 +148,54 @@ async fn a_departure_retires_what_the_leaver_was_granted_and_nothing_else() {
     assert_eq!(sessions::retire_known_to(&store, &mut db, room, bob, "gone").await.unwrap(), 1);
     assert!(sessions::is_retired(&mut db, "known").await.unwrap());
     assert!(!sessions::is_retired(&mut db, "unknown").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_room_is_in_a_space_that_lists_it_and_that_it_claims_or_lets_in() {
+    use places::Side;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, "right").await.unwrap();
+    let (room, space) = (room_id!("!room:localhost"), room_id!("!space:localhost"));
+    let event = event_id!("$says");
+    let let_in = r#"{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":"!space:localhost"}]}"#;
+    // Whether the keeper is in the space, it lists the room, the room claims it, or lets its members in.
+    for case in 0..16_u8 {
+        let [is_in, lists, claims, lets_in] = [1, 2, 4, 8].map(|bit| case & bit != 0);
+        let mut transaction = store.begin().await.unwrap();
+        let membership = if is_in { Membership::Join } else { Membership::Leave };
+        let row = RoomRow::new(space.to_owned(), membership);
+        rooms::put(&mut transaction, &row).await.unwrap();
+        let join_rules = lets_in.then(|| let_in.to_owned());
+        let row = RoomRow { join_rules, ..RoomRow::new(room.to_owned(), Membership::Join) };
+        rooms::put(&mut transaction, &row).await.unwrap();
+        for (side, says) in [(Side::Space, lists), (Side::Room, claims)] {
+            let event = says.then_some(event);
+            places::say(&mut transaction, room, space, side, event).await.unwrap();
+        }
+        let spaces = rooms::get(&mut transaction, room).await.unwrap().unwrap().spaces;
+        let expected = is_in && lists && (claims || lets_in);
+        assert_eq!(!spaces.is_empty(), expected, "{is_in} {lists} {claims} {lets_in}");
+        assert!(spaces.iter().all(|id| id == space));
+        assert_eq!(places::is_said_by(&mut transaction, space, event).await.unwrap(), lists);
+        places::forget(&mut transaction, space).await.unwrap();
+        assert!(places::listed(&mut transaction, space).await.unwrap().is_empty());
+        transaction.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_kept_with_its_room_until_the_rooms_state_is_read_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, "right").await.unwrap();
+    let (room, event) = (room_id!("!room:localhost"), event_id!("$says"));
+    let mut db = store.begin().await.unwrap();
+    let row = RoomRow::new(room.to_owned(), Membership::Join);
+    rooms::put(&mut db, &row).await.unwrap();
+    places::put_alias(&mut db, room, Some("#a:b"), event).await.unwrap();
+    rooms::put(&mut db, &row).await.unwrap();
+    let alias = rooms::get(&mut db, room).await.unwrap().unwrap().canonical_alias;
+    assert_eq!(alias.as_deref(), Some("#a:b"), "other writes leave it");
+    assert!(places::is_said_by(&mut db, room, event).await.unwrap());
+    places::forget(&mut db, room).await.unwrap();
+    assert_eq!(rooms::get(&mut db, room).await.unwrap().unwrap().canonical_alias, None);
 }
