@@ -22,5 +22,6 @@ mod races {
     mod stage;
     mod storm;
     mod transactions;
+    mod unreadable;
     mod weather;
 }

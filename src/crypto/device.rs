@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use matrix_sdk_common::deserialized_responses::{
-    ProcessedToDeviceEvent, VerificationLevel, VerificationState,
+    AlgorithmInfo, ProcessedToDeviceEvent, VerificationLevel, VerificationState,
 };
 use matrix_sdk_crypto::{
     CollectStrategy, DecryptionSettings, DeviceData, EncryptionSyncChanges, OlmMachine,
@@ -17,6 +17,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::{
     CryptoError,
+    forwarded::{FORWARDED, Forwarder},
     key_store::{KeyStore, as_a_whole},
     known_users::KnownUsers,
 };
@@ -82,12 +83,16 @@ pub struct Received {
     /// Devices that made a new Olm session with an `m.dummy` (spec, "Recovering from undecryptable messages"):
     /// what was sent to them before may never have been read.
     pub mended: Vec<(OwnedUserId, OwnedDeviceId)>,
+    /// Devices that forwarded the key of somebody's session.
+    pub forwarders: Vec<Forwarder>,
 }
 
 /// The keeper's device. One process, one device, one of these.
 #[derive(Clone)]
 pub struct KeeperDevice {
     pub(super) machine: OlmMachine,
+    /// What the machine keeps its Olm sessions in: read here, written by the machine alone.
+    pub(super) olm_store: SqliteCryptoStore,
     /// Whose devices were read lately.
     known: Arc<KnownUsers>,
     pub(super) homeserver: Homeserver,
@@ -106,6 +111,18 @@ pub struct KeeperDevice {
 impl std::fmt::Debug for KeeperDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeeperDevice").field("device_id", &self.device_id()).finish_non_exhaustive()
+    }
+}
+
+impl KnownDevice {
+    /// Its Curve25519 key, unpadded base64; `None` where it has none.
+    pub fn curve25519(&self) -> Option<String> {
+        self.data.curve25519_key().map(|key| key.to_base64())
+    }
+
+    /// Its Ed25519 key, unpadded base64; `None` where it has none.
+    pub fn ed25519(&self) -> Option<String> {
+        self.data.ed25519_key().map(|key| key.to_base64())
     }
 }
 
@@ -129,6 +146,7 @@ impl KeeperDevice {
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
         let known = Arc::new(KnownUsers::default());
+        let olm_store = store.clone();
         let store = KeyStore::new(store, known.clone());
         let machine = OlmMachine::with_store(user_id, device_id, store, None)
             .await
@@ -136,6 +154,7 @@ impl KeeperDevice {
         let (late, late_receiver) = tokio::sync::mpsc::unbounded_channel();
         let device = Self {
             machine,
+            olm_store,
             known,
             homeserver,
             pumping: Arc::default(),
@@ -186,6 +205,7 @@ impl KeeperDevice {
         let (events, keys) = as_a_whole(taken_in).await?;
         let mut received = Received::default();
         for event in &events {
+            received.forwarders.extend(forwarder(event));
             if let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event
                 && raw.get_field::<String>("type").ok().flatten().as_deref() == Some("m.dummy")
                 && let Some(device) = &encryption_info.sender_device
@@ -325,6 +345,24 @@ impl KeeperDevice {
             matches!(state, VerificationState::Unverified(VerificationLevel::MismatchedSender));
         Ok(Some(Decrypted { event: decrypted.event.into_json(), cross_signed, mismatched_sender }))
     }
+}
+
+/// Which device sent a forwarded key, where this is one and the machine knows the device.
+fn forwarder(event: &ProcessedToDeviceEvent) -> Option<Forwarder> {
+    let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event else { return None };
+    if raw.get_field::<String>("type").ok().flatten().as_deref() != Some(FORWARDED) {
+        return None;
+    }
+    let AlgorithmInfo::OlmV1Curve25519AesSha2 { curve25519_public_key_base64 } =
+        &encryption_info.algorithm_info
+    else {
+        return None;
+    };
+    Some(Forwarder {
+        user_id: encryption_info.sender.clone(),
+        device_id: encryption_info.sender_device.clone()?,
+        curve25519: curve25519_public_key_base64.clone(),
+    })
 }
 
 fn to_device(

@@ -3,6 +3,7 @@
 
 mod device;
 mod error;
+mod forwarded;
 mod key_store;
 mod known_users;
 mod pump;
@@ -11,5 +12,6 @@ mod state_session;
 pub use self::{
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, Received, ToDevice},
     error::CryptoError,
+    forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},
 };

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     KeeperError,
+    asking::Asker,
     clock::now_ms,
     ingest::{Taker, forget},
     lane::Lanes,
@@ -408,6 +409,8 @@ impl Keeper {
             again.await?;
             std::future::pending().await
         });
+        let asker = Asker { taker: taker.clone(), sender: self.lanes.sender.clone() };
+        tasks.spawn(async move { Ok(asker.run().await?) });
         let tending = upkeep::tend(taker, self.homeserver);
         tasks.spawn(async move { Ok(tending.await?) });
     }

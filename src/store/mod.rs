@@ -5,6 +5,7 @@
 //! a few readers beside it. Functions take the connection that they shall work on: what belongs into
 //! one commit is called on one transaction.
 
+pub mod asking;
 mod beside;
 mod error;
 pub mod inbox;
@@ -35,6 +36,7 @@ use sqlx::{
 };
 
 pub use self::{
+    asking::{AskRow, AskedRow, Wanted},
     beside::{Beside, Refused},
     error::StoreError,
     inbox::{InboxRow, NewEvent},

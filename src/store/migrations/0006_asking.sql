@@ -1,0 +1,38 @@
+-- What the keeper asks members for, and which of their keys it holds.
+
+-- Sessions of members' whose key is missing for a current state event: a row for each that is asked for, or was.
+CREATE TABLE asks (
+    room_id    TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    request_id TEXT NOT NULL,               -- of the turn that is under way
+    rounds     INTEGER NOT NULL DEFAULT 0,  -- how often somebody was asked, or there was nobody to ask
+    due_at     INTEGER NOT NULL,            -- when the next ones are asked
+    given_up   INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (room_id, session_id)
+) STRICT, WITHOUT ROWID;
+
+-- Whom, under which request id.
+CREATE TABLE asked (
+    room_id    TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    user_id    TEXT NOT NULL,
+    device_id  TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    PRIMARY KEY (room_id, session_id, user_id, device_id, request_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX state_events_unreadable ON state_events (room_id) WHERE verdict = 'unreadable';
+
+-- The sessions of members' that the device's key store holds. Times in milliseconds.
+CREATE TABLE member_sessions (
+    room_id       TEXT NOT NULL,
+    session_id    TEXT NOT NULL,
+    sender_key    TEXT NOT NULL,     -- the Curve25519 key of the device that made it
+    tick          INTEGER NOT NULL,  -- when its key came first
+    received_at   INTEGER NOT NULL,
+    superseded_at INTEGER,           -- when its maker was seen to use a newer one
+    PRIMARY KEY (room_id, session_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX member_sessions_of_maker ON member_sessions (room_id, sender_key, tick);
+CREATE INDEX member_sessions_superseded ON member_sessions (superseded_at)
+    WHERE superseded_at IS NOT NULL;
