@@ -15,6 +15,7 @@ mod races {
     mod homeserver_itself;
     mod joins;
     mod laundering;
+    mod letting_go;
     mod lost_device;
     mod pace;
     mod people;

@@ -2,6 +2,7 @@
 //! `vodozemac`. Nothing is invented here.
 
 mod device;
+mod eraser;
 mod error;
 mod forwarded;
 mod key_store;
@@ -10,7 +11,7 @@ mod pump;
 mod state_session;
 
 pub use self::{
-    device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, Received, ToDevice},
+    device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, MadeSession, Received, ToDevice},
     error::CryptoError,
     forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},

@@ -24,7 +24,10 @@ use crate::{
         JsonMap, Membership, PowerLevels, RoomEncryption, RoomEvent, creators_of,
         power::room_version_of,
     },
-    store::{InboxRow, MemberRow, RoomRow, Store, inbox, ledger, marks, people, rooms, sessions},
+    store::{
+        InboxRow, MemberRow, RoomRow, Store, inbox, ledger, marks, member_sessions, people, rooms,
+        sessions,
+    },
 };
 
 /// How many events are taken in by one commit.
@@ -289,6 +292,7 @@ impl Taker {
                 marks::mark(db, &room.room_id, Some(&user_id), arrival.at, arrival.tick).await?;
             }
             Membership::Leave | Membership::Ban | Membership::Knock => {
+                member_sessions::left(db, &room.room_id, Some(&user_id), arrival.at).await?;
                 let why = "a member who holds it is gone";
                 sessions::retire_known_to(&self.store, db, &room.room_id, Some(&user_id), why)
                     .await?;
@@ -329,6 +333,7 @@ pub async fn forget(
     room_id: &RoomId,
 ) -> Result<(), KeeperError> {
     sessions::retire_known_to(store, db, room_id, None, "the keeper left").await?;
+    member_sessions::left(db, room_id, None, now_ms()).await?;
     marks::clear(db, room_id).await?;
     people::let_go(db, room_id, None).await?;
     inbox::release(db, room_id, None).await?;

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
-use super::{KeeperError, asking::answers, clock::now_ms, ingest::Taker, meeting::Newcomers};
+use super::{KeeperError, asking::answers, clock::now_ms, ingest::Taker, keys, meeting::Newcomers};
 use crate::{
     admin::Readiness,
     homeserver::{Backoff, Homeserver},
@@ -118,7 +118,13 @@ impl Listener {
         for user in &changed {
             mark_rooms_of(&self.taker, &mut transaction, user).await?;
         }
-        for (room, session) in received.keys.into_iter().chain(forwarded) {
+        let forwarded_now: Vec<_> = forwarded
+            .iter()
+            .map(|session| (session.room_id.clone(), session.session_id.clone()))
+            .collect();
+        let sessions = received.sessions.into_iter().chain(forwarded).collect();
+        keys::note(&self.taker, &mut transaction, sessions).await?;
+        for (room, session) in received.keys.into_iter().chain(forwarded_now) {
             self.taker.retry_unreadable(&mut transaction, &room, Some(&session)).await?;
         }
         for (user, device) in received.mended {

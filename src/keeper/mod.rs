@@ -6,6 +6,7 @@
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
+//! - [`keys`] lets go of members' keys that are needed no more;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
 
@@ -14,6 +15,7 @@ pub mod clock;
 pub mod decide;
 mod error;
 pub mod ingest;
+mod keys;
 mod knowledge;
 pub mod lane;
 mod letters;

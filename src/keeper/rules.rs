@@ -102,6 +102,8 @@ pub struct Rules {
     pub exempt: ExemptTypes,
     /// What means nothing without its sender.
     pub sender_bound: SenderBound,
+    /// How long a member's key is kept that is needed no more.
+    pub member_keys_kept: i64,
     /// After which age a session encrypts no more.
     pub rotation_age: i64,
     /// After how many events a session encrypts no more.
@@ -140,6 +142,7 @@ impl Rules {
             },
             exempt: ExemptTypes::new(state.exempt.iter().map(ToString::to_string)),
             sender_bound: SenderBound::new(state.never_reseal.iter().map(ToString::to_string)),
+            member_keys_kept: millis(state.member_keys_kept),
             rotation_age: i64::try_from(config.rotation.milliseconds).unwrap_or(i64::MAX),
             rotation_messages: i64::try_from(config.rotation.messages).unwrap_or(i64::MAX),
             invite_from: user_globs(&config.access.invite_from),

@@ -16,6 +16,7 @@ use super::{
     asking::Asker,
     clock::now_ms,
     ingest::{Taker, forget},
+    keys,
     lane::Lanes,
     listen::{Listener, hear_late},
     meeting::{self, Newcomer, Newcomers},
@@ -411,6 +412,8 @@ impl Keeper {
         });
         let asker = Asker { taker: taker.clone(), sender: self.lanes.sender.clone() };
         tasks.spawn(async move { Ok(asker.run().await?) });
+        let letting_go = keys::let_go(taker.clone());
+        tasks.spawn(async move { Ok(letting_go.await?) });
         let tending = upkeep::tend(taker, self.homeserver);
         tasks.spawn(async move { Ok(tending.await?) });
     }

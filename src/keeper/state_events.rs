@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     KeeperError,
+    clock::now_ms,
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
     pacing::war_wait,
@@ -16,7 +17,10 @@ use crate::{
         DeviceTrust, Form, JsonMap, Judgement, MegolmContent, PayloadFacts, PowerLevels, Refusal,
         RoomEvent, StateTuple, Verdict, judge, payload::STANDS_FOR,
     },
-    store::{RoomRow, SourceValue, StateEventRow, TupleRow, inbox, marks, outbox, tuples},
+    store::{
+        RoomRow, SourceValue, StateEventRow, TupleRow, inbox, marks, member_sessions, outbox,
+        tuples,
+    },
 };
 
 /// How often the same value may come back before the keeper stops answering it.
@@ -33,6 +37,7 @@ pub(super) async fn record_index(
     if let Ok(megolm) = MegolmContent::parse(&event.content) {
         let (session, index) = (&megolm.session_id, megolm.message_index);
         tuples::record_index(db, room, session, index, &event.sender, &event.event_id).await?;
+        member_sessions::used(db, room, session, &event.sender, now_ms()).await?;
     }
     Ok(())
 }
@@ -195,6 +200,7 @@ async fn take_encrypted(
     let fresh = match &megolm {
         Ok(content) => {
             let (session, index) = (&content.session_id, content.message_index);
+            member_sessions::used(db, &room.room_id, session, &event.sender, arrival.at).await?;
             tuples::record_index(db, &room.room_id, session, index, &event.sender, &event.event_id)
                 .await?
         }
@@ -301,6 +307,7 @@ async fn weigh(
     let verdict = decrypted.as_ref().map(|decrypted| judge_encrypted(taker, room, seen, decrypted));
     match verdict {
         // Power, exemption and ownership need no key: what is wrong with an event is said at once.
+        None if judged_before(taker, db, row, seen).await? => {}
         None => {
             let hopeless = !seen.powerful || taker.rules.exempt.is_critical(&seen.tuple.event_type);
             if stands {
@@ -328,6 +335,31 @@ async fn weigh(
     }
     tuples::put(&taker.store, db, &room.room_id, row).await?;
     Ok(tuples::put_event(&taker.store, db, &room.room_id, seen).await?)
+}
+
+/// Whether an event that cannot be read was read and judged when its key was here: what was said of it then holds.
+async fn judged_before(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    row: &mut TupleRow,
+    seen: &mut StateEventRow,
+) -> Result<bool, KeeperError> {
+    let Some(before) = tuples::get_event(&taker.store, db, &seen.event_id).await? else {
+        return Ok(false);
+    };
+    let is_source = row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id);
+    let holds = match before.verdict.as_str() {
+        "unreadable" | "superseded" => false,
+        "accepted" => is_source || taker.rules.sender_bound.binds(&row.tuple),
+        _ => before.body.is_none(),
+    };
+    if holds {
+        if row.current_event_id.as_ref() == Some(&seen.event_id) {
+            row.current_fit = before.verdict == "accepted";
+        }
+        *seen = before;
+    }
+    Ok(holds)
 }
 
 fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &Refusal) {

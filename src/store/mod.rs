@@ -11,6 +11,7 @@ mod error;
 pub mod inbox;
 pub mod ledger;
 pub mod marks;
+pub mod member_sessions;
 pub mod outbox;
 pub mod people;
 pub mod rooms;
@@ -42,6 +43,7 @@ pub use self::{
     inbox::{InboxRow, NewEvent},
     ledger::{Grant, GrantRow, NewGrant},
     marks::Mark,
+    member_sessions::MemberSession,
     outbox::{NewOutbox, OutboxKind, OutboxRow, StateDetail, ToDeviceDetail},
     people::{HoldRow, Identity, People},
     rooms::{Inviter, MemberRow, RoomRow},

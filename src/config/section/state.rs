@@ -29,6 +29,9 @@ pub struct State {
     /// Patterns (`*`, `?`) for state event types that are never sealed anew, because their meaning
     /// hangs on who sent them. State keys that hold a user id never are.
     pub never_reseal: Vec<TypeGlob>,
+    /// For how long the key of a member's session is kept once it is needed no more: its maker uses
+    /// a newer one, or the member or the keeper left the room.
+    pub member_keys_kept: Duration,
 }
 
 /// What one state session covers.
@@ -81,6 +84,7 @@ impl Default for State {
             reseal_from: Devices::CrossSigned,
             exempt: EXEMPT.map(StateEventType::from).to_vec(),
             never_reseal: NEVER_RESEAL.iter().filter_map(|glob| glob.parse().ok()).collect(),
+            member_keys_kept: Duration::from_secs(3600),
         }
     }
 }

@@ -5,10 +5,8 @@
 
 use std::sync::Arc;
 
-use ruma::OwnedRoomId;
-
 use crate::{
-    crypto::{ForgedKey, ForwardedKey, Forwarder, KnownDevice, KnownUser, OpeningKey},
+    crypto::{ForgedKey, ForwardedKey, Forwarder, KnownDevice, KnownUser, MadeSession, OpeningKey},
     keeper::{KeeperError, ingest::Taker},
     state::{MegolmContent, Membership, RoomEvent},
     store::{StateEventRow, asking, rooms, tuples},
@@ -34,7 +32,7 @@ enum Unfit {
 }
 
 /// Takes the answers among `keys` into the key store. `forwarders` are the devices from which the Olm machine says
-/// that forwarded keys came. Returns the sessions of which some key is there now, by room.
+/// that forwarded keys came. Returns the sessions of which some key is there now.
 ///
 /// # Errors
 ///
@@ -43,7 +41,7 @@ pub async fn take(
     taker: &Taker,
     keys: Vec<ForwardedKey>,
     forwarders: &[Forwarder],
-) -> Result<Vec<(OwnedRoomId, String)>, KeeperError> {
+) -> Result<Vec<MadeSession>, KeeperError> {
     let mut taken = Vec::new();
     for key in keys {
         match weigh(taker, &key, forwarders).await? {
@@ -51,7 +49,13 @@ pub async fn take(
                 taker.device.take_forwarded(opening).await?;
                 tracing::info!(room = %key.room_id, session = key.session_id, from = %key.sender,
                     "a member forwarded a missing key");
-                taken.push((key.room_id.clone(), key.session_id.clone()));
+                taken.push(MadeSession {
+                    room_id: key.room_id.clone(),
+                    session_id: key.session_id.clone(),
+                    // It is what the event says that a device of its sender made it; nobody vouches for that.
+                    maker: None,
+                    sender_key: key.creator_curve25519.clone(),
+                });
             }
             Err(unfit) => {
                 tracing::warn!(room = %key.room_id, from = %key.sender,

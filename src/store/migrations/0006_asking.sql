@@ -23,16 +23,16 @@ CREATE TABLE asked (
 
 CREATE INDEX state_events_unreadable ON state_events (room_id) WHERE verdict = 'unreadable';
 
--- The sessions of members' that the device's key store holds. Times in milliseconds.
+-- The sessions of members' that the device's key store holds.
 CREATE TABLE member_sessions (
-    room_id       TEXT NOT NULL,
-    session_id    TEXT NOT NULL,
-    sender_key    TEXT NOT NULL,     -- the Curve25519 key of the device that made it
-    tick          INTEGER NOT NULL,  -- when its key came first
-    received_at   INTEGER NOT NULL,
-    superseded_at INTEGER,           -- when its maker was seen to use a newer one
+    room_id        TEXT NOT NULL,
+    session_id     TEXT NOT NULL,
+    maker          TEXT NOT NULL,     -- '': not written down when its key came
+    sender_key     TEXT NOT NULL,     -- the Curve25519 key of the device that made it
+    tick           INTEGER NOT NULL,  -- when its key came first; 0: before this table
+    needless_since INTEGER,           -- a newer one of the same device is in use, or its maker or the keeper left
     PRIMARY KEY (room_id, session_id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX member_sessions_of_maker ON member_sessions (room_id, sender_key, tick);
-CREATE INDEX member_sessions_superseded ON member_sessions (superseded_at)
-    WHERE superseded_at IS NOT NULL;
+CREATE INDEX member_sessions_of_device ON member_sessions (room_id, sender_key, tick);
+CREATE INDEX member_sessions_needless ON member_sessions (needless_since)
+    WHERE needless_since IS NOT NULL;
