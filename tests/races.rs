@@ -12,13 +12,18 @@ mod simulated;
 mod races {
     //! One file a subject.
     mod askers_themselves;
+    mod asking;
+    mod audience;
+    mod flood;
     mod homeserver_itself;
     mod joins;
     mod laundering;
     mod letting_go;
     mod lost_device;
     mod pace;
+    mod patience;
     mod people;
+    mod refusing;
     mod settings;
     mod stage;
     mod storm;

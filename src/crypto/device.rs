@@ -22,6 +22,7 @@ use super::{
     forwarded::{FORWARDED, Forwarder},
     key_store::{KeyStore, as_a_whole},
     known_users::KnownUsers,
+    vouchers::Vouchers,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
 
@@ -75,6 +76,8 @@ pub struct Decrypted {
     pub cross_signed: bool,
     /// Whether the session belongs to a device of another user than the event's sender.
     pub mismatched_sender: bool,
+    /// The identities that vouch for that device.
+    pub vouchers: Vouchers,
 }
 
 /// A member's Megolm session, and whose device made it.
@@ -102,6 +105,9 @@ pub struct Received {
     pub mended: Vec<(OwnedUserId, OwnedDeviceId)>,
     /// Devices that forwarded the key of somebody's session.
     pub forwarders: Vec<Forwarder>,
+    /// Key requests and what takes them back, in their order: the JSON of `m.room_key_request` events, as anybody
+    /// may have sent them.
+    pub key_requests: Vec<String>,
 }
 
 /// The keeper's device. One process, one device, one of these.
@@ -232,6 +238,12 @@ impl KeeperDevice {
             {
                 received.mended.push((encryption_info.sender.clone(), device.clone()));
             }
+            if let ProcessedToDeviceEvent::PlainText(raw) = event
+                && raw.get_field::<String>("type").ok().flatten().as_deref()
+                    == Some("m.room_key_request")
+            {
+                received.key_requests.push(raw.json().get().to_owned());
+            }
             if let ProcessedToDeviceEvent::UnableToDecrypt { encrypted_event, utd_info } = event {
                 let sender: Option<OwnedUserId> =
                     encrypted_event.get_field("sender").ok().flatten();
@@ -275,6 +287,12 @@ impl KeeperDevice {
         Ok(self.machine.update_tracked_users(users).await?)
     }
 
+    /// Whether a device of `user` that [`KeeperDevice::known_user`] does not name does not exist: the homeserver was
+    /// asked since it last told of a change.
+    pub fn is_settled(&self, user: &UserId) -> bool {
+        self.known.is_settled(user)
+    }
+
     /// A user's devices and identity, as far as the homeserver was asked. The keeper's own device is not
     /// among them.
     ///
@@ -307,7 +325,7 @@ impl KeeperDevice {
         Ok(known)
     }
 
-    async fn master_key_of(&self, user: &UserId) -> Result<Option<String>, CryptoError> {
+    pub(super) async fn master_key_of(&self, user: &UserId) -> Result<Option<String>, CryptoError> {
         let identity = self.machine.get_identity(user, None).await?;
         let key = identity.and_then(|identity| match identity {
             UserIdentity::Own(own) => own.master_key().get_first_key(),
@@ -383,7 +401,9 @@ impl KeeperDevice {
         );
         let mismatched_sender =
             matches!(state, VerificationState::Unverified(VerificationLevel::MismatchedSender));
-        Ok(Some(Decrypted { event: decrypted.event.into_json(), cross_signed, mismatched_sender }))
+        let vouchers = self.vouchers(room, &decrypted.encryption_info).await?;
+        let event = decrypted.event.into_json();
+        Ok(Some(Decrypted { event, cross_signed, mismatched_sender, vouchers }))
     }
 }
 

@@ -221,11 +221,15 @@ impl CryptoStore for KeyStore {
     }
 
     async fn load_tracked_users(&self) -> Result<Vec<TrackedUser>, Self::Error> {
-        self.inner.load_tracked_users().await
+        let users = self.inner.load_tracked_users().await?;
+        self.known.track(users.iter().map(|user| (user.user_id.as_ref(), user.dirty)));
+        Ok(users)
     }
 
     async fn save_tracked_users(&self, users: &[(&UserId, bool)]) -> Result<(), Self::Error> {
-        self.inner.save_tracked_users(users).await
+        self.inner.save_tracked_users(users).await?;
+        self.known.track(users.iter().copied());
+        Ok(())
     }
 
     async fn get_device(

@@ -5,14 +5,17 @@ mod device;
 mod eraser;
 mod error;
 mod forwarded;
+mod forwarding;
 mod key_store;
 mod known_users;
 mod pump;
 mod state_session;
+mod vouchers;
 
 pub use self::{
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, MadeSession, Received, ToDevice},
     error::CryptoError,
     forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},
+    vouchers::Vouchers,
 };

@@ -13,7 +13,7 @@ use super::{
     KeeperError,
     clock::now_ms,
     people::{inviter, mark_all_let_in, mark_let_in},
-    rules::Rules,
+    rule_book::RuleBook,
     state_events,
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         power::room_version_of,
     },
     store::{
-        InboxRow, MemberRow, RoomRow, Store, inbox, ledger, marks, member_sessions, people, rooms,
+        InboxRow, MemberRow, RoomRow, Store, held_sessions, inbox, ledger, marks, people, rooms,
         sessions,
     },
 };
@@ -41,7 +41,7 @@ pub struct Taker {
     /// The keeper's device, to read with.
     pub device: KeeperDevice,
     /// The organisation's rules.
-    pub rules: Arc<Rules>,
+    pub rules: Arc<RuleBook>,
     /// Counters.
     pub metrics: Metrics,
     /// The keeper.
@@ -144,7 +144,7 @@ impl Taker {
         let mut room = known.unwrap_or_else(|| RoomRow::new(room_id.to_owned(), membership));
         match membership {
             Membership::Invite => {
-                if !UserGlob::any(&self.rules.invite_from, &event.sender) {
+                if !UserGlob::any(&self.rules.global().invite_from, &event.sender) {
                     tracing::info!(room = %room_id, inviter = %event.sender,
                         "an invite was not accepted: `access.invite_from` does not name its sender");
                     return Ok(());
@@ -189,7 +189,7 @@ impl Taker {
         }
         let Some(state_key) = event.state_key.as_deref() else {
             if room.state_encrypted && event.event_type == "m.room.encrypted" {
-                state_events::record_index(db, &room.room_id, event).await?;
+                state_events::record_message(db, &room.room_id, event).await?;
             }
             return Ok(());
         };
@@ -209,7 +209,8 @@ impl Taker {
                     tracing::info!(room = %room.room_id, status = room.status(), "a room's standing changed");
                 }
                 // Power and join rules say who is vouched for.
-                let weighed = matches!(self.rules.sharing.members, MemberPolicy::Vouched(_));
+                let members = self.rules.of(&room).sharing.members;
+                let weighed = matches!(members, MemberPolicy::Vouched(_));
                 if arrival.live && (changed || weighed) {
                     marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
                 }
@@ -292,7 +293,7 @@ impl Taker {
                 marks::mark(db, &room.room_id, Some(&user_id), arrival.at, arrival.tick).await?;
             }
             Membership::Leave | Membership::Ban | Membership::Knock => {
-                member_sessions::left(db, &room.room_id, Some(&user_id), arrival.at).await?;
+                held_sessions::left(db, &room.room_id, Some(&user_id), arrival.at).await?;
                 let why = "a member who holds it is gone";
                 sessions::retire_known_to(&self.store, db, &room.room_id, Some(&user_id), why)
                     .await?;
@@ -333,7 +334,7 @@ pub async fn forget(
     room_id: &RoomId,
 ) -> Result<(), KeeperError> {
     sessions::retire_known_to(store, db, room_id, None, "the keeper left").await?;
-    member_sessions::left(db, room_id, None, now_ms()).await?;
+    held_sessions::left(db, room_id, None, now_ms()).await?;
     marks::clear(db, room_id).await?;
     people::let_go(db, room_id, None).await?;
     inbox::release(db, room_id, None).await?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     crypto::MadeSession,
-    store::{MemberSession, member_sessions, rooms, set_meta},
+    store::{HeldSession, held_sessions, rooms, set_meta},
 };
 
 /// How many sessions go at once.
@@ -17,7 +17,7 @@ const AT_ONCE: i64 = 200;
 /// How often it is looked whether some may go, at most and at least.
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// Under which key it is noted that what the key store held from earlier versions is known.
-const KNOWN: &str = "member_sessions";
+const KNOWN: &str = "held_sessions";
 
 /// Notes whose sessions came, as part of the caller's transaction.
 ///
@@ -32,18 +32,18 @@ pub async fn note(
     for session in sessions {
         let (tick, now) = (taker.store.next_tick(), now_ms());
         let session = row(session);
-        member_sessions::put(db, &session, tick, now).await?;
+        held_sessions::put(db, &session, tick, now).await?;
         let room = rooms::get(db, &session.room_id).await?;
         // Nobody's state is read there. Of a room that is not known yet the invite may be on its way.
         if room.is_some_and(|room| room.loaded && !room.state_encrypted) {
-            member_sessions::left(db, &session.room_id, None, now).await?;
+            held_sessions::left(db, &session.room_id, None, now).await?;
         }
     }
     Ok(())
 }
 
-fn row(session: MadeSession) -> MemberSession {
-    MemberSession {
+fn row(session: MadeSession) -> HeldSession {
+    HeldSession {
         room_id: session.room_id,
         session_id: session.session_id,
         maker: session.maker.map(|maker| maker.to_string()).unwrap_or_default(),
@@ -58,7 +58,8 @@ fn row(session: MadeSession) -> MemberSession {
 /// [`KeeperError`] when a store fails.
 pub async fn let_go(taker: Taker) -> Result<(), KeeperError> {
     learn(&taker).await?;
-    let kept = Duration::from_millis(u64::try_from(taker.rules.member_keys_kept).unwrap_or(0));
+    let kept =
+        Duration::from_millis(u64::try_from(taker.rules.global().member_keys_kept).unwrap_or(0));
     let (shortest, longest) = LOOK_EVERY;
     let every = (kept / 4).clamp(shortest, longest);
     loop {
@@ -75,7 +76,7 @@ async fn learn(taker: &Taker) -> Result<(), KeeperError> {
     let held = taker.device.held_sessions().await?;
     let mut transaction = taker.store.begin().await?;
     for session in held {
-        member_sessions::put(&mut transaction, &row(session), 0, now_ms()).await?;
+        held_sessions::put(&mut transaction, &row(session), 0, now_ms()).await?;
     }
     set_meta(&mut transaction, KNOWN, "known").await?;
     Ok(transaction.commit().await?)
@@ -86,16 +87,17 @@ async fn learn(taker: &Taker) -> Result<(), KeeperError> {
 async fn discard(taker: &Taker) -> Result<(), KeeperError> {
     let mut erased = 0;
     loop {
-        let before = now_ms().saturating_sub(taker.rules.member_keys_kept);
+        let before = now_ms().saturating_sub(taker.rules.global().member_keys_kept);
+        let forwards = taker.rules.any(|rules| rules.forward_member_sessions);
         let mut transaction = taker.store.begin().await?;
-        let needless = member_sessions::needless(&mut transaction, before, AT_ONCE).await?;
+        let needless = held_sessions::needless(&mut transaction, before, forwards, AT_ONCE).await?;
         if needless.is_empty() {
             break;
         }
         let ids: Vec<String> = needless.iter().map(|(_, session)| session.clone()).collect();
         erased += taker.device.discard(&ids).await?;
         for (room, session) in &needless {
-            member_sessions::remove(&mut transaction, room, session).await?;
+            held_sessions::remove(&mut transaction, room, session).await?;
         }
         transaction.commit().await?;
     }

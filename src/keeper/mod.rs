@@ -7,13 +7,17 @@
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
 //! - [`keys`] lets go of members' keys that are needed no more;
+//! - [`hearing`] judges key requests, [`answering`] and [`forwarding`] give what was asked for;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
 
+mod answering;
 mod asking;
 pub mod clock;
 pub mod decide;
 mod error;
+mod forwarding;
+mod hearing;
 pub mod ingest;
 mod keys;
 mod knowledge;
@@ -27,6 +31,7 @@ mod people;
 mod permits;
 pub mod requests;
 mod rooms;
+pub mod rule_book;
 pub mod rules;
 pub mod scheduler;
 mod seal;

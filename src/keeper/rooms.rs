@@ -14,7 +14,7 @@ use super::{
 use crate::{
     homeserver::Homeserver,
     state::{Membership, RoomEvent},
-    store::{NewEvent, RoomRow, inbox, marks, member_sessions, people, rooms, sessions},
+    store::{NewEvent, RoomRow, held_sessions, inbox, marks, people, rooms, sessions},
 };
 
 /// How long after the start the rooms are looked at anew: a homeserver has come to rest by then.
@@ -142,7 +142,7 @@ pub async fn load(
             rooms::remove_member(&mut transaction, &room_id, &member.user_id).await?;
             people::left(&mut transaction, &room_id, &member.user_id).await?;
             let maker = Some(member.user_id.as_ref());
-            member_sessions::left(&mut transaction, &room_id, maker, now).await?;
+            held_sessions::left(&mut transaction, &room_id, maker, now).await?;
             let why = "a member who holds it is gone";
             let user = Some(member.user_id.as_ref());
             sessions::retire_known_to(&taker.store, &mut transaction, &room_id, user, why).await?;
@@ -160,7 +160,7 @@ pub async fn load(
         }
     }
     if !room.state_encrypted {
-        member_sessions::left(&mut transaction, &room_id, None, now).await?;
+        held_sessions::left(&mut transaction, &room_id, None, now).await?;
     }
     mark_all_let_in(taker, &mut transaction, &room_id).await?;
     inbox::release(&mut transaction, &room_id, Some(fence)).await?;

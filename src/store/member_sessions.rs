@@ -1,181 +1,91 @@
-//! Which of members' Megolm sessions the device's key store holds, and since when each is not needed.
+//! What was seen of members' Megolm sessions: which events stand under them, and which came after them.
 
-use ruma::{OwnedRoomId, RoomId, UserId};
+use ruma::{OwnedUserId, RoomId};
 use sqlx::SqliteConnection;
 
 use super::{Result, StoreError};
+use crate::state::StateTuple;
 
-/// How many sessions of one device are kept in a room, used or not: whoever gives the keeper more than that loses the
-/// oldest.
-const MOST_OF_ONE_DEVICE: i64 = 100;
-
-/// A session whose key came.
+/// A member's session whose end is current state alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberSession {
-    /// The room where it is used.
-    pub room_id: OwnedRoomId,
-    /// Its id.
-    pub session_id: String,
-    /// Who made it; empty where that was not written down.
-    pub maker: String,
-    /// The Curve25519 key of the device that made it, unpadded base64.
-    pub sender_key: String,
+    /// Who made it.
+    pub creator: OwnedUserId,
+    /// The index from which on nothing but current state stands under it.
+    pub message_index: u32,
+    /// The tuples of that state.
+    pub tuples: Vec<StateTuple>,
+    /// The sessions under which the creator has sent state since.
+    pub later: Vec<String>,
 }
 
-/// Notes that a session's key came at `now` (milliseconds). When it was seen in use before, what its maker's device
-/// gave earlier is superseded by it.
-///
-/// # Errors
-///
-/// [`StoreError::Database`] when the database cannot be written.
-pub async fn put(
-    connection: &mut SqliteConnection,
-    session: &MemberSession,
-    tick: i64,
-    now: i64,
-) -> Result<()> {
-    let (room, id) = (session.room_id.as_str(), &session.session_id);
-    sqlx::query(
-        "INSERT OR IGNORE INTO member_sessions (room_id, session_id, maker, sender_key, tick) \
-         VALUES (?, ?, ?, ?, ?)",
-    )
-    .bind(room)
-    .bind(id)
-    .bind(&session.maker)
-    .bind(&session.sender_key)
-    .bind(tick)
-    .execute(&mut *connection)
-    .await?;
-    let (is_used,): (bool,) = sqlx::query_as(
-        "SELECT EXISTS (SELECT 1 FROM megolm_indices \
-         WHERE room_id = ?1 AND session_id = ?2 AND (sender = ?3 OR ?3 = ''))",
-    )
-    .bind(room)
-    .bind(id)
-    .bind(&session.maker)
-    .fetch_one(&mut *connection)
-    .await?;
-    if is_used {
-        supersede(connection, &session.room_id, id, &session.maker, now).await?;
-    }
-    sqlx::query(
-        "UPDATE member_sessions SET needless_since = ?1 WHERE room_id = ?2 AND sender_key = ?3 \
-         AND needless_since IS NULL AND tick < (SELECT tick FROM member_sessions \
-         WHERE room_id = ?2 AND sender_key = ?3 ORDER BY tick DESC LIMIT 1 OFFSET ?4)",
-    )
-    .bind(now)
-    .bind(room)
-    .bind(&session.sender_key)
-    .bind(MOST_OF_ONE_DEVICE - 1)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Notes that `sender` used a session in an event, at `now` (milliseconds): the earlier ones of the device that made
-/// it are not needed any more. Does nothing when the session is somebody else's, or unknown.
-///
-/// # Errors
-///
-/// [`StoreError::Database`] when the database cannot be written.
-pub async fn used(
-    connection: &mut SqliteConnection,
-    room: &RoomId,
-    session_id: &str,
-    sender: &UserId,
-    now: i64,
-) -> Result<()> {
-    supersede(connection, room, session_id, sender.as_str(), now).await
-}
-
-async fn supersede(
-    connection: &mut SqliteConnection,
-    room: &RoomId,
-    session_id: &str,
-    sender: &str,
-    now: i64,
-) -> Result<()> {
-    sqlx::query(
-        "UPDATE member_sessions SET needless_since = ?1 FROM (SELECT sender_key, tick \
-         FROM member_sessions WHERE room_id = ?2 AND session_id = ?3 AND maker IN ('', ?4)) newer \
-         WHERE member_sessions.room_id = ?2 AND member_sessions.sender_key = newer.sender_key \
-         AND member_sessions.tick < newer.tick AND member_sessions.needless_since IS NULL",
-    )
-    .bind(now)
-    .bind(room.as_str())
-    .bind(session_id)
-    .bind(sender)
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Notes that `user` left a room, or with `None` that nobody's session is needed there any more.
-///
-/// # Errors
-///
-/// [`StoreError::Database`] when the database cannot be written.
-pub async fn left(
-    connection: &mut SqliteConnection,
-    room: &RoomId,
-    user: Option<&UserId>,
-    now: i64,
-) -> Result<()> {
-    sqlx::query(
-        "UPDATE member_sessions SET needless_since = ?1 WHERE room_id = ?2 \
-         AND needless_since IS NULL AND (?3 IS NULL OR maker = ?3)",
-    )
-    .bind(now)
-    .bind(room.as_str())
-    .bind(user.map(UserId::as_str))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-/// Sessions that have not been needed since `before` (milliseconds), and for which no state event waits: their
-/// rooms and ids.
-///
-/// Here is the place for what has to be kept for the history of those who are invited through a space.
+/// The session of a member by its id, as far as state that was accepted stands under it, and nothing else from there
+/// on: a message, or a value that another one has replaced, ends the search.
 ///
 /// # Errors
 ///
 /// [`StoreError`] when the database cannot be read.
-pub async fn needless(
-    connection: &mut SqliteConnection,
-    before: i64,
-    limit: i64,
-) -> Result<Vec<(OwnedRoomId, String)>> {
-    let rows: Vec<(String, String)> = sqlx::query_as(
-        "SELECT m.room_id, m.session_id FROM member_sessions m WHERE m.needless_since <= ?1 \
-         AND NOT EXISTS (SELECT 1 FROM state_events e WHERE e.room_id = m.room_id \
-         AND e.session_id = m.session_id AND e.body IS NOT NULL) LIMIT ?2",
-    )
-    .bind(before)
-    .bind(limit)
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter()
-        .map(|(room, session)| {
-            Ok((room.try_into().map_err(StoreError::corrupt("room id"))?, session))
-        })
-        .collect()
-}
-
-/// Forgets a session: the key store does not hold it any more.
-///
-/// # Errors
-///
-/// [`StoreError::Database`] when the database cannot be written.
-pub async fn remove(
+pub async fn get(
     connection: &mut SqliteConnection,
     room: &RoomId,
     session_id: &str,
-) -> Result<()> {
-    sqlx::query("DELETE FROM member_sessions WHERE room_id = ? AND session_id = ?")
-        .bind(room.as_str())
-        .bind(session_id)
-        .execute(connection)
-        .await?;
-    Ok(())
+) -> Result<Option<MemberSession>> {
+    let newest: Option<(String, i64)> = sqlx::query_as(
+        "SELECT sender, tick FROM state_events \
+         WHERE room_id = ? AND session_id = ? AND verdict = 'accepted' ORDER BY tick DESC LIMIT 1",
+    )
+    .bind(room.as_str())
+    .bind(session_id)
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some((creator, tick)) = newest else { return Ok(None) };
+    // What a message took is there in ranges.
+    let (last_message,): (Option<i64>,) = sqlx::query_as(
+        "SELECT MAX(last_index) FROM message_indices \
+         WHERE room_id = ? AND session_id = ? AND sender = ?",
+    )
+    .bind(room.as_str())
+    .bind(session_id)
+    .bind(&creator)
+    .fetch_one(&mut *connection)
+    .await?;
+    let uses: Vec<(i64, Option<String>, Option<String>, bool)> = sqlx::query_as(
+        "SELECT i.message_index, e.event_type, e.state_key, \
+         COALESCE(t.current_event_id = e.event_id AND e.verdict = 'accepted', 0) \
+         FROM megolm_indices i LEFT JOIN state_events e ON e.event_id = i.event_id \
+         LEFT JOIN tuples t ON t.room_id = e.room_id AND t.event_type = e.event_type \
+         AND t.state_key = e.state_key \
+         WHERE i.room_id = ? AND i.session_id = ? AND i.sender = ? ORDER BY i.message_index DESC",
+    )
+    .bind(room.as_str())
+    .bind(session_id)
+    .bind(&creator)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut first = None;
+    let mut tuples = Vec::new();
+    for (index, event_type, state_key, is_current) in uses {
+        let after_messages = last_message.is_none_or(|last| index > last);
+        let current = event_type.zip(state_key).filter(|_| is_current && after_messages);
+        let Some((event_type, state_key)) = current else { break };
+        first = Some(index);
+        tuples.push(StateTuple::new(event_type, state_key));
+    }
+    let Some(first) = first else { return Ok(None) };
+    let later: Vec<(String,)> = sqlx::query_as(
+        "SELECT DISTINCT session_id FROM state_events \
+         WHERE room_id = ? AND sender = ? AND tick > ? AND session_id <> ? AND verdict = 'accepted'",
+    )
+    .bind(room.as_str())
+    .bind(&creator)
+    .bind(tick)
+    .bind(session_id)
+    .fetch_all(connection)
+    .await?;
+    Ok(Some(MemberSession {
+        creator: creator.try_into().map_err(StoreError::corrupt("user id"))?,
+        message_index: u32::try_from(first).map_err(StoreError::corrupt("message index"))?,
+        tuples,
+        later: later.into_iter().map(|(id,)| id).collect(),
+    }))
 }

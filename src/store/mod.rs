@@ -8,7 +8,9 @@
 pub mod asking;
 mod beside;
 mod error;
+pub mod held_sessions;
 pub mod inbox;
+pub mod key_requests;
 pub mod ledger;
 pub mod marks;
 pub mod member_sessions;
@@ -40,10 +42,11 @@ pub use self::{
     asking::{AskRow, AskedRow, Wanted},
     beside::{Beside, Refused},
     error::StoreError,
+    held_sessions::HeldSession,
     inbox::{InboxRow, NewEvent},
-    ledger::{Grant, GrantRow, NewGrant},
+    key_requests::{AskedSession, KeyRequestRow},
+    ledger::{Grant, GrantRow, NewGrant, Refusal},
     marks::Mark,
-    member_sessions::MemberSession,
     outbox::{NewOutbox, OutboxKind, OutboxRow, StateDetail, ToDeviceDetail},
     people::{HoldRow, Identity, People},
     rooms::{Inviter, MemberRow, RoomRow},

@@ -97,17 +97,20 @@ impl Asker {
 
     /// What is missing and worth asking for: nobody is asked for what the keeper would leave alone.
     async fn wanted(&self) -> Result<BTreeMap<Key, Wanted>, KeeperError> {
-        let rules = &self.taker.rules;
-        let wanted = asking::wanted(&mut *self.taker.store.read().await?).await?;
-        Ok(wanted
-            .into_iter()
-            .filter(|wanted| {
-                !rules.exempt.contains(&wanted.tuple.event_type)
-                    && !rules.exempt.is_critical(&wanted.tuple.event_type)
-                    && !rules.sender_bound.binds(&wanted.tuple)
-            })
-            .map(|wanted| ((wanted.room_id.clone(), wanted.session_id.clone()), wanted))
-            .collect())
+        let db = &mut *self.taker.store.read().await?;
+        let mut by_key = BTreeMap::new();
+        for wanted in asking::wanted(db).await? {
+            let Some(room) = rooms::get(db, &wanted.room_id).await? else { continue };
+            let rules = self.taker.rules.of(&room);
+            let event_type = &wanted.tuple.event_type;
+            if !rules.exempt.contains(event_type)
+                && !rules.exempt.is_critical(event_type)
+                && !rules.sender_bound.binds(&wanted.tuple)
+            {
+                by_key.insert((wanted.room_id.clone(), wanted.session_id.clone()), wanted);
+            }
+        }
+        Ok(by_key)
     }
 
     /// Notes what has to be asked for from now on, as far as there is room.

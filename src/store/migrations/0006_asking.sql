@@ -24,7 +24,7 @@ CREATE TABLE asked (
 CREATE INDEX state_events_unreadable ON state_events (room_id) WHERE verdict = 'unreadable';
 
 -- The sessions of members' that the device's key store holds.
-CREATE TABLE member_sessions (
+CREATE TABLE held_sessions (
     room_id        TEXT NOT NULL,
     session_id     TEXT NOT NULL,
     maker          TEXT NOT NULL,     -- '': not written down when its key came
@@ -33,6 +33,6 @@ CREATE TABLE member_sessions (
     needless_since INTEGER,           -- a newer one of the same device is in use, or its maker or the keeper left
     PRIMARY KEY (room_id, session_id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX member_sessions_of_device ON member_sessions (room_id, sender_key, tick);
-CREATE INDEX member_sessions_needless ON member_sessions (needless_since)
+CREATE INDEX held_sessions_of_device ON held_sessions (room_id, sender_key, tick);
+CREATE INDEX held_sessions_needless ON held_sessions (needless_since)
     WHERE needless_since IS NOT NULL;

@@ -1,0 +1,188 @@
+//! Which of members' Megolm sessions the device's key store holds, and since when each is not needed.
+
+use ruma::{OwnedRoomId, RoomId, UserId};
+use sqlx::SqliteConnection;
+
+use super::{Result, StoreError};
+
+/// How many sessions of one device are kept in a room, used or not: whoever gives the keeper more than that loses the
+/// oldest.
+const MOST_OF_ONE_DEVICE: i64 = 100;
+
+/// A session whose key came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldSession {
+    /// The room where it is used.
+    pub room_id: OwnedRoomId,
+    /// Its id.
+    pub session_id: String,
+    /// Who made it; empty where that was not written down.
+    pub maker: String,
+    /// The Curve25519 key of the device that made it, unpadded base64.
+    pub sender_key: String,
+}
+
+/// Notes that a session's key came at `now` (milliseconds). When it was seen in use before, what its maker's device
+/// gave earlier is superseded by it.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn put(
+    connection: &mut SqliteConnection,
+    session: &HeldSession,
+    tick: i64,
+    now: i64,
+) -> Result<()> {
+    let (room, id) = (session.room_id.as_str(), &session.session_id);
+    sqlx::query(
+        "INSERT OR IGNORE INTO held_sessions (room_id, session_id, maker, sender_key, tick) \
+         VALUES (?, ?, ?, ?, ?)",
+    )
+    .bind(room)
+    .bind(id)
+    .bind(&session.maker)
+    .bind(&session.sender_key)
+    .bind(tick)
+    .execute(&mut *connection)
+    .await?;
+    let (is_used,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM megolm_indices \
+         WHERE room_id = ?1 AND session_id = ?2 AND (sender = ?3 OR ?3 = '')) \
+         OR EXISTS (SELECT 1 FROM message_indices \
+         WHERE room_id = ?1 AND session_id = ?2 AND (sender = ?3 OR ?3 = ''))",
+    )
+    .bind(room)
+    .bind(id)
+    .bind(&session.maker)
+    .fetch_one(&mut *connection)
+    .await?;
+    if is_used {
+        supersede(connection, &session.room_id, id, &session.maker, now).await?;
+    }
+    sqlx::query(
+        "UPDATE held_sessions SET needless_since = ?1 WHERE room_id = ?2 AND sender_key = ?3 \
+         AND needless_since IS NULL AND tick < (SELECT tick FROM held_sessions \
+         WHERE room_id = ?2 AND sender_key = ?3 ORDER BY tick DESC LIMIT 1 OFFSET ?4)",
+    )
+    .bind(now)
+    .bind(room)
+    .bind(&session.sender_key)
+    .bind(MOST_OF_ONE_DEVICE - 1)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that `sender` used a session in an event, at `now` (milliseconds): the earlier ones of the device that made
+/// it are not needed any more. Does nothing when the session is somebody else's, or unknown.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn used(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    session_id: &str,
+    sender: &UserId,
+    now: i64,
+) -> Result<()> {
+    supersede(connection, room, session_id, sender.as_str(), now).await
+}
+
+async fn supersede(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    session_id: &str,
+    sender: &str,
+    now: i64,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE held_sessions SET needless_since = ?1 FROM (SELECT sender_key, tick \
+         FROM held_sessions WHERE room_id = ?2 AND session_id = ?3 AND maker IN ('', ?4)) newer \
+         WHERE held_sessions.room_id = ?2 AND held_sessions.sender_key = newer.sender_key \
+         AND held_sessions.tick < newer.tick AND held_sessions.needless_since IS NULL",
+    )
+    .bind(now)
+    .bind(room.as_str())
+    .bind(session_id)
+    .bind(sender)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Notes that `user` left a room, or with `None` that nobody's session is needed there any more.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn left(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    user: Option<&UserId>,
+    now: i64,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE held_sessions SET needless_since = ?1 WHERE room_id = ?2 \
+         AND needless_since IS NULL AND (?3 IS NULL OR maker = ?3)",
+    )
+    .bind(now)
+    .bind(room.as_str())
+    .bind(user.map(UserId::as_str))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Sessions that have not been needed since `before` (milliseconds), and for which no state event waits: their
+/// rooms and ids. With `keep_current` those under which a current value stands are needed as well: whoever asks is
+/// given them.
+///
+/// Here is the place for what has to be kept for the history of those who are invited through a space.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn needless(
+    connection: &mut SqliteConnection,
+    before: i64,
+    keep_current: bool,
+    limit: i64,
+) -> Result<Vec<(OwnedRoomId, String)>> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT h.room_id, h.session_id FROM held_sessions h WHERE h.needless_since <= ?1 \
+         AND NOT EXISTS (SELECT 1 FROM state_events e WHERE e.room_id = h.room_id \
+         AND e.session_id = h.session_id AND e.body IS NOT NULL) \
+         AND NOT (?2 AND EXISTS (SELECT 1 FROM state_events e JOIN tuples t \
+         ON t.room_id = e.room_id AND t.event_type = e.event_type AND t.state_key = e.state_key \
+         AND t.current_event_id = e.event_id \
+         WHERE e.room_id = h.room_id AND e.session_id = h.session_id)) LIMIT ?3",
+    )
+    .bind(before)
+    .bind(keep_current)
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|(room, id)| Ok((room.try_into().map_err(StoreError::corrupt("room id"))?, id)))
+        .collect()
+}
+
+/// Forgets a session: the key store does not hold it any more.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn remove(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    session_id: &str,
+) -> Result<()> {
+    sqlx::query("DELETE FROM held_sessions WHERE room_id = ? AND session_id = ?")
+        .bind(room.as_str())
+        .bind(session_id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
