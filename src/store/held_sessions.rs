@@ -186,3 +186,92 @@ pub async fn remove(
         .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use ruma::{room_id, user_id};
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::{
+        state::StateTuple,
+        store::{StateEventRow, Store, TupleRow, tuples},
+    };
+
+    fn room() -> &'static RoomId {
+        room_id!("!room:localhost")
+    }
+
+    async fn gave(store: &Store, db: &mut SqliteConnection, session_id: &str, device: &str) {
+        let session = HeldSession {
+            room_id: room().to_owned(),
+            session_id: session_id.to_owned(),
+            maker: "@alice:localhost".to_owned(),
+            sender_key: device.to_owned(),
+        };
+        put(db, &session, store.next_tick(), 10).await.unwrap();
+    }
+
+    async fn needless_at(db: &mut SqliteConnection, now: i64, keep_current: bool) -> Vec<String> {
+        let found = needless(db, now, keep_current, 1000).await.unwrap();
+        found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// The room's name, as an event under a session says it.
+    async fn name(store: &Store, db: &mut SqliteConnection, session_id: &str, body: Option<&str>) {
+        let event = StateEventRow {
+            event_id: ruma::owned_event_id!("$name"),
+            tuple: StateTuple::new("m.room.name", ""),
+            sender: user_id!("@alice:localhost").to_owned(),
+            tick: store.next_tick(),
+            received_at: 10,
+            session_id: Some(session_id.to_owned()),
+            powerful: true,
+            verdict: "accepted".to_owned(),
+            body: body.map(str::to_owned),
+        };
+        let mut row = TupleRow::new(event.tuple.clone());
+        row.current_event_id = Some(event.event_id.clone());
+        tuples::put_event(store, db, room(), &event).await.unwrap();
+        tuples::put(store, db, room(), &row).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_newer_one_of_the_same_device_supersedes_is_needless_unless_something_wants_it()
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keeper.db");
+        let store = Store::open(&path, &SecretString::from("passphrase")).await.unwrap();
+        let db = &mut *store.begin().await.unwrap();
+        let (alice, bob) = (user_id!("@alice:localhost"), user_id!("@bob:localhost"));
+        for (session, device) in [("old", "phone"), ("other", "laptop"), ("new", "phone")] {
+            gave(&store, db, session, device).await;
+        }
+        used(db, room(), "new", bob, 20).await.unwrap();
+        assert!(needless_at(db, 100, false).await.is_empty(), "it is not Bob's");
+        used(db, room(), "new", alice, 20).await.unwrap();
+        assert!(needless_at(db, 19, false).await.is_empty(), "not yet");
+        assert_eq!(needless_at(db, 20, false).await, ["old"]);
+
+        name(&store, db, "old", Some("{}")).await;
+        assert!(needless_at(db, 20, false).await.is_empty(), "an event waits for it");
+        name(&store, db, "old", None).await;
+        assert_eq!(needless_at(db, 20, false).await, ["old"]);
+        assert!(needless_at(db, 20, true).await.is_empty(), "the current value may be forwarded");
+
+        left(db, room(), Some(alice), 30).await.unwrap();
+        assert_eq!(needless_at(db, 30, true).await, ["new", "other"]);
+    }
+
+    #[tokio::test]
+    async fn a_device_does_not_pile_up_sessions() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keeper.db");
+        let store = Store::open(&path, &SecretString::from("passphrase")).await.unwrap();
+        let db = &mut *store.begin().await.unwrap();
+        for number in 0..MOST_OF_ONE_DEVICE + 3 {
+            gave(&store, db, &format!("{number:03}"), "phone").await;
+        }
+        assert_eq!(needless_at(db, 10, false).await, ["000", "001", "002"]);
+    }
+}
