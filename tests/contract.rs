@@ -7,6 +7,9 @@
     missing_docs
 )]
 
+#[path = "contract/ledger.rs"]
+mod ledger;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,

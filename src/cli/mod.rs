@@ -9,10 +9,12 @@ mod check;
 mod confirm_identity;
 mod generate;
 mod holds;
+mod ledger;
 mod logging;
 mod output;
 mod registration;
 mod serve;
+mod when;
 mod word;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -37,6 +39,8 @@ enum Command {
     Serve(ConfigFile),
     /// List the members who wait for an administrator's word
     Holds(holds::Arguments),
+    /// Say who was given which key, when and why
+    Ledger(ledger::Arguments),
     /// Let a member have a room's keys, or all who are joined
     Approve(word::Approval),
     /// Refuse a user a room's keys
@@ -72,6 +76,7 @@ pub fn run() -> ExitCode {
         Command::Check(file) => check::run(&file.config),
         Command::Serve(file) => serve::run(&file.config),
         Command::Holds(arguments) => holds::run(&arguments),
+        Command::Ledger(arguments) => ledger::run(&arguments),
         Command::Approve(arguments) => word::approve(&arguments),
         Command::Deny(arguments) => word::deny(&arguments),
         Command::Block(arguments) => block::block(&arguments),

@@ -49,7 +49,7 @@ pub struct Config {
     /// To whom the keeper gives the keys of encrypted state, and when it refreshes that state.
     #[serde(default)]
     pub sharing: Sharing,
-    /// How requests for keys are answered, and how many of them. Without effect in this version.
+    /// How requests for keys are answered, and how many of them.
     #[serde(default)]
     pub requests: Requests,
     /// How the keeper seals the state of rooms.

@@ -339,7 +339,7 @@ pub async fn forget(
     people::let_go(db, room_id, None).await?;
     inbox::release(db, room_id, None).await?;
     crate::store::outbox::clear(db, room_id).await?;
-    Ok(ledger::withdraw_unsent(store, db, room_id).await?)
+    Ok(ledger::withdraw_unsent(store, db, room_id, now_ms()).await?)
 }
 
 /// A membership event whose content is more than can be read (nested too deep, say) still says who is in the room:

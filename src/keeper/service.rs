@@ -26,7 +26,11 @@ use super::{
     meeting::{self, Newcomer, Newcomers},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
-    requests::{desk::Desk, limits::RateLimits},
+    requests::{
+        Outcome,
+        desk::Desk,
+        limits::{RateLimits, Scope},
+    },
     rule_book::RuleBook,
     rules::GlobalRules,
     scheduler, upkeep,
@@ -338,6 +342,7 @@ async fn start(
         desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
         began: Instant::now(),
     };
+    metrics.expect_key_requests(&Outcome::ALL.map(Outcome::as_str), &Scope::ALL.map(Scope::as_str));
     lanes.restore_requests().await?;
     let keeper = Keeper {
         lanes,

@@ -5,6 +5,8 @@ use ruma::{event_id, owned_event_id, owned_room_id, room_id, user_id};
 use super::*;
 use crate::state::StateTuple;
 
+mod migrating;
+
 async fn open(folder: &tempfile::TempDir, passphrase: &str) -> Result<Store> {
     Store::open(&folder.path().join("keeper.db"), &SecretString::from(passphrase)).await
 }
@@ -79,6 +81,45 @@ async fn an_index_counts_once_for_each_sender() {
     assert!(tuples::record_index(&mut db, room, "s", 3, alice, event_id!("$a")).await.unwrap());
     assert!(tuples::record_index(&mut db, room, "s", 3, alice, event_id!("$a")).await.unwrap());
     assert!(!tuples::record_index(&mut db, room, "s", 3, alice, event_id!("$b")).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_members_session_is_its_states_only_from_behind_its_last_message_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, "right").await.unwrap();
+    let (room, alice) = (room_id!("!room:localhost"), user_id!("@alice:localhost"));
+    let mut db = store.begin().await.unwrap();
+    for (index, event_type) in [(3, "m.room.name"), (7, "m.room.topic")] {
+        let event_id = ruma::EventId::parse(format!("$state{index}")).unwrap();
+        let tuple = StateTuple::new(event_type, "");
+        tuples::record_index(&mut db, room, "s", index, alice, &event_id).await.unwrap();
+        let mut row = TupleRow::new(tuple.clone());
+        row.current_event_id = Some(event_id.clone());
+        tuples::put(&store, &mut db, room, &row).await.unwrap();
+        let event = StateEventRow {
+            event_id,
+            tuple,
+            sender: alice.to_owned(),
+            tick: i64::from(index),
+            received_at: 1,
+            session_id: Some("s".to_owned()),
+            powerful: true,
+            verdict: "accepted".to_owned(),
+            body: None,
+        };
+        tuples::put_event(&store, &mut db, room, &event).await.unwrap();
+    }
+    let mut from = async |message: Option<u32>| {
+        if let Some(index) = message {
+            tuples::record_message(&mut db, room, "s", index, alice).await.unwrap();
+        }
+        let session = member_sessions::get(&mut db, room, "s").await.unwrap();
+        session.map(|session| (session.message_index, session.tuples.len()))
+    };
+    assert_eq!(from(None).await, Some((3, 2)));
+    assert_eq!(from(Some(2)).await, Some((3, 2)), "a message before it stays closed");
+    assert_eq!(from(Some(5)).await, Some((7, 1)));
+    assert_eq!(from(Some(8)).await, None, "it would open the message");
 }
 
 #[tokio::test]
