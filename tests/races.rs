@@ -18,6 +18,7 @@ mod races {
     mod homeserver_itself;
     mod joins;
     mod laundering;
+    mod letting_go;
     mod lost_device;
     mod pace;
     mod patience;
@@ -28,5 +29,6 @@ mod races {
     mod stage;
     mod storm;
     mod transactions;
+    mod unreadable;
     mod weather;
 }

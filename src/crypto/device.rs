@@ -3,11 +3,12 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use matrix_sdk_common::deserialized_responses::{
-    ProcessedToDeviceEvent, VerificationLevel, VerificationState,
+    AlgorithmInfo, ProcessedToDeviceEvent, VerificationLevel, VerificationState,
 };
 use matrix_sdk_crypto::{
-    CollectStrategy, DecryptionSettings, DeviceData, EncryptionSyncChanges, OlmMachine,
-    TrustRequirement, UserIdentity,
+    CollectStrategy, CryptoStoreError, DecryptionSettings, DeviceData, EncryptionSyncChanges,
+    OlmMachine, TrustRequirement, UserIdentity,
+    store::{CryptoStore, types::RoomKeyInfo},
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId, serde::Raw};
@@ -17,6 +18,8 @@ use tokio::sync::{Mutex, watch};
 
 use super::{
     CryptoError,
+    eraser::Eraser,
+    forwarded::{FORWARDED, Forwarder},
     key_store::{KeyStore, as_a_whole},
     known_users::KnownUsers,
     vouchers::Vouchers,
@@ -77,14 +80,31 @@ pub struct Decrypted {
     pub vouchers: Vouchers,
 }
 
+/// A member's Megolm session, and whose device made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MadeSession {
+    /// The room where it is used.
+    pub room_id: OwnedRoomId,
+    /// Its id.
+    pub session_id: String,
+    /// Who made it; `None` where the key store does not say.
+    pub maker: Option<OwnedUserId>,
+    /// The Curve25519 key of the device that made it, unpadded base64.
+    pub sender_key: String,
+}
+
 /// What a sync brought that concerns rooms.
 #[derive(Clone, Debug, Default)]
 pub struct Received {
     /// Megolm sessions whose keys arrived, by room.
     pub keys: Vec<(OwnedRoomId, String)>,
+    /// The same sessions with who made each, as far as their keys came from whoever made them.
+    pub sessions: Vec<MadeSession>,
     /// Devices that made a new Olm session with an `m.dummy` (spec, "Recovering from undecryptable messages"):
     /// what was sent to them before may never have been read.
     pub mended: Vec<(OwnedUserId, OwnedDeviceId)>,
+    /// Devices that forwarded the key of somebody's session.
+    pub forwarders: Vec<Forwarder>,
     /// Key requests and what takes them back, in their order: the JSON of `m.room_key_request` events, as anybody
     /// may have sent them.
     pub key_requests: Vec<String>,
@@ -94,6 +114,10 @@ pub struct Received {
 #[derive(Clone)]
 pub struct KeeperDevice {
     pub(super) machine: OlmMachine,
+    /// What the machine keeps its Olm sessions in: read here, written by the machine alone.
+    pub(super) olm_store: SqliteCryptoStore,
+    /// Deletes what the key store would keep for ever.
+    pub(super) eraser: Arc<Eraser>,
     /// Whose devices were read lately.
     known: Arc<KnownUsers>,
     pub(super) homeserver: Homeserver,
@@ -112,6 +136,18 @@ pub struct KeeperDevice {
 impl std::fmt::Debug for KeeperDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KeeperDevice").field("device_id", &self.device_id()).finish_non_exhaustive()
+    }
+}
+
+impl KnownDevice {
+    /// Its Curve25519 key, unpadded base64; `None` where it has none.
+    pub fn curve25519(&self) -> Option<String> {
+        self.data.curve25519_key().map(|key| key.to_base64())
+    }
+
+    /// Its Ed25519 key, unpadded base64; `None` where it has none.
+    pub fn ed25519(&self) -> Option<String> {
+        self.data.ed25519_key().map(|key| key.to_base64())
     }
 }
 
@@ -135,6 +171,7 @@ impl KeeperDevice {
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
         let known = Arc::new(KnownUsers::default());
+        let olm_store = store.clone();
         let store = KeyStore::new(store, known.clone());
         let machine = OlmMachine::with_store(user_id, device_id, store, None)
             .await
@@ -142,6 +179,8 @@ impl KeeperDevice {
         let (late, late_receiver) = tokio::sync::mpsc::unbounded_channel();
         let device = Self {
             machine,
+            olm_store,
+            eraser: Arc::new(Eraser::new(path.to_owned(), passphrase.clone())),
             known,
             homeserver,
             pumping: Arc::default(),
@@ -192,6 +231,7 @@ impl KeeperDevice {
         let (events, keys) = as_a_whole(taken_in).await?;
         let mut received = Received::default();
         for event in &events {
+            received.forwarders.extend(forwarder(event));
             if let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event
                 && raw.get_field::<String>("type").ok().flatten().as_deref() == Some("m.dummy")
                 && let Some(device) = &encryption_info.sender_device
@@ -211,8 +251,28 @@ impl KeeperDevice {
                     "a message to the keeper's device could not be decrypted");
             }
         }
+        received.sessions = keys.iter().map(|key| made_session(key, &events)).collect();
         received.keys = keys.into_iter().map(|key| (key.room_id, key.session_id)).collect();
         Ok(received)
+    }
+
+    /// Every member's session that the key store holds: all of them are read, which takes a while.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the key store fails.
+    pub async fn held_sessions(&self) -> Result<Vec<MadeSession>, CryptoError> {
+        let held = self.olm_store.get_inbound_group_sessions().await;
+        let held = held.map_err(CryptoStoreError::from)?;
+        Ok(held
+            .iter()
+            .map(|session| MadeSession {
+                room_id: session.room_id().to_owned(),
+                session_id: session.session_id().to_owned(),
+                maker: None,
+                sender_key: session.sender_key().to_base64(),
+            })
+            .collect())
     }
 
     /// From now on the device lists of `users` are kept up to date.
@@ -345,6 +405,42 @@ impl KeeperDevice {
         let event = decrypted.event.into_json();
         Ok(Some(Decrypted { event, cross_signed, mismatched_sender, vouchers }))
     }
+}
+
+/// A session whose key came, with who made it: the sender of the `m.room_key`.
+fn made_session(key: &RoomKeyInfo, events: &[ProcessedToDeviceEvent]) -> MadeSession {
+    let sender_key = key.sender_key.to_base64();
+    let maker = events.iter().find_map(|event| match event {
+        ProcessedToDeviceEvent::Decrypted { encryption_info, .. } => {
+            let AlgorithmInfo::OlmV1Curve25519AesSha2 { curve25519_public_key_base64 } =
+                &encryption_info.algorithm_info
+            else {
+                return None;
+            };
+            (*curve25519_public_key_base64 == sender_key).then(|| encryption_info.sender.clone())
+        }
+        _ => None,
+    });
+    let (room_id, session_id) = (key.room_id.clone(), key.session_id.clone());
+    MadeSession { room_id, session_id, maker, sender_key }
+}
+
+/// Which device sent a forwarded key, where this is one and the machine knows the device.
+fn forwarder(event: &ProcessedToDeviceEvent) -> Option<Forwarder> {
+    let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event else { return None };
+    if raw.get_field::<String>("type").ok().flatten().as_deref() != Some(FORWARDED) {
+        return None;
+    }
+    let AlgorithmInfo::OlmV1Curve25519AesSha2 { curve25519_public_key_base64 } =
+        &encryption_info.algorithm_info
+    else {
+        return None;
+    };
+    Some(Forwarder {
+        user_id: encryption_info.sender.clone(),
+        device_id: encryption_info.sender_device.clone()?,
+        curve25519: curve25519_public_key_base64.clone(),
+    })
 }
 
 fn to_device(

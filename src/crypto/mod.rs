@@ -2,7 +2,9 @@
 //! `vodozemac`. Nothing is invented here.
 
 mod device;
+mod eraser;
 mod error;
+mod forwarded;
 mod forwarding;
 mod key_store;
 mod known_users;
@@ -11,8 +13,9 @@ mod state_session;
 mod vouchers;
 
 pub use self::{
-    device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, Received, ToDevice},
+    device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, MadeSession, Received, ToDevice},
     error::CryptoError,
+    forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},
     vouchers::Vouchers,
 };

@@ -25,7 +25,10 @@ use crate::{
         JsonMap, Membership, PowerLevels, RoomEncryption, RoomEvent, creators_of,
         power::room_version_of,
     },
-    store::{InboxRow, MemberRow, RoomRow, Store, inbox, ledger, marks, people, rooms, sessions},
+    store::{
+        InboxRow, MemberRow, RoomRow, Store, held_sessions, inbox, ledger, marks, people, rooms,
+        sessions,
+    },
 };
 
 /// How many events are taken in by one commit.
@@ -302,6 +305,7 @@ impl Taker {
                 marks::mark(db, &room.room_id, Some(&user_id), arrival.at, arrival.tick).await?;
             }
             Membership::Leave | Membership::Ban | Membership::Knock => {
+                held_sessions::left(db, &room.room_id, Some(&user_id), arrival.at).await?;
                 let why = "a member who holds it is gone";
                 sessions::retire_known_to(&self.store, db, &room.room_id, Some(&user_id), why)
                     .await?;
@@ -342,6 +346,7 @@ pub async fn forget(
     room_id: &RoomId,
 ) -> Result<(), KeeperError> {
     sessions::retire_known_to(store, db, room_id, None, "the keeper left").await?;
+    held_sessions::left(db, room_id, None, now_ms()).await?;
     marks::clear(db, room_id).await?;
     people::let_go(db, room_id, None).await?;
     crate::store::places::forget(db, room_id).await?;

@@ -8,11 +8,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
-use super::{KeeperError, clock::now_ms, ingest::Taker, lane::Lanes, meeting::Newcomers};
+use super::{
+    KeeperError, asking::answers, clock::now_ms, ingest::Taker, keys, lane::Lanes,
+    meeting::Newcomers,
+};
 use crate::{
     admin::Readiness,
     homeserver::{Backoff, Homeserver},
-    store::{ledger, marks, rooms, set_meta},
+    store::{asking, ledger, marks, rooms, set_meta},
 };
 
 /// How long the homeserver may hold a poll open when there is nothing to say.
@@ -109,14 +112,24 @@ impl Listener {
             self.newcomers.serve_first(&changed).await;
         }
         let quiet = changed.is_empty() && slice.to_device.is_empty();
-        let received = self.taker.device.receive(slice).await?;
+        let device = &self.taker.device;
+        let awaited = asking::awaited(&mut *self.taker.store.read().await?).await?;
+        let forwarded = device.open_forwarded(&slice, &awaited).await?;
+        let received = device.receive(slice).await?;
+        let forwarded = answers::take(&self.taker, forwarded, &received.forwarders).await?;
 
         let mut transaction = self.taker.store.begin().await?;
         set_meta(&mut transaction, SINCE, &next).await?;
         for user in &changed {
             mark_rooms_of(&self.taker, &mut transaction, user).await?;
         }
-        for (room, session) in received.keys {
+        let forwarded_now: Vec<_> = forwarded
+            .iter()
+            .map(|session| (session.room_id.clone(), session.session_id.clone()))
+            .collect();
+        let sessions = received.sessions.into_iter().chain(forwarded).collect();
+        keys::note(&self.taker, &mut transaction, sessions).await?;
+        for (room, session) in received.keys.into_iter().chain(forwarded_now) {
             self.taker.retry_unreadable(&mut transaction, &room, Some(&session)).await?;
         }
         for (user, device) in received.mended {

@@ -5,17 +5,21 @@
 //! - [`lane`], [`seal`] and [`outbox`] do it, one room at a time each, [`scheduler`] many side by side;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
+//! - [`asking`] asks members for the keys of what the keeper cannot read;
+//! - [`keys`] lets go of members' keys that are needed no more;
 //! - [`hearing`] judges key requests, [`answering`] and [`forwarding`] give what was asked for;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
 
 mod answering;
+mod asking;
 pub mod clock;
 pub mod decide;
 mod error;
 mod forwarding;
 mod hearing;
 pub mod ingest;
+mod keys;
 mod knowledge;
 pub mod lane;
 mod letters;

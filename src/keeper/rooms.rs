@@ -15,7 +15,10 @@ use super::{
 use crate::{
     homeserver::Homeserver,
     state::{Membership, RoomEvent},
-    store::{NewEvent, RoomRow, inbox, marks, people, places as belonging, rooms, sessions},
+    store::{
+        NewEvent, RoomRow, held_sessions, inbox, marks, people, places as belonging, rooms,
+        sessions,
+    },
 };
 
 /// How long after the start the rooms are looked at anew: a homeserver has come to rest by then.
@@ -144,6 +147,8 @@ pub async fn load(
         if !users.contains(&member.user_id) {
             rooms::remove_member(&mut transaction, &room_id, &member.user_id).await?;
             people::left(&mut transaction, &room_id, &member.user_id).await?;
+            let maker = Some(member.user_id.as_ref());
+            held_sessions::left(&mut transaction, &room_id, maker, now).await?;
             let why = "a member who holds it is gone";
             let user = Some(member.user_id.as_ref());
             sessions::retire_known_to(&taker.store, &mut transaction, &room_id, user, why).await?;
@@ -168,6 +173,9 @@ pub async fn load(
         }
     }
     places::mark_changed(taker, &mut transaction, rules).await?;
+    if !room.state_encrypted {
+        held_sessions::left(&mut transaction, &room_id, None, now).await?;
+    }
     mark_all_let_in(taker, &mut transaction, &room_id).await?;
     inbox::release(&mut transaction, &room_id, Some(fence)).await?;
     marks::mark(&mut transaction, &room_id, None, now, taker.store.next_tick()).await?;

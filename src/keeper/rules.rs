@@ -66,6 +66,8 @@ pub struct RequestRules {
 pub struct GlobalRules {
     /// How long the ledger's history is kept.
     pub ledger_retention: i64,
+    /// How long a member's key is kept that is needed no more.
+    pub member_keys_kept: i64,
     /// Who may be given keys at all.
     pub access: AccessPolicy,
     /// Whose word counts.
@@ -141,6 +143,7 @@ impl GlobalRules {
     /// Those that a configuration states.
     pub fn new(config: &Config) -> Self {
         Self {
+            member_keys_kept: millis(config.state.member_keys_kept),
             ledger_retention: i64::from(config.ledger.retention_days) * 24 * 3_600_000,
             access: access_policy(&config.access),
             admins: config.access.admins.clone(),

@@ -17,8 +17,10 @@ use tokio::{
 
 use super::{
     KeeperError,
+    asking::Asker,
     clock::now_ms,
     ingest::{Taker, forget},
+    keys,
     lane::Lanes,
     listen::{Listener, hear_late},
     meeting::{self, Newcomer, Newcomers},
@@ -449,6 +451,10 @@ impl Keeper {
             again.await?;
             std::future::pending().await
         });
+        let asker = Asker { taker: taker.clone(), sender: self.lanes.sender.clone() };
+        tasks.spawn(async move { Ok(asker.run().await?) });
+        let letting_go = keys::let_go(taker.clone());
+        tasks.spawn(async move { Ok(letting_go.await?) });
         let tending = upkeep::tend(taker, self.homeserver);
         tasks.spawn(async move { Ok(tending.await?) });
     }

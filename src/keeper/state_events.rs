@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     KeeperError,
+    clock::now_ms,
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
     pacing::war_wait,
@@ -16,7 +17,10 @@ use crate::{
         DeviceTrust, Form, JsonMap, Judgement, MegolmContent, PayloadFacts, PowerLevels, Refusal,
         RoomEvent, StateTuple, Verdict, judge, payload::STANDS_FOR,
     },
-    store::{RoomRow, SourceValue, StateEventRow, TupleRow, inbox, marks, outbox, people, tuples},
+    store::{
+        RoomRow, SourceValue, StateEventRow, TupleRow, held_sessions, inbox, marks, outbox, people,
+        tuples,
+    },
 };
 
 /// How often the same value may come back before the keeper stops answering it.
@@ -33,6 +37,7 @@ pub(super) async fn record_message(
     if let Ok(megolm) = MegolmContent::parse(&event.content) {
         let (session, index) = (&megolm.session_id, megolm.message_index);
         tuples::record_message(db, room, session, index, &event.sender).await?;
+        held_sessions::used(db, room, session, &event.sender, now_ms()).await?;
     }
     Ok(())
 }
@@ -200,6 +205,7 @@ async fn take_encrypted(
     let fresh = match &megolm {
         Ok(content) => {
             let (session, index) = (&content.session_id, content.message_index);
+            held_sessions::used(db, &room.room_id, session, &event.sender, arrival.at).await?;
             tuples::record_index(db, &room.room_id, session, index, &event.sender, &event.event_id)
                 .await?
         }
@@ -312,6 +318,7 @@ async fn weigh(
     };
     match verdict {
         // Power, exemption and ownership need no key: what is wrong with an event is said at once.
+        None if judged_before(taker, db, room, row, seen).await? => {}
         None => {
             let rules = taker.rules.of(room);
             let hopeless = !seen.powerful || rules.exempt.is_critical(&seen.tuple.event_type);
@@ -340,6 +347,32 @@ async fn weigh(
     }
     tuples::put(&taker.store, db, &room.room_id, row).await?;
     Ok(tuples::put_event(&taker.store, db, &room.room_id, seen).await?)
+}
+
+/// Whether an event that cannot be read was read and judged when its key was here: what was said of it then holds.
+async fn judged_before(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    row: &mut TupleRow,
+    seen: &mut StateEventRow,
+) -> Result<bool, KeeperError> {
+    let Some(before) = tuples::get_event(&taker.store, db, &seen.event_id).await? else {
+        return Ok(false);
+    };
+    let is_source = row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id);
+    let holds = match before.verdict.as_str() {
+        "unreadable" | "superseded" => false,
+        "accepted" => is_source || taker.rules.of(room).sender_bound.binds(&row.tuple),
+        _ => before.body.is_none(),
+    };
+    if holds {
+        if row.current_event_id.as_ref() == Some(&seen.event_id) {
+            row.current_fit = before.verdict == "accepted";
+        }
+        *seen = before;
+    }
+    Ok(holds)
 }
 
 fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &Refusal) {

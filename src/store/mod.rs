@@ -5,8 +5,10 @@
 //! a few readers beside it. Functions take the connection that they shall work on: what belongs into
 //! one commit is called on one transaction.
 
+pub mod asking;
 mod beside;
 mod error;
+pub mod held_sessions;
 pub mod inbox;
 pub mod key_requests;
 pub mod ledger;
@@ -38,8 +40,10 @@ use sqlx::{
 };
 
 pub use self::{
+    asking::{AskRow, AskedRow, Wanted},
     beside::{Beside, Refused},
     error::StoreError,
+    held_sessions::HeldSession,
     inbox::{InboxRow, NewEvent},
     key_requests::{AskedSession, KeyRequestRow},
     ledger::{Grant, GrantRow, History, HistoryFilter, HistoryRow, NewGrant, Refusal},

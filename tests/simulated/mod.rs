@@ -31,6 +31,7 @@ pub mod server;
 pub mod sim;
 pub mod stand_in;
 pub mod sync;
+pub mod withholding;
 pub mod world;
 
 pub use asking::{Withheld, look_alikes};

@@ -12,8 +12,12 @@ use crate::config::{AliasGlob, ServerGlob};
 pub const SECTIONS: [&str; 4] = ["sharing", "state", "rotation", "enforce"];
 
 /// Keys of those sections that a policy has no say in.
-pub const OVERALL: [(&str, &str); 3] =
-    [("sharing", "budget"), ("sharing", "gate_timeout"), ("sharing", "refresh_per_second")];
+pub const OVERALL: [(&str, &str); 4] = [
+    ("sharing", "budget"),
+    ("sharing", "gate_timeout"),
+    ("sharing", "refresh_per_second"),
+    ("state", "member_keys_kept"),
+];
 
 /// What differs in some rooms.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -43,6 +43,9 @@ pub struct State {
     /// Whether a warning is logged when a membership event gives a `reason`: the homeserver can
     /// read it.
     pub warn_membership_reasons: bool,
+    /// For how long the key of a member's session is kept once it is needed no more: its maker uses
+    /// a newer one, or the member or the keeper left the room.
+    pub member_keys_kept: Duration,
 }
 
 /// What one state session covers.
@@ -152,6 +155,7 @@ impl Default for State {
             exempt_sealed: ExemptSealed::Report,
             journal_days: 90,
             warn_membership_reasons: false,
+            member_keys_kept: Duration::from_secs(3600),
         }
     }
 }

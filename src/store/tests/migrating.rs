@@ -105,6 +105,10 @@ async fn a_store_of_the_first_version_keeps_all_but_who_holds_what() {
             if name == "sessions" && row["retired"] == "NULL" {
                 row.insert("retired".to_owned(), "'who holds it was forgotten'".to_owned());
             }
+            if name == "rooms" {
+                // What policies are chosen by was not kept: the state is fetched anew.
+                row.insert("loaded".to_owned(), "0".to_owned());
+            }
         }
         for row in expected.iter_mut().chain(&mut after) {
             if name == "meta" && row["key"] == "'ticks'" {
