@@ -32,6 +32,8 @@ pub(super) struct Asked {
     pub(super) session: AskedSession,
     /// Whether it has been within every budget.
     pub(super) paid: bool,
+    /// Whether nothing could be said of it, by the last decision.
+    pub(super) waits: bool,
 }
 
 /// What a request comes to, that needs no key to be sent.
@@ -68,7 +70,7 @@ impl Visit<'_> {
             let session = key_requests::asked_session(db, &room, &request.session_id).await?;
             match session {
                 Some(session) if !gone.contains(&request.sender) => {
-                    self.asked.push(Asked { request, session, paid });
+                    self.asked.push(Asked { request, session, paid, waits: false });
                 }
                 _ => {
                     self.lanes.taker.metrics.key_request(Outcome::Silence.as_str());
@@ -136,7 +138,8 @@ impl Visit<'_> {
             match answer {
                 Answer::Give if asked.paid => self.asked.push(asked),
                 Answer::Give => all_paid &= self.pay(asked),
-                Answer::Wait => self.lanes.desk.wait_for_sender(asked.request),
+                // What this visit does next may be what it waits for.
+                Answer::Wait => self.asked.push(Asked { waits: true, ..asked }),
                 Answer::Refuse(refusal) => {
                     concluded.push(Conclusion::Refused(asked, *refusal));
                 }
@@ -320,7 +323,7 @@ impl Visit<'_> {
     pub(super) fn give_back(&mut self) {
         let left = std::mem::take(&mut self.asked);
         let (paid, unpaid): (Vec<Asked>, Vec<Asked>) =
-            left.into_iter().partition(|asked| asked.paid);
+            left.into_iter().partition(|asked| asked.paid && !asked.waits);
         for asked in unpaid {
             self.lanes.desk.wait_for_sender(asked.request);
         }

@@ -92,14 +92,17 @@ impl Visit<'_> {
             .into_iter()
             .partition(|asked| asked.session == AskedSession::Members);
         self.asked = others;
-        let any = !asked.is_empty();
+        let mut any = false;
         for asked in asked {
             match self.judge_forwarding(known, &asked.request).await? {
-                Answer::Give if asked.paid => self.forward_one(known, asked).await?,
+                Answer::Give if asked.paid => {
+                    self.forward_one(known, asked).await?;
+                    any = true;
+                }
                 Answer::Give => {
                     self.lanes.offer(asked.request);
                 }
-                Answer::Wait => self.lanes.desk.wait_for_sender(asked.request),
+                Answer::Wait => self.asked.push(Asked { waits: true, ..asked }),
                 Answer::Holds | Answer::Refuse(_) | Answer::Silence => {
                     self.lanes.taker.metrics.key_request(Outcome::Silence.as_str());
                     self.lanes.desk.dismiss(asked.request.name());

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     policy::Entitlement,
     state::Membership,
-    store::{AskedSession, key_requests, ledger, rooms},
+    store::{AskedSession, key_requests, ledger, marks, rooms},
 };
 
 /// A request whose device knows already that it gets no key.
@@ -38,6 +38,13 @@ struct Told {
     request: KeyRequest,
     refused: Entitlement,
     rules: Arc<Rules>,
+}
+
+/// What judging the requests of one `/sync` leaves to be done in one commit.
+#[derive(Default)]
+struct News {
+    told_again: Vec<Told>,
+    waiting: Vec<(OwnedRoomId, OwnedUserId)>,
 }
 
 impl Lanes {
@@ -83,7 +90,7 @@ impl Lanes {
                     };
                     key_requests::insert(db, &to_row(&request)).await?;
                     names.insert(name);
-                    asked.push(Asked { request, session, paid: false });
+                    asked.push(Asked { request, session, paid: false, waits: false });
                 }
             }
         }
@@ -112,7 +119,7 @@ impl Lanes {
             let asker = (asked.request.room_id.clone(), asked.request.sender.clone());
             by_asker.entry(asker).or_default().push(asked);
         }
-        let mut told_again = Vec::new();
+        let mut news = News::default();
         for ((room, user), asked) in by_asker {
             let known = rooms::get(&mut *self.taker.store.read().await?, &room).await?;
             let kept =
@@ -125,29 +132,27 @@ impl Lanes {
             };
             let mut visit = Visit::new(self, kept, Some(BTreeSet::from([user])));
             visit.asked = asked;
-            self.judge_askers(visit, &mut told_again).await?;
+            self.judge_askers(visit, &mut news).await?;
         }
-        self.count_told(told_again).await?;
+        self.count_told(news.told_again).await?;
+        news.waiting.dedup();
+        self.look_for_news(news.waiting).await?;
         self.count_queued();
         Ok(())
     }
 
-    async fn judge_askers(
-        &self,
-        mut visit: Visit<'_>,
-        told_again: &mut Vec<Told>,
-    ) -> Result<(), KeeperError> {
+    async fn judge_askers(&self, mut visit: Visit<'_>, news: &mut News) -> Result<(), KeeperError> {
         let known = visit.know().await?;
         let plan = decide(&known, &visit.rules, now_ms());
         let asked = std::mem::take(&mut visit.asked);
         let (own, members): (Vec<Asked>, Vec<Asked>) =
             asked.into_iter().partition(|asked| matches!(asked.session, AskedSession::Keepers(_)));
         for (asked, answer) in own.into_iter().zip(&plan.answers) {
-            self.place(&visit, asked.request, *answer, told_again).await?;
+            self.place(&visit, asked.request, *answer, news).await?;
         }
         for asked in members {
             let answer = visit.judge_forwarding(&known, &asked.request).await?;
-            self.place(&visit, asked.request, answer, told_again).await?;
+            self.place(&visit, asked.request, answer, news).await?;
         }
         Ok(())
     }
@@ -158,22 +163,50 @@ impl Lanes {
         visit: &Visit<'_>,
         request: KeyRequest,
         answer: Answer,
-        told_again: &mut Vec<Told>,
+        news: &mut News,
     ) -> Result<(), KeeperError> {
         match answer {
             Answer::Give => {
                 self.offer(request);
             }
-            Answer::Wait => self.desk.wait_for_sender(request),
+            Answer::Wait => {
+                news.waiting.push((request.room_id.clone(), request.sender.clone()));
+                self.desk.wait_for_sender(request);
+            }
             Answer::Holds => self.end_unheard(request, Outcome::Repeated),
             Answer::Silence => self.end_unheard(request, Outcome::Silence),
             Answer::Refuse(refused) if self.was_told(visit, &request, refused).await? => {
                 self.count(Outcome::Withheld);
-                told_again.push(Told { request, refused, rules: visit.rules.clone() });
+                news.told_again.push(Told { request, refused, rules: visit.rules.clone() });
             }
             Answer::Refuse(_) => self.desk.make_ready(request),
         }
         Ok(())
+    }
+
+    /// Of those who wait until they are heard of, the news may have come while they were judged, and the visit that it
+    /// caused may be over: then there has to be another one.
+    async fn look_for_news(
+        &self,
+        waiting: Vec<(OwnedRoomId, OwnedUserId)>,
+    ) -> Result<(), KeeperError> {
+        let store = &self.taker.store;
+        let mut heard_of = Vec::new();
+        for (room, user) in waiting {
+            let member = rooms::get_member(&mut *store.read().await?, &room, &user).await?;
+            let is_present = member.is_some_and(|member| {
+                matches!(member.membership, Membership::Join | Membership::Invite)
+            });
+            heard_of.extend(is_present.then_some((room, user)));
+        }
+        if heard_of.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = store.begin().await?;
+        for (room, user) in heard_of {
+            marks::mark(&mut transaction, &room, Some(&user), now_ms(), store.next_tick()).await?;
+        }
+        Ok(transaction.commit().await?)
     }
 
     /// Whether a device has been told before that it gets no key.

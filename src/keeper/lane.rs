@@ -100,6 +100,8 @@ pub(super) struct Visit<'a> {
     pub(super) refusals: Vec<(OwnedUserId, OwnedDeviceId, Entitlement)>,
     /// What was asked for and is not answered yet.
     pub(super) asked: Vec<Asked>,
+    /// Whether anything was sealed: somebody may have asked for its key before it was.
+    pub(super) sealed: bool,
 }
 
 impl Lanes {
@@ -204,6 +206,7 @@ impl<'a> Visit<'a> {
             held: None,
             refusals: Vec::new(),
             asked: Vec::new(),
+            sealed: false,
         }
     }
 }
@@ -565,6 +568,9 @@ impl Visit<'_> {
                 marks::settle(&mut transaction, &room_id, mark).await?;
             }
             self.come_again(&mut transaction, due).await?;
+            if self.sealed && !self.lanes.desk.unheard_of(&room_id).is_empty() {
+                marks::mark(&mut transaction, &room_id, None, now, store.next_tick()).await?;
+            }
             self.retry_unreachable(&mut transaction, due, now).await?;
         }
         Ok(transaction.commit().await?)

@@ -87,6 +87,7 @@ impl Visit<'_> {
             });
         }
         transaction.commit().await?;
+        self.sealed = true;
         self.deliver(requests).await?;
         // Whoever's key was taken before this tick had it before the event.
         for prepared in &mut rows {
