@@ -6,7 +6,7 @@ use matrix_sdk_common::deserialized_responses::{
     ProcessedToDeviceEvent, VerificationLevel, VerificationState,
 };
 use matrix_sdk_crypto::{
-    CollectStrategy, DecryptionSettings, DeviceData, EncryptionSyncChanges, OlmMachine,
+    CollectStrategy, CryptoStoreError, DecryptionSettings, DeviceData, EncryptionSyncChanges, OlmMachine,
     TrustRequirement, UserIdentity,
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
@@ -88,6 +88,8 @@ pub struct Received {
 #[derive(Clone)]
 pub struct KeeperDevice {
     pub(super) machine: OlmMachine,
+    /// The machine's key store.
+    store: KeyStore,
     /// Whose devices were read lately.
     known: Arc<KnownUsers>,
     pub(super) homeserver: Homeserver,
@@ -129,13 +131,14 @@ impl KeeperDevice {
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
         let known = Arc::new(KnownUsers::default());
-        let store = KeyStore::new(store, known.clone());
-        let machine = OlmMachine::with_store(user_id, device_id, store, None)
+        let store = KeyStore::new(store, known.clone(), user_id, device_id);
+        let machine = OlmMachine::with_store(user_id, device_id, store.clone(), None)
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
         let (late, late_receiver) = tokio::sync::mpsc::unbounded_channel();
         let device = Self {
             machine,
+            store,
             known,
             homeserver,
             pumping: Arc::default(),
@@ -184,6 +187,7 @@ impl KeeperDevice {
             DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
         let taken_in = self.machine.receive_sync_changes(changes, &settings);
         let (events, keys) = as_a_whole(taken_in).await?;
+        self.written().await?;
         let mut received = Received::default();
         for event in &events {
             if let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event
@@ -212,7 +216,26 @@ impl KeeperDevice {
         &self,
         users: impl IntoIterator<Item = &'a UserId>,
     ) -> Result<(), CryptoError> {
+        self.track_soon(users).await?;
+        self.written().await
+    }
+
+    /// As [`KeeperDevice::track`], for somebody who will be tracked once more: a kill may come before the disk does.
+    pub(super) async fn track_soon<'a>(
+        &self,
+        users: impl IntoIterator<Item = &'a UserId>,
+    ) -> Result<(), CryptoError> {
         Ok(self.machine.update_tracked_users(users).await?)
+    }
+
+    /// Returns once everything that was done with the device is on the disk, ratchets above all: what they
+    /// encrypted must not leave before, nor stand in the outbox, from where it leaves after a kill.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::Store`] when the key store cannot be written; what waits for it goes on waiting.
+    pub async fn written(&self) -> Result<(), CryptoError> {
+        Ok(self.store.written().await.map_err(CryptoStoreError::from)?)
     }
 
     /// A user's devices and identity, as far as the homeserver was asked. The keeper's own device is not
@@ -262,6 +285,9 @@ impl KeeperDevice {
     /// The strategy is to encrypt for whom it is told: who is entitled was decided before, and the
     /// library's own identity-based strategy panics for users who have no identity.
     ///
+    /// The ratchets are on their way to the disk: ask for [`KeeperDevice::written`] before a request is let out or
+    /// written down.
+    ///
     /// # Errors
     ///
     /// [`CryptoError`] when the key store fails.
@@ -283,6 +309,7 @@ impl KeeperDevice {
                 CollectStrategy::AllDevices,
             )
             .await?;
+        self.store.write_soon();
         let mut encrypted = Vec::with_capacity(requests.len());
         for request in requests {
             encrypted.push(to_device(&request)?);

@@ -1,11 +1,13 @@
 //! Cryptography: the keeper's Olm device through `matrix-sdk-crypto`, its state sessions through
 //! `vodozemac`. Nothing is invented here.
 
+mod at_hand;
 mod device;
 mod error;
 mod key_store;
 mod known_users;
 mod pump;
+mod put_off;
 mod state_session;
 
 pub use self::{

@@ -365,7 +365,8 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// Writes requests into the outbox, as part of the caller's transaction.
+    /// Writes requests into the outbox, as part of the caller's transaction. The ratchets that encrypted them are
+    /// on the disk when this returns: the commit must not come before them.
     pub(super) async fn insert(
         &self,
         db: &mut sqlx::SqliteConnection,
@@ -388,6 +389,7 @@ impl Visit<'_> {
             let row = OutboxRow { id, room_id: room_id.to_owned(), request };
             rows.push((row, Arc::new(detail)));
         }
+        self.lanes.taker.device.written().await?;
         Ok(rows)
     }
 
