@@ -1,19 +1,27 @@
 //! The keeper's one device: whom it knows, what it can read, and handing keys over.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use matrix_sdk_common::deserialized_responses::{
     ProcessedToDeviceEvent, VerificationLevel, VerificationState,
 };
 use matrix_sdk_crypto::{
-    CollectStrategy, CryptoStoreError, DecryptionSettings, DeviceData, EncryptionSyncChanges, OlmMachine,
-    TrustRequirement, UserIdentity,
+    CollectStrategy, CryptoStoreError, DecryptionSettings, DeviceData, EncryptionSyncChanges,
+    OlmMachine, TrustRequirement, UserIdentity,
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId, serde::Raw};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Mutex, watch};
+
+use vodozemac::Curve25519PublicKey;
 
 use super::{
     CryptoError,
@@ -21,6 +29,11 @@ use super::{
     known_users::KnownUsers,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
+
+/// For how many devices at once something is encrypted: as many as the library puts into one request.
+const AT_ONCE: usize = 250;
+/// Of how many devices it is remembered that there are Olm sessions with them.
+const MOST_MET: usize = 65_536;
 
 /// A device of somebody's, as the homeserver and the signatures describe it.
 #[derive(Clone, Debug)]
@@ -93,6 +106,8 @@ pub struct KeeperDevice {
     /// Whose devices were read lately.
     known: Arc<KnownUsers>,
     pub(super) homeserver: Homeserver,
+    /// The keys of devices that something was encrypted for: there are Olm sessions with them.
+    met: Arc<std::sync::Mutex<HashSet<Curve25519PublicKey>>>,
     /// Outgoing requests are collected and marked by one at a time.
     pub(super) pumping: Arc<Mutex<()>>,
     /// One-time keys of the own server's users are claimed by one at a time, so that none is wasted.
@@ -141,6 +156,7 @@ impl KeeperDevice {
             store,
             known,
             homeserver,
+            met: Arc::default(),
             pumping: Arc::default(),
             claiming: Arc::default(),
             remote: watch::Sender::new(0),
@@ -300,25 +316,45 @@ impl KeeperDevice {
         if devices.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }
-        let (requests, unreachable) = self
-            .machine
-            .encrypt_content_for_devices(
-                devices.iter().map(|device| device.data.clone()).collect(),
-                event_type,
-                content,
-                CollectStrategy::AllDevices,
-            )
-            .await?;
-        self.store.write_soon();
-        let mut encrypted = Vec::with_capacity(requests.len());
-        for request in requests {
-            encrypted.push(to_device(&request)?);
+        let (mut encrypted, mut without) = (Vec::new(), Vec::new());
+        for devices in devices.chunks(AT_ONCE) {
+            let wanted = devices.iter().map(|device| device.data.clone()).collect();
+            let strategy = CollectStrategy::AllDevices;
+            let encrypting =
+                self.machine.encrypt_content_for_devices(wanted, event_type, content, strategy);
+            let (requests, unreachable) = encrypting.await?;
+            // These ratchets are written while the next devices' messages are encrypted.
+            self.store.write_soon();
+            for request in requests {
+                encrypted.push(to_device(&request)?);
+            }
+            let unreachable: Vec<_> = unreachable
+                .into_iter()
+                .map(|(device, _)| (device.user_id().to_owned(), device.device_id().to_owned()))
+                .collect();
+            self.note_met(devices, &unreachable);
+            without.extend(unreachable);
         }
-        let unreachable = unreachable
-            .into_iter()
-            .map(|(device, _)| (device.user_id().to_owned(), device.device_id().to_owned()))
-            .collect();
-        Ok((encrypted, unreachable))
+        Ok((encrypted, without))
+    }
+
+    /// Whether there is an Olm session with a device for certain. There may be one with others, too.
+    pub fn is_met(&self, device: &KnownDevice) -> bool {
+        let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        device.data.curve25519_key().is_some_and(|key| met.contains(&key))
+    }
+
+    fn note_met(&self, devices: &[KnownDevice], without: &[(OwnedUserId, OwnedDeviceId)]) {
+        let without: HashSet<(&UserId, &DeviceId)> =
+            without.iter().map(|(user, device)| (user.as_ref(), device.as_ref())).collect();
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        if met.len() >= MOST_MET {
+            met.clear();
+        }
+        let with = devices
+            .iter()
+            .filter(|device| !without.contains(&(device.user_id.as_ref(), &*device.device_id)));
+        met.extend(with.filter_map(|device| device.data.curve25519_key()));
     }
 
     /// Decrypts a room event; `None` when its key is not there (yet) or it cannot be opened with it.
@@ -354,6 +390,12 @@ impl KeeperDevice {
     }
 }
 
+/// The body of a to-device request, written as it is: by way of a JSON value, every message would be read again.
+#[derive(Serialize)]
+struct Body<'a, T> {
+    messages: &'a T,
+}
+
 fn to_device(
     request: &matrix_sdk_crypto::types::requests::ToDeviceRequest,
 ) -> Result<ToDevice, CryptoError> {
@@ -372,7 +414,7 @@ fn to_device(
     Ok(ToDevice {
         txn_id: request.txn_id.to_string(),
         event_type: request.event_type.to_string(),
-        body: serde_json::to_string(&serde_json::json!({ "messages": request.messages }))?,
+        body: serde_json::to_string(&Body { messages: &request.messages })?,
         recipients,
     })
 }

@@ -104,9 +104,9 @@ impl PutOff {
     /// Whether something about `user` is not on the disk yet.
     pub(super) fn concerns(&self, user: &UserId) -> bool {
         let batches = self.lock();
-        batches.both().any(|batch| {
-            batch.devices.contains_key(user) || batch.identities.contains_key(user)
-        })
+        batches
+            .both()
+            .any(|batch| batch.devices.contains_key(user) || batch.identities.contains_key(user))
     }
 
     /// Whether a session with the device of this Curve25519 key, in base64, is not on the disk yet.
@@ -124,7 +124,10 @@ impl PutOff {
     }
 
     /// Writes `changes`, which may not wait, after what was told before.
-    pub(super) async fn write_before(&self, changes: impl Future<Output = Result<()>>) -> Result<()> {
+    pub(super) async fn write_before(
+        &self,
+        changes: impl Future<Output = Result<()>>,
+    ) -> Result<()> {
         let _one_at_a_time = self.one_at_a_time.lock().await;
         self.write_all().await?;
         changes.await

@@ -279,17 +279,14 @@ impl Visit<'_> {
     ) -> Result<bool, KeeperError> {
         let users: BTreeMap<&UserId, &'static str> =
             letters.grants.iter().map(|grant| (grant.user_id.as_ref(), grant.reason)).collect();
-        for (user, reason) in users {
-            let member = rooms::get_member(db, &self.room.room_id, user).await?;
-            let invited = reason == Reason::Invite.as_str();
-            let present = member.is_some_and(|member| match member.membership {
-                Membership::Join => true,
-                Membership::Invite => invited,
-                _ => false,
-            });
-            if !present {
-                return Ok(false);
-            }
+        let memberships = rooms::memberships(db, &self.room.room_id, users.keys().copied()).await?;
+        let present = users.into_iter().all(|(user, reason)| match memberships.get(user) {
+            Some(Membership::Join) => true,
+            Some(Membership::Invite) => reason == Reason::Invite.as_str(),
+            _ => false,
+        });
+        if !present {
+            return Ok(false);
         }
         Ok(!self.any_refused(db, letters).await?)
     }
@@ -300,9 +297,13 @@ impl Visit<'_> {
         &self,
         recipients: impl Iterator<Item = &Recipient>,
     ) -> Result<(), KeeperError> {
-        let users: BTreeSet<OwnedUserId> = recipients.map(|to| to.user_id.clone()).collect();
-        let users: Vec<OwnedUserId> = users.into_iter().collect();
         let device = &self.lanes.taker.device;
+        let is_met = |to: &&Recipient| {
+            let known = self.devices.get(&(to.user_id.clone(), to.device_id.clone()));
+            known.is_some_and(|known| device.is_met(known))
+        };
+        let unmet = recipients.filter(|to| !is_met(to)).map(|to| to.user_id.clone());
+        let users: Vec<OwnedUserId> = unmet.collect::<BTreeSet<_>>().into_iter().collect();
         device.claim_missing(&users).await?;
         let own = device.user_id().server_name();
         if users.iter().any(|user| user.server_name() != own) {
