@@ -57,7 +57,10 @@ async fn a_grant_is_of_unknown_delivery_until_the_homeserver_says_what_it_did() 
         give(&store, session, 1).await;
     }
     let mut db = store.begin().await.unwrap();
-    sent(&store, &mut db, "taken", bob(), 2, 7).await.unwrap();
+    let (user, device) = bob();
+    let stranger = (owned_user_id!("@carol:localhost"), "CAROLS".into());
+    let took = [stranger, (user.to_owned(), device.to_owned())];
+    delivered(&store, &mut db, "taken", &took, 2, 7).await.unwrap();
     withdraw(&store, &mut db, "refused", bob(), 2).await.unwrap();
     db.commit().await.unwrap();
     let outcomes: Vec<String> = history(&store).await.into_iter().map(|(what, _)| what).collect();
@@ -68,7 +71,6 @@ async fn a_grant_is_of_unknown_delivery_until_the_homeserver_says_what_it_did() 
         .map(|row| (row.session_id, row.user_id, row.device_id, row.grant.sent_tick))
         .collect();
     held.sort();
-    let (user, device) = bob();
     let row = |session: &str, tick| (session.to_owned(), user.to_owned(), device.to_owned(), tick);
     assert_eq!(held, [row("taken", Some(7)), row("unknown", None)]);
 }
