@@ -481,3 +481,7 @@ impl CryptoStore for KeyStore {
         self.inner.get_size().await
     }
 }
+
+#[cfg(test)]
+#[path = "key_store/tests.rs"]
+mod tests;
