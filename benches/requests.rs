@@ -15,13 +15,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use statekeeper::keeper::requests::{
-    limits::{Limit, RateLimits},
-    queue::{Offer, Queue},
-    request::Incoming,
+use statekeeper::keeper::{
+    requests::{
+        limits::RateLimits,
+        queue::{Offer, Queue},
+        request::Incoming,
+    },
+    rules::Rate,
 };
 
-const ONE: Limit = Limit { burst: 1, per_second: 1 };
+const ONE: Rate = Rate { burst: 1, per_second: 1 };
 const ROOMS: usize = 500;
 
 /// A request as it comes in, with identifiers of the lengths that are usual.
@@ -49,7 +52,9 @@ fn offer(queue: &mut Queue, first: usize, count: usize, users: usize) -> (Durati
     for number in first..first + count {
         let json = event(number, number % users);
         let started = Instant::now();
-        let Ok(Incoming::Request(request)) = Incoming::parse(&json) else { panic!("no request") };
+        let Ok(Incoming::Request(request)) = Incoming::parse(&json, 0) else {
+            panic!("no request")
+        };
         let offer = black_box(queue.offer(request, started));
         black_box(queue.next(started));
         took += started.elapsed();
@@ -65,13 +70,15 @@ fn print(what: &str, count: usize, took: Duration, ready: usize) {
 
 /// How long the one call takes that wakes everybody who waits for the same room's budget.
 fn herd(parked: usize, users: usize) {
-    let wide = Limit { burst: 1_000_000, per_second: 1_000_000 };
+    let wide = Rate { burst: 1_000_000, per_second: 1_000_000 };
     let limits = RateLimits { device: wide, user: wide, room: ONE, overall: wide };
     let start = Instant::now();
     let mut queue = Queue::new(&limits, parked, start);
     for number in 0..parked {
         let json = event(number * ROOMS, number % users);
-        let Ok(Incoming::Request(request)) = Incoming::parse(&json) else { panic!("no request") };
+        let Ok(Incoming::Request(request)) = Incoming::parse(&json, 0) else {
+            panic!("no request")
+        };
         queue.offer(request, start);
     }
     let waiting = queue.len();

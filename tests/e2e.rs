@@ -14,6 +14,8 @@
 
 mod support;
 
+#[path = "e2e/asking.rs"]
+mod asking;
 #[path = "e2e/entering.rs"]
 mod entering;
 #[path = "e2e/independent.rs"]

@@ -12,12 +12,17 @@ mod simulated;
 mod races {
     //! One file a subject.
     mod askers_themselves;
+    mod asking;
+    mod audience;
+    mod flood;
     mod homeserver_itself;
     mod joins;
     mod laundering;
     mod lost_device;
     mod pace;
+    mod patience;
     mod people;
+    mod refusing;
     mod settings;
     mod stage;
     mod storm;

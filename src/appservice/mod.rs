@@ -8,6 +8,7 @@
 
 mod authorization;
 mod error;
+mod lingering;
 mod listener;
 mod outcome;
 mod router;

@@ -29,6 +29,7 @@ use tokio::{net::TcpListener, sync::watch, time::timeout};
 use super::{
     authorization::HsToken,
     error::ApiError,
+    lingering::linger,
     listener::serve_router,
     outcome::{TransactionObserver, TransactionOutcome},
     sink::TransactionSink,
@@ -94,6 +95,8 @@ fn router<S: TransactionSink, O: TransactionObserver>(service: Arc<AppService<S,
         // Before the handlers, and so before any of the body is read.
         .layer(middleware::from_fn_with_state(service.clone(), only_the_homeserver::<S, O>))
         .fallback(async || ApiError::UnknownPath)
+        // Around all of them: whoever is refused hears why, however much he sends.
+        .layer(middleware::from_fn(linger))
         .with_state(service)
 }
 

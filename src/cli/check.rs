@@ -4,7 +4,8 @@ use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::output::{say, warn};
 use crate::config::{
-    Config, ConfigErrors, Draft, Mistake, environment, registration::Registration,
+    Config, ConfigErrors, Draft, Mistake, environment,
+    registration::{Registration, RegistrationDraft},
 };
 
 /// Checks a configuration and its registration, each by itself and both together.
@@ -42,20 +43,6 @@ pub(super) fn load(path: &Path) -> Result<(Config, Registration, String), Config
         return Err(ConfigErrors(draft.mistakes));
     };
     let source = registration_path.display().to_string();
-    let registration = match Registration::load(&registration_path) {
-        Ok(registration) => Some(registration),
-        Err(ConfigErrors(mistakes)) => {
-            draft.mistakes.extend(mistakes);
-            None
-        }
-    };
-    if let (Some(config), Some(registration)) = (&draft.config, &registration) {
-        draft.mistakes.extend::<Vec<Mistake>>(registration.mistakes(config, &source));
-    }
-    match (draft.config, registration) {
-        (Some(config), Some(registration)) if draft.mistakes.is_empty() => {
-            Ok((config, registration, source))
-        }
-        _ => Err(ConfigErrors(draft.mistakes)),
-    }
+    let (config, registration) = draft.finish_with(RegistrationDraft::read(&registration_path))?;
+    Ok((config, registration, source))
 }

@@ -37,10 +37,10 @@ enum Command {
     Serve(ConfigFile),
     /// List the members who wait for an administrator's word
     Holds(holds::Arguments),
-    /// Let a member have a room's keys
-    Approve(word::Arguments),
+    /// Let a member have a room's keys, or all who are joined
+    Approve(word::Approval),
     /// Refuse a user a room's keys
-    Deny(word::Arguments),
+    Deny(word::Denial),
     /// Refuse a user, or one device, the keys of all rooms
     Block(block::Arguments),
     /// Take a block back

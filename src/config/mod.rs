@@ -3,6 +3,7 @@
 //! A configuration is read in one go by [`Config::load`]: the YAML file, then the environment over
 //! it, then every mistake in either. Nothing after that needs to doubt a value.
 
+mod doubt;
 mod duration;
 mod environment;
 mod glob;

@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use super::{
     Config,
-    load::{parse_yaml, read_tree, unreadable},
+    doubt::Doubt,
+    load::{Reading, parse_yaml, read_tree, unreadable},
     mistake::{ConfigErrors, Mistake},
 };
 
@@ -101,36 +102,18 @@ impl Registration {
         }
     }
 
-    /// Reads a registration file. Whether it fits a configuration is for
-    /// [`Registration::mistakes`] to say.
-    ///
-    /// # Errors
-    ///
-    /// Every value that is missing or has the wrong form.
-    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        let source = path.display().to_string();
-        let text = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
-            let mut mistake = unreadable(&source, &error);
-            if error.kind() == std::io::ErrorKind::NotFound {
-                mistake.message = "there is no such file; write it with `statekeeper registration --config FILE --out FILE`".to_owned();
-            }
-            ConfigErrors(vec![mistake])
-        })?;
-        Self::parse(&text, &source)
-    }
-
-    /// Reads a registration from the text of its file, which messages call `source`.
+    /// Reads a registration from the text of its file, which messages call `source`. Whether it fits a configuration
+    /// is for [`Registration::mistakes`] to say.
     ///
     /// # Errors
     ///
     /// Every value that is missing or has the wrong form.
     pub fn parse(text: &str, source: &str) -> Result<Self, ConfigErrors> {
-        let read = || -> Result<Self, Vec<Mistake>> {
-            let good = parse_yaml(SAMPLE, source).map_err(|mistake| vec![mistake])?;
-            let mut tree = parse_yaml(text, source).map_err(|mistake| vec![mistake])?;
-            read_tree(&mut tree, &good, source)
-        };
-        read().map_err(ConfigErrors)
+        let draft = RegistrationDraft::parse(text, source);
+        match draft.registration {
+            Some(registration) if draft.mistakes.is_empty() => Ok(registration),
+            _ => Err(ConfigErrors(draft.mistakes)),
+        }
     }
 
     /// The file's text: the annotated sample with this registration's values.
@@ -171,27 +154,45 @@ impl Registration {
     /// What is wrong with this registration for the given configuration, with paths in the file
     /// that is called `source`.
     pub fn mistakes(&self, config: &Config, source: &str) -> Vec<Mistake> {
-        let mut mistakes = Vec::new();
-        let mut check = |path: &str, fault: Option<String>| {
-            mistakes.extend(fault.map(|message| at(source, path, message)));
+        let faults = self.faults(config).into_iter();
+        faults.map(|fault| at(source, &fault.path, fault.message)).collect()
+    }
+
+    fn faults(&self, config: &Config) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut check = |path: &str, leans_on: &[&'static str], message: Option<String>| {
+            let (path, own) = (path.to_owned(), vec![path.to_owned()]);
+            let leans_on = leans_on.to_vec();
+            faults.extend(message.map(|message| Fault { path, own, leans_on, message }));
         };
-        check("id", self.id.is_empty().then(|| "is empty; write one like \"statekeeper\"".into()));
-        check("url", self.url_fault(config));
-        check("as_token", token_fault(&self.as_token));
-        check("hs_token", token_fault(&self.hs_token));
-        let same = self.as_token.expose_secret() == self.hs_token.expose_secret();
         check(
-            "hs_token",
-            same.then(|| "is the same as as_token; write a secret of its own".into()),
+            "id",
+            &[],
+            self.id.is_empty().then(|| "is empty; write one like \"statekeeper\"".into()),
         );
-        check("sender_localpart", self.sender_fault(config));
+        check("url", &["appservice.address"], self.url_fault(config));
+        check("as_token", &[], token_fault(&self.as_token));
+        check("hs_token", &[], token_fault(&self.hs_token));
+        let same = self.as_token.expose_secret() == self.hs_token.expose_secret();
+        let same = same.then(|| "is the same as as_token; write a secret of its own".into());
+        check("hs_token", &[], same);
+        check("sender_localpart", &["appservice.bot.localpart"], self.sender_fault(config));
         for (index, namespace) in self.namespaces.users.iter().enumerate() {
             let broken = from_the_start(&namespace.regex).is_none();
             let path = format!("namespaces.users[{index}].regex");
-            check(&path, broken.then(|| "is not a regular expression; mend it".to_owned()));
+            check(&path, &[], broken.then(|| "is not a regular expression; mend it".to_owned()));
         }
-        check("namespaces.users", self.namespace_fault(config));
-        mistakes
+        faults.extend(self.namespace_fault(config).map(|message| {
+            Fault {
+                path: "namespaces.users".to_owned(),
+                own: (0..self.namespaces.users.len())
+                    .map(|index| format!("namespaces.users[{index}].regex"))
+                    .collect(),
+                leans_on: vec!["appservice.bot.localpart", "homeserver.domain"],
+                message,
+            }
+        }));
+        faults
     }
 
     /// What an operator should know although it is not wrong.
@@ -245,6 +246,78 @@ impl Registration {
                 "no regex fits the keeper, {bot}; write one like {wanted}, with exclusive: true"
             )),
         }
+    }
+}
+
+/// A rule that a registration breaks.
+struct Fault {
+    path: String,
+    /// The keys of the registration that the rule leans on.
+    own: Vec<String>,
+    /// The keys of the configuration that the rule leans on.
+    leans_on: Vec<&'static str>,
+    message: String,
+}
+
+/// A registration as far as it is good, and what is wrong with the rest.
+#[derive(Debug)]
+pub struct RegistrationDraft {
+    source: String,
+    /// The registration, with the sample's values in place of what is missing or wrong.
+    registration: Option<Registration>,
+    /// What those values stand for.
+    doubt: Doubt,
+    mistakes: Vec<Mistake>,
+}
+
+impl RegistrationDraft {
+    /// Reads a registration file, and finds every value that is missing or has the wrong form.
+    pub fn read(path: &Path) -> Self {
+        let source = path.display().to_string();
+        match std::fs::read_to_string(path).map(Zeroizing::new) {
+            Ok(text) => Self::parse(&text, &source),
+            Err(error) => {
+                let mut mistake = unreadable(&source, &error);
+                if error.kind() == std::io::ErrorKind::NotFound {
+                    mistake.message = "there is no such file; write it with `statekeeper registration --config FILE --out FILE`".to_owned();
+                }
+                Self::hopeless(&source, mistake)
+            }
+        }
+    }
+
+    fn parse(text: &str, source: &str) -> Self {
+        let trees =
+            parse_yaml(SAMPLE, source).and_then(|good| Ok((good, parse_yaml(text, source)?)));
+        let (good, tree) = match trees {
+            Ok(trees) => trees,
+            Err(mistake) => return Self::hopeless(source, mistake),
+        };
+        let Reading { value, doubt, mistakes } = read_tree(tree, &good, source);
+        Self { source: source.to_owned(), registration: value, doubt, mistakes }
+    }
+
+    fn hopeless(source: &str, mistake: Mistake) -> Self {
+        let (registration, doubt) = (None, Doubt::default());
+        Self { source: source.to_owned(), registration, doubt, mistakes: vec![mistake] }
+    }
+
+    /// What could be read, and everything that is wrong with it, by itself and for a configuration of which
+    /// `doubt` cannot be relied on.
+    pub(super) fn fitting(
+        self,
+        config: Option<&Config>,
+        doubt: &Doubt,
+    ) -> (Option<Registration>, Vec<Mistake>) {
+        let mut mistakes = self.mistakes;
+        if let (Some(registration), Some(config)) = (&self.registration, config) {
+            let told = registration.faults(config).into_iter().filter(|fault| {
+                !fault.own.iter().any(|path| self.doubt.touches(path))
+                    && !fault.leans_on.iter().any(|path| doubt.touches(path))
+            });
+            mistakes.extend(told.map(|fault| at(&self.source, &fault.path, fault.message)));
+        }
+        (self.registration, mistakes)
     }
 }
 
@@ -421,6 +494,35 @@ mod tests {
             assert!(text.contains(&format!("{path}: ")), "{path} in {text}");
         }
         assert!(!text.contains("hunter2") && !text.contains("extra"), "{text}");
+    }
+
+    #[test]
+    fn the_rules_about_what_can_be_read_are_weighed_beside_what_cannot() {
+        let yaml = "id: ''\nurl: null\nas_token: [hunter2]\nhs_token: 'two words'\nsender_localpart: statekeeper\nnamespaces: { users: [{ exclusive: maybe, regex: '(' }, { exclusive: true, regex: '@x' }] }\n";
+        let paths = |doubtful: &[&str]| {
+            let mut doubt = Doubt::default();
+            doubtful.iter().for_each(|path| doubt.note((*path).to_owned()));
+            let draft = RegistrationDraft::parse(yaml, "r.yaml");
+            let (_, mistakes) = draft.fitting(Some(&config()), &doubt);
+            mistakes.into_iter().map(|it| it.path).collect::<Vec<_>>()
+        };
+        let wanted = [
+            "as_token",
+            "namespaces.users[0].exclusive",
+            "id",
+            "url",
+            "hs_token",
+            "sender_localpart",
+            "namespaces.users[0].regex",
+            "namespaces.users",
+        ];
+        assert_eq!(paths(&[]), wanted);
+        let fewer = paths(&["homeserver.domain", "appservice.bot", "appservice.address"]);
+        let wanted: Vec<_> = wanted
+            .into_iter()
+            .filter(|path| !["url", "sender_localpart", "namespaces.users"].contains(path))
+            .collect();
+        assert_eq!(fewer, wanted, "what leans on a configuration that cannot be read is not told");
     }
 
     #[test]

@@ -1,28 +1,31 @@
 //! What is wrong with a configuration although each of its values has the right form.
 
-use ruma::events::StateEventType;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{Config, PassphraseError};
+use super::{Config, PassphraseError, doubt::Doubt};
 
-/// Every mistake: the path of a key, and what is wrong with its value and how to mend it.
-pub(super) fn validate(config: &Config) -> Vec<(String, String)> {
+/// The levels of logging.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
+/// Every mistake in what is beyond `doubt`: the path of a key, and what is wrong with its value and how to mend it.
+pub(super) fn validate(config: &Config, doubt: &Doubt) -> Vec<(String, String)> {
     let mut mistakes = Vec::new();
-    let mut check = |path: &str, fault: Option<String>| {
-        mistakes.extend(fault.map(|message| (path.to_owned(), message)));
+    let mut check = |path: &str, leans_on: &[&str], fault: Option<String>| {
+        if !leans_on.iter().any(|path| doubt.touches(path)) {
+            mistakes.extend(fault.map(|message| (path.to_owned(), message)));
+        }
     };
-    check("homeserver.address", address_fault(&config.homeserver.address));
-    check("homeserver.request_timeout", zero_fault(config.homeserver.request_timeout));
-    check("appservice.address", address_fault(&config.appservice.address));
-    check("appservice.bot.localpart", localpart_fault(config));
-    check("admin.listen", listener_fault(config));
-    check("store.url", store_fault(config));
-    check("store", passphrase_fault(config));
-    check("logging.level", level_fault(&config.logging.level));
-    for (index, event_type) in config.state.exempt.iter().enumerate() {
-        check(&format!("state.exempt[{index}]"), exempt_fault(event_type));
-    }
+    let mut alone = |path: &str, fault| check(path, &[path], fault);
+    alone("homeserver.address", address_fault(&config.homeserver.address));
+    alone("homeserver.request_timeout", zero_fault(config.homeserver.request_timeout));
+    alone("appservice.address", address_fault(&config.appservice.address));
+    alone("appservice.bot.localpart", localpart_fault(config));
+    alone("store.url", store_fault(config));
+    alone("logging.level", level_fault(&config.logging.level));
+    check("admin.listen", &["admin.listen", "appservice.listen"], listener_fault(config));
+    let passphrase = ["store.passphrase", "store.passphrase_file"];
+    check("store", &passphrase, passphrase_fault(config));
     mistakes
 }
 
@@ -87,17 +90,20 @@ fn passphrase_fault(config: &Config) -> Option<String> {
     }
 }
 
-fn level_fault(level: &str) -> Option<String> {
-    let good = !level.trim().is_empty() && EnvFilter::builder().parse(level).is_ok();
-    (!good).then(|| {
-        format!("{level:?} is not a level; write error, warn, info, debug or trace, also for a module, like \"info,statekeeper::keeper=debug\"")
-    })
-}
-
-fn exempt_fault(event_type: &StateEventType) -> Option<String> {
-    let name = event_type.to_string();
-    let exact = !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '*');
-    (!exact).then(|| {
-        format!("{name:?} is not an event type; write one in full, like \"m.room.tombstone\"")
-    })
+/// What `tracing` makes of a filter is not enough: it takes an unknown level for the name of a module.
+fn level_fault(filter: &str) -> Option<String> {
+    let is_level = |text: &str| LEVELS.contains(&text.trim().to_lowercase().as_str());
+    let is_known = |directive: &str| match directive.rsplit_once('=') {
+        Some((target, level)) => !target.trim().is_empty() && is_level(level),
+        None => is_level(directive),
+    };
+    let wrong = filter.split(',').find(|directive| !is_known(directive));
+    let shown = match wrong {
+        Some(directive) => directive,
+        None if EnvFilter::builder().parse(filter).is_err() => filter,
+        None => return None,
+    };
+    Some(format!(
+        "{shown:?} is not a level; write error, warn, info, debug, trace or off, also for a module, like \"info,statekeeper::keeper=debug\""
+    ))
 }

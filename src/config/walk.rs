@@ -2,8 +2,8 @@
 //!
 //! The tree is held against the JSON schema of the wanted type. What the schema cannot express (is
 //! this text a URL?) is asked of the type itself: one value at a time is set into a tree that is
-//! known to be good, and the whole is deserialized. Whatever is wrong is taken out of the tree, so
-//! that later checks can go on with the rest.
+//! known to be good, and the whole is deserialized. Whatever is wrong is taken out of the tree and
+//! noted, so that later checks can go on with the rest.
 
 use std::marker::PhantomData;
 
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 use serde_yaml::{Mapping, Value as Yaml};
 
-use super::mistake::Mistake;
+use super::{doubt::Doubt, mistake::Mistake};
 
 /// A path of keys from the root, without list indices.
 type Keys<'a> = &'a [String];
@@ -28,6 +28,8 @@ pub(super) struct Walk<'a, T> {
     pub set_by: &'a dyn Fn(&str) -> Option<String>,
     /// The mistakes found so far.
     pub mistakes: Vec<Mistake>,
+    /// What is missing or wrong.
+    pub doubt: Doubt,
     /// `T` is only deserialized into.
     pub wanted: PhantomData<T>,
 }
@@ -106,8 +108,9 @@ impl<T: DeserializeOwned> Walk<'_, T> {
         if value.is_null() && !form.nullable {
             return self.report(at, format!("is empty; write {}, or remove the key", form.hint()));
         }
-        if let (Yaml::Sequence(items), Some(schema)) = (&*value, schema.get("items")) {
-            return self.check_items(items, schema, at);
+        if let (Yaml::Sequence(items), Some(schema)) = (&mut *value, schema.get("items")) {
+            self.prune_items(items, schema, at);
+            return true;
         }
         match self.fault(value, &form, at, |value| value.clone()) {
             Some(message) => self.report(at, message),
@@ -115,24 +118,25 @@ impl<T: DeserializeOwned> Walk<'_, T> {
         }
     }
 
-    fn check_items(&mut self, items: &[Yaml], schema: &Json, at: Keys<'_>) -> bool {
+    /// Takes out of a list the items that are wrong. Those with keys of their own stay, without what is wrong in
+    /// them, so that the others keep their places.
+    fn prune_items(&mut self, items: &mut Vec<Yaml>, schema: &Json, at: Keys<'_>) {
         let form = Form::of(schema);
-        let mut good = true;
-        for (index, item) in items.iter().enumerate() {
+        let mut index = 0_usize;
+        items.retain_mut(|item| {
             let (last, before) = at.split_last().map_or(("", at), |(l, b)| (l.as_str(), b));
             let item_at = [before, &[format!("{last}[{index}]")]].concat();
+            index = index.saturating_add(1);
             if schema.get("properties").is_some() {
-                let found = self.mistakes.len();
-                self.prune_value(&mut item.clone(), schema, &item_at);
-                good &= self.mistakes.len() == found;
-                continue;
+                self.prune_value(item, schema, &item_at);
+                return true;
             }
             let alone = |item: &Yaml| Yaml::Sequence(vec![item.clone()]);
-            if let Some(message) = self.fault(item, &form, at, alone) {
-                good = self.report(&item_at, message);
+            match self.fault(item, &form, at, alone) {
+                Some(message) => self.report(&item_at, message),
+                None => true,
             }
-        }
-        good
+        });
     }
 
     /// What is wrong with one value, which `wrap` turns into what stands at the path.
@@ -152,6 +156,7 @@ impl<T: DeserializeOwned> Walk<'_, T> {
     /// Records a mistake. Always false: what is wrong may not stay.
     fn report(&mut self, at: Keys<'_>, message: String) -> bool {
         let path = at.join(".");
+        self.doubt.note(path.clone());
         let mistake = match (self.set_by)(&path) {
             Some(variable) => Mistake { source: "environment".to_owned(), path: variable, message },
             None => Mistake { source: self.source.to_owned(), path, message },
@@ -310,7 +315,9 @@ impl<'a> Form<'a> {
                 "a pattern for server names",
                 "one for a whole server name, like \"example.org\" or \"*.example.org\"",
             ),
-            ("string", "matrix-event-type") => ("an event type", "one like \"m.room.tombstone\""),
+            ("string", "matrix-event-type") => {
+                ("an event type", "one in full, like \"m.room.tombstone\"")
+            }
             ("string", "matrix-event-type-glob") => {
                 ("a pattern for event types", "one for a whole event type, like \"m.rtc.*\"")
             }

@@ -27,6 +27,7 @@ use super::{
     CryptoError,
     key_store::{KeyStore, as_a_whole},
     known_users::KnownUsers,
+    vouchers::Vouchers,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
 
@@ -85,6 +86,8 @@ pub struct Decrypted {
     pub cross_signed: bool,
     /// Whether the session belongs to a device of another user than the event's sender.
     pub mismatched_sender: bool,
+    /// The identities that vouch for that device.
+    pub vouchers: Vouchers,
 }
 
 /// What a sync brought that concerns rooms.
@@ -95,6 +98,9 @@ pub struct Received {
     /// Devices that made a new Olm session with an `m.dummy` (spec, "Recovering from undecryptable messages"):
     /// what was sent to them before may never have been read.
     pub mended: Vec<(OwnedUserId, OwnedDeviceId)>,
+    /// Key requests and what takes them back, in their order: the JSON of `m.room_key_request` events, as anybody
+    /// may have sent them.
+    pub key_requests: Vec<String>,
 }
 
 /// The keeper's device. One process, one device, one of these.
@@ -212,6 +218,12 @@ impl KeeperDevice {
             {
                 received.mended.push((encryption_info.sender.clone(), device.clone()));
             }
+            if let ProcessedToDeviceEvent::PlainText(raw) = event
+                && raw.get_field::<String>("type").ok().flatten().as_deref()
+                    == Some("m.room_key_request")
+            {
+                received.key_requests.push(raw.json().get().to_owned());
+            }
             if let ProcessedToDeviceEvent::UnableToDecrypt { encrypted_event, utd_info } = event {
                 let sender: Option<OwnedUserId> =
                     encrypted_event.get_field("sender").ok().flatten();
@@ -254,6 +266,12 @@ impl KeeperDevice {
         Ok(self.store.written().await.map_err(CryptoStoreError::from)?)
     }
 
+    /// Whether a device of `user` that [`KeeperDevice::known_user`] does not name does not exist: the homeserver was
+    /// asked since it last told of a change.
+    pub fn is_settled(&self, user: &UserId) -> bool {
+        self.known.is_settled(user)
+    }
+
     /// A user's devices and identity, as far as the homeserver was asked. The keeper's own device is not
     /// among them.
     ///
@@ -286,7 +304,7 @@ impl KeeperDevice {
         Ok(known)
     }
 
-    async fn master_key_of(&self, user: &UserId) -> Result<Option<String>, CryptoError> {
+    pub(super) async fn master_key_of(&self, user: &UserId) -> Result<Option<String>, CryptoError> {
         let identity = self.machine.get_identity(user, None).await?;
         let key = identity.and_then(|identity| match identity {
             UserIdentity::Own(own) => own.master_key().get_first_key(),
@@ -386,7 +404,9 @@ impl KeeperDevice {
         );
         let mismatched_sender =
             matches!(state, VerificationState::Unverified(VerificationLevel::MismatchedSender));
-        Ok(Some(Decrypted { event: decrypted.event.into_json(), cross_signed, mismatched_sender }))
+        let vouchers = self.vouchers(room, &decrypted.encryption_info).await?;
+        let event = decrypted.event.into_json();
+        Ok(Some(Decrypted { event, cross_signed, mismatched_sender, vouchers }))
     }
 }
 

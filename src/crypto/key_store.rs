@@ -321,12 +321,15 @@ impl CryptoStore for KeyStore {
 
     async fn load_tracked_users(&self) -> Result<Vec<TrackedUser>, Self::Error> {
         self.put_off.write().await?;
-        self.inner.load_tracked_users().await
+        let users = self.inner.load_tracked_users().await?;
+        self.known.track(users.iter().map(|user| (user.user_id.as_ref(), user.dirty)));
+        Ok(users)
     }
 
     async fn save_tracked_users(&self, users: &[(&UserId, bool)]) -> Result<(), Self::Error> {
         if !users.is_empty() {
             self.put_off.track(users);
+            self.known.track(users.iter().copied());
             self.write_soon();
         }
         Ok(())

@@ -5,7 +5,7 @@
 //! enters that was read before the newest change.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -26,6 +26,8 @@ pub(super) struct KnownUsers {
 #[derive(Debug, Default)]
 struct Inner {
     by_user: HashMap<OwnedUserId, Arc<KnownUser>>,
+    /// Whose devices are known as they are: the homeserver was asked since it last told of a change.
+    settled: HashSet<OwnedUserId>,
     /// How many changes there were.
     generation: u64,
 }
@@ -59,6 +61,23 @@ impl KnownUsers {
         for user in changed {
             inner.by_user.remove(user);
         }
+    }
+
+    /// Notes of whom the device lists are tracked, and whether they are out of date.
+    pub(super) fn track<'a>(&self, users: impl IntoIterator<Item = (&'a UserId, bool)>) {
+        let mut inner = self.lock();
+        for (user, outdated) in users {
+            if outdated {
+                inner.settled.remove(user);
+            } else {
+                inner.settled.insert(user.to_owned());
+            }
+        }
+    }
+
+    /// Whether a device of `user` that is not known does not exist.
+    pub(super) fn is_settled(&self, user: &UserId) -> bool {
+        self.lock().settled.contains(user)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -108,6 +127,19 @@ mod tests {
         known.forget(&[alice.to_owned()]);
         known.put(alice, nothing(), generation);
         assert!(known.get(alice).is_err());
+    }
+
+    #[test]
+    fn a_user_is_settled_between_the_answer_and_the_next_change() {
+        let known = KnownUsers::default();
+        let alice = user_id!("@alice:localhost");
+        assert!(!known.is_settled(alice), "nobody asked for her devices");
+        known.track([(alice, true)]);
+        assert!(!known.is_settled(alice));
+        known.track([(alice, false)]);
+        assert!(known.is_settled(alice));
+        known.track([(alice, true)]);
+        assert!(!known.is_settled(alice));
     }
 
     #[test]

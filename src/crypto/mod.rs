@@ -4,14 +4,17 @@
 mod at_hand;
 mod device;
 mod error;
+mod forwarding;
 mod key_store;
 mod known_users;
 mod pump;
 mod put_off;
 mod state_session;
+mod vouchers;
 
 pub use self::{
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, Received, ToDevice},
     error::CryptoError,
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},
+    vouchers::Vouchers,
 };

@@ -4,13 +4,16 @@
 //! with joins, new devices, edits and restarts all come out of one comparison, so a kill can lose
 //! none of them: whoever decides next finds the same difference again.
 
+mod asked;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 
+pub use self::asked::{Answer, RequestView};
 use super::rules::{Reseal, Rules};
 use crate::{
-    policy::{self, DeviceFacts, Entitlement, HoldReason, MemberFacts, UserFacts, WithheldCode},
+    policy::{self, DeviceFacts, Entitlement, HoldReason, MemberFacts, UserFacts},
     state::{Membership, StateTuple},
     store::Grant,
 };
@@ -111,6 +114,8 @@ pub struct Knowledge {
     pub tuples: Vec<TupleView>,
     /// Sessions that users hold who are not in the room any more.
     pub departed: BTreeSet<String>,
+    /// What is asked for and has to be answered.
+    pub requests: Vec<RequestView>,
 }
 
 /// Why a device is given a key.
@@ -124,6 +129,12 @@ pub enum Reason {
     Device,
     /// Something is about to be sealed.
     Seal,
+    /// It asked.
+    Request,
+    /// It asked once more, long after it was given the key.
+    Resend,
+    /// It asked for a session that a member made.
+    Forward,
 }
 
 impl Reason {
@@ -134,7 +145,15 @@ impl Reason {
             Self::Join => "join",
             Self::Device => "device",
             Self::Seal => "seal",
+            Self::Request => "request",
+            Self::Resend => "resend",
+            Self::Forward => "forward",
         }
+    }
+
+    /// Whether the device asked for it.
+    pub fn is_asked(self) -> bool {
+        matches!(self, Self::Request | Self::Resend | Self::Forward)
     }
 }
 
@@ -200,8 +219,12 @@ pub struct Plan {
     pub seals: Vec<Seal>,
     /// Sessions that must never encrypt again: a device that holds them is no longer entitled.
     pub retire: BTreeSet<String>,
-    /// Devices that get nothing, and why.
-    pub refusals: Vec<(OwnedUserId, OwnedDeviceId, WithheldCode)>,
+    /// Keys to hand over because they were asked for.
+    pub given: Vec<Share>,
+    /// What becomes of each of [`Knowledge::requests`], in its order.
+    pub answers: Vec<Answer>,
+    /// Devices that get nothing, and why: withheld or held.
+    pub refusals: Vec<(OwnedUserId, OwnedDeviceId, Entitlement)>,
     /// Members in scope about whom an administrator has to decide, and why.
     pub holds: Vec<(OwnedUserId, HoldReason)>,
     /// Whether the decision needs all members: what is planned here is not to be performed.
@@ -211,7 +234,8 @@ pub struct Plan {
 }
 
 impl MemberView {
-    fn facts(&self) -> MemberFacts {
+    /// What policy weighs of the member.
+    pub(super) fn facts(&self) -> MemberFacts {
         MemberFacts { membership: Some(self.membership), ..self.standing }
     }
 }
@@ -219,7 +243,10 @@ impl MemberView {
 impl Plan {
     /// Whether there is nothing to perform.
     pub fn is_idle(&self) -> bool {
-        self.shares.is_empty() && self.seals.is_empty() && self.retire.is_empty()
+        self.shares.is_empty()
+            && self.seals.is_empty()
+            && self.retire.is_empty()
+            && self.answers.is_empty()
     }
 
     fn again(&mut self, at: i64) {
@@ -234,6 +261,7 @@ pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
     for (place, tuple) in known.tuples.iter().enumerate() {
         decide_tuple(known, rules, now, place, tuple, &mut plan);
     }
+    asked::decide_requests(known, rules, now, &mut plan);
     plan
 }
 
@@ -245,8 +273,9 @@ fn find_refused(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
         plan.retire.extend(member.orphaned.iter().cloned());
         for device in &member.devices {
             let entitled = |tuple: &StateTuple| entitlement(member, device, tuple, rules);
-            if let Entitlement::Withhold(code) = entitled(&StateTuple::new("m.room.name", "")) {
-                plan.refusals.push((member.user_id.clone(), device.device_id.clone(), code));
+            let refused = entitled(&StateTuple::new("m.room.name", ""));
+            if matches!(refused, Entitlement::Withhold(_) | Entitlement::Hold(_)) {
+                plan.refusals.push((member.user_id.clone(), device.device_id.clone(), refused));
             }
             let any = known.tuples.iter().any(|view| entitled(&view.tuple).is_grant());
             if !any && !known.tuples.is_empty() {
@@ -431,8 +460,11 @@ fn is_new_device(member: &MemberView, device: &DeviceView, sealed: &SealedView) 
 }
 
 /// Whether a joined member's device got the key when its client may have read the event already. A key that the
-/// homeserver took before the join was there in time.
+/// homeserver took before the join was there in time, and a client that asked reads again by itself.
 fn came_late(member: &MemberView, grant: &Grant, sealed: &SealedView) -> bool {
+    if grant.asked {
+        return false;
+    }
     let (Some(sent_at), Some(sent_tick)) = (grant.sent_at, grant.sent_tick) else { return false };
     member.membership == Membership::Join && sent_tick > sealed.tick && sent_at >= member.since
 }

@@ -13,7 +13,7 @@ use super::{
     KeeperError,
     clock::now_ms,
     people::{inviter, mark_all_let_in, mark_let_in},
-    rules::Rules,
+    rule_book::RuleBook,
     state_events,
 };
 use crate::{
@@ -38,7 +38,7 @@ pub struct Taker {
     /// The keeper's device, to read with.
     pub device: KeeperDevice,
     /// The organisation's rules.
-    pub rules: Arc<Rules>,
+    pub rules: Arc<RuleBook>,
     /// Counters.
     pub metrics: Metrics,
     /// The keeper.
@@ -141,7 +141,7 @@ impl Taker {
         let mut room = known.unwrap_or_else(|| RoomRow::new(room_id.to_owned(), membership));
         match membership {
             Membership::Invite => {
-                if !UserGlob::any(&self.rules.invite_from, &event.sender) {
+                if !UserGlob::any(&self.rules.global().invite_from, &event.sender) {
                     tracing::info!(room = %room_id, inviter = %event.sender,
                         "an invite was not accepted: `access.invite_from` does not name its sender");
                     return Ok(());
@@ -186,7 +186,7 @@ impl Taker {
         }
         let Some(state_key) = event.state_key.as_deref() else {
             if room.state_encrypted && event.event_type == "m.room.encrypted" {
-                state_events::record_index(db, &room.room_id, event).await?;
+                state_events::record_message(db, &room.room_id, event).await?;
             }
             return Ok(());
         };
@@ -206,7 +206,8 @@ impl Taker {
                     tracing::info!(room = %room.room_id, status = room.status(), "a room's standing changed");
                 }
                 // Power and join rules say who is vouched for.
-                let weighed = matches!(self.rules.sharing.members, MemberPolicy::Vouched(_));
+                let members = self.rules.of(&room).sharing.members;
+                let weighed = matches!(members, MemberPolicy::Vouched(_));
                 if arrival.live && (changed || weighed) {
                     marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::{OwnedDeviceId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 
 use super::{
     KeeperError,
@@ -32,6 +32,7 @@ impl Visit<'_> {
         if let Some(room) = rooms::get(db, &room_id).await? {
             self.room = room;
         }
+        self.rules = self.lanes.taker.rules.of(&self.room);
         let members = self.members(db).await?;
         let mut grants = self.grants(db).await?;
         let company = self.company(db).await?;
@@ -47,14 +48,12 @@ impl Visit<'_> {
         };
         let mut tuple_views = Vec::new();
         for row in tuples::of_room(&store, db, &room_id).await? {
-            if self.lanes.taker.rules.exempt.contains(&row.tuple.event_type)
-                || row.tuple.packed().is_err()
-            {
+            if self.rules.exempt.contains(&row.tuple.event_type) || row.tuple.packed().is_err() {
                 continue;
             }
-            let scope = session_scope(&self.lanes.taker.rules, &row.tuple);
+            let scope = session_scope(&self.rules, &row.tuple);
             let active = sessions::active(db, &room_id, scope).await?;
-            tuple_views.push(tuple_view(row, active, &self.lanes.taker));
+            tuple_views.push(tuple_view(row, active, &self.lanes.taker.keeper, &self.rules));
         }
         Ok(Knowledge {
             elevated: self.room.elevated,
@@ -62,6 +61,7 @@ impl Visit<'_> {
             members: views,
             tuples: tuple_views,
             departed,
+            requests: self.request_views(),
         })
     }
 
@@ -198,15 +198,16 @@ pub(super) fn is_worn(session: &SessionRow, rules: &Rules, now: i64) -> bool {
 fn tuple_view(
     row: TupleRow,
     active: Option<SessionRow>,
-    taker: &super::ingest::Taker,
+    keeper: &UserId,
+    rules: &Rules,
 ) -> TupleView {
     let now = now_ms();
     let active = active
-        .filter(|session| !is_worn(session, &taker.rules, now))
+        .filter(|session| !is_worn(session, rules, now))
         .map(|session| (session.session_id, u32::try_from(session.messages).unwrap_or(u32::MAX)));
-    let keepers = row.current_sender.as_ref() == Some(&taker.keeper);
+    let keepers = row.current_sender.as_deref() == Some(keeper);
     let current = row.current_event_id.clone();
-    let bound = taker.rules.sender_bound.binds(&row.tuple);
+    let bound = rules.sender_bound.binds(&row.tuple);
     TupleView {
         source: row.source.filter(|_| !bound).map(|source| SourceView {
             event_id: source.event_id,

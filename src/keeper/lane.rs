@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use super::{
     KeeperError,
+    answering::Asked,
     clock::now_ms,
     decide::{Cause, Knowledge, Plan, Reason, Recipient, Seal, Share, decide},
     ingest::Taker,
@@ -21,16 +22,19 @@ use super::{
     outbox::{Delivered, Sender, note_delivered},
     pacing::{Allowance, Inviters, Pacer, unreachable_wait},
     people::Held,
+    requests::{desk::Desk, request::KeyRequest},
     rooms as entering,
+    rules::Rules,
     seal::Prepared,
 };
 use crate::{
     crypto::{KeySnapshot, KnownDevice},
     homeserver::Homeserver,
+    policy::{self, Entitlement},
     state::{Membership, StateTuple},
     store::{
-        Mark, NewGrant, NewOutbox, OutboxKind, OutboxRow, RoomRow, ToDeviceDetail, ledger, marks,
-        outbox, rooms, sessions, tuples,
+        Mark, NewGrant, NewOutbox, OutboxKind, OutboxRow, Refusal, RoomRow, ToDeviceDetail, ledger,
+        marks, outbox, rooms, sessions, tuples,
     },
 };
 
@@ -40,6 +44,8 @@ const MOST_ROUNDS: usize = 12;
 const LONGEST_VISIT: Duration = Duration::from_secs(2);
 /// How many tuples are sealed side by side.
 pub(super) const MOST_SEALS: usize = 8;
+/// For how long after the start the homeserver may hold back what it could not push before.
+const JUST_STARTED: Duration = Duration::from_secs(30);
 /// How long a room waits after the homeserver refused a sealed event, in milliseconds.
 const REFUSED_WAITS: i64 = 60_000;
 
@@ -62,12 +68,18 @@ pub struct Lanes {
     pub newcomers: Newcomers,
     /// Told when held events are given back to the inbox.
     pub arrived: Arc<Notify>,
+    /// Key requests that wait for their answers.
+    pub desk: Arc<Desk>,
+    /// When the process began to keep rooms.
+    pub began: Instant,
 }
 
 /// One visit to a room.
 pub(super) struct Visit<'a> {
     pub(super) lanes: &'a Lanes,
     pub(super) room: RoomRow,
+    /// The room's rules, as they were when it was last looked at.
+    pub(super) rules: Arc<Rules>,
     /// `None`: everybody.
     pub(super) scope: Option<BTreeSet<OwnedUserId>>,
     /// Devices of the members in scope.
@@ -84,7 +96,10 @@ pub(super) struct Visit<'a> {
     pub(super) sightings: BTreeMap<OwnedUserId, String>,
     /// Who is held after the last decision.
     pub(super) held: Option<Held>,
-    pub(super) plan_refusals: Vec<(OwnedUserId, OwnedDeviceId, crate::policy::WithheldCode)>,
+    /// Devices that get nothing, and why, after the decisions so far.
+    pub(super) refusals: Vec<(OwnedUserId, OwnedDeviceId, Entitlement)>,
+    /// What was asked for and is not answered yet.
+    pub(super) asked: Vec<Asked>,
 }
 
 impl Lanes {
@@ -107,6 +122,9 @@ impl Lanes {
                 self.keep(room).await
             }
             _ => {
+                for request in self.desk.take(room_id) {
+                    self.desk.dismiss(request.name());
+                }
                 let mut transaction = store.begin().await?;
                 marks::clear(&mut transaction, room_id).await?;
                 Ok(transaction.commit().await?)
@@ -120,9 +138,6 @@ impl Lanes {
         self.sender.flush(&room_id).await?;
         entering::fetch_missed(&self.taker, &self.homeserver, &self.arrived, &room_id).await?;
         let due = marks::due(&mut *store.read().await?, &room_id, now_ms()).await?;
-        if due.is_empty() {
-            return Ok(());
-        }
         let users: BTreeSet<OwnedUserId> =
             due.iter().filter_map(|mark| mark.user_id.clone()).collect();
         let whole = due.iter().any(|mark| mark.user_id.is_none());
@@ -131,24 +146,28 @@ impl Lanes {
             self.taker.device.pump().await?;
             self.read_again(&room_id).await?;
         }
-        let mut visit = Visit {
-            lanes: self,
-            room,
-            scope: (!whole).then_some(users),
-            devices: BTreeMap::new(),
-            unreachable: BTreeSet::new(),
-            delivered: Vec::new(),
-            reasons: BTreeMap::new(),
-            again_at: None,
-            sightings: BTreeMap::new(),
-            held: None,
-            plan_refusals: Vec::new(),
-        };
-        let done = visit.work().await;
+        let ready = self.desk.take(&room_id);
+        if due.is_empty() && ready.is_empty() {
+            return Ok(());
+        }
+        if ready.iter().any(|request| !self.taker.device.is_settled(&request.sender)) {
+            self.taker.device.pump().await?;
+        }
+        let askers = ready.iter().map(|request| request.sender.clone());
+        let scope = (!whole).then(|| users.into_iter().chain(askers).collect());
+        let mut visit = Visit::new(self, room, scope);
+        let done = visit.work(ready).await;
         self.newcomers.served(due.iter().filter_map(|mark| mark.user_id.as_ref()));
+        visit.give_back();
         // What was delivered is noted whatever came after it.
         visit.close(&due, done.is_ok()).await?;
+        self.count_queued();
         done
+    }
+
+    /// Whether the homeserver may still hold events back that it was to push while the keeper was away.
+    pub(super) fn is_just_started(&self) -> bool {
+        self.began.elapsed() < JUST_STARTED
     }
 
     /// Somebody's devices changed: what was left because its device was not signed is judged again.
@@ -164,23 +183,52 @@ impl Lanes {
     }
 }
 
+impl<'a> Visit<'a> {
+    /// A visit that begins; `scope` is about whom, `None` everybody.
+    pub(super) fn new(
+        lanes: &'a Lanes,
+        room: RoomRow,
+        scope: Option<BTreeSet<OwnedUserId>>,
+    ) -> Self {
+        Self {
+            lanes,
+            rules: lanes.taker.rules.of(&room),
+            room,
+            scope,
+            devices: BTreeMap::new(),
+            unreachable: BTreeSet::new(),
+            delivered: Vec::new(),
+            reasons: BTreeMap::new(),
+            again_at: None,
+            sightings: BTreeMap::new(),
+            held: None,
+            refusals: Vec::new(),
+            asked: Vec::new(),
+        }
+    }
+}
+
 impl Visit<'_> {
     pub(super) fn room_id(&self) -> OwnedRoomId {
         self.room.room_id.clone()
     }
 
-    async fn work(&mut self) -> Result<(), KeeperError> {
+    async fn work(&mut self, ready: Vec<KeyRequest>) -> Result<(), KeeperError> {
         let began = Instant::now();
+        self.take_up_requests(ready).await?;
         for _ in 0..MOST_ROUNDS {
             if began.elapsed() > LONGEST_VISIT {
                 break;
             }
             let known = self.know().await?;
-            let mut plan = decide(&known, &self.lanes.taker.rules, now_ms());
-            self.plan_refusals.append(&mut plan.refusals);
+            let mut plan = decide(&known, &self.rules, now_ms());
+            self.refusals.append(&mut plan.refusals);
             self.held = Some((self.scope.clone(), std::mem::take(&mut plan.holds)));
             if plan.needs_whole_room && self.scope.is_some() {
                 self.scope = None;
+                continue;
+            }
+            if !self.conclude(&plan.answers).await? {
                 continue;
             }
             if !self.perform(&known, &plan).await? {
@@ -202,6 +250,14 @@ impl Visit<'_> {
                 sessions::retire(&mut transaction, session, why).await?;
             }
             transaction.commit().await?;
+            return Ok(true);
+        }
+        // Whoever asked has waited for a turn of his own.
+        if !plan.given.is_empty() {
+            self.share(known, &plan.given).await?;
+            return Ok(true);
+        }
+        if self.forward(known).await? {
             return Ok(true);
         }
         let (invitees, members): (Vec<Share>, Vec<Share>) = plan
@@ -259,14 +315,19 @@ impl Visit<'_> {
         }
         let now = now_ms();
         let mut transaction = store.begin().await?;
-        if !self.still_present(&mut transaction, &letters).await? {
+        if !self.still_present(&mut transaction, &letters).await?
+            || !self.still_wanted(&mut transaction, &letters).await?
+        {
             return Ok(());
         }
         self.note_delivered(&mut transaction).await?;
         ledger::grant(&store, &mut transaction, &room_id, &letters.grants, now).await?;
+        let answered = self.answered(&mut transaction, shares, &mut letters).await?;
         let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
         transaction.commit().await?;
-        self.deliver(requests).await
+        self.deliver(requests).await?;
+        self.count_answered(&answered);
+        Ok(())
     }
 
     /// Whether everybody for whom a key was encrypted is still in the room as what he was decided upon, and
@@ -277,18 +338,27 @@ impl Visit<'_> {
         db: &mut sqlx::SqliteConnection,
         letters: &Letters,
     ) -> Result<bool, KeeperError> {
-        let users: BTreeMap<&UserId, &'static str> =
-            letters.grants.iter().map(|grant| (grant.user_id.as_ref(), grant.reason)).collect();
-        let memberships = rooms::memberships(db, &self.room.room_id, users.keys().copied()).await?;
-        let present = users.into_iter().all(|(user, reason)| match memberships.get(user) {
-            Some(Membership::Join) => true,
-            Some(Membership::Invite) => reason == Reason::Invite.as_str(),
-            _ => false,
-        });
-        if !present {
-            return Ok(false);
+        let mut grants: BTreeMap<&UserId, Vec<&NewGrant>> = BTreeMap::new();
+        for grant in &letters.grants {
+            grants.entry(grant.user_id.as_ref()).or_default().push(grant);
+        }
+        let users = grants.keys().copied();
+        let memberships = rooms::memberships(db, &self.room.room_id, users).await?;
+        for (user, grants) in grants {
+            let membership = memberships.get(user).copied();
+            if !grants.into_iter().all(|grant| self.may_still_get(membership, grant)) {
+                return Ok(false);
+            }
         }
         Ok(!self.any_refused(db, letters).await?)
+    }
+
+    fn may_still_get(&self, membership: Option<Membership>, grant: &NewGrant) -> bool {
+        let invitees = self.rules.sharing.invitees;
+        // What an invitee gets was decided for an invitee; who joined may have been invited anew since.
+        let for_invitees = grant.reason == Reason::Invite.as_str() || grant.is_asked();
+        (membership == Some(Membership::Join) || for_invitees)
+            && policy::member_may_read(membership, &grant.tuple, invitees)
     }
 
     /// Sees to Olm sessions with the recipients. The own server's answer at once; others as long as the gate
@@ -356,8 +426,9 @@ impl Visit<'_> {
                     device_id: device_id.clone(),
                     message_index,
                     reason: reason.as_str(),
+                    again: reason == Reason::Resend,
                     tuple: tuple.clone(),
-                    policy: self.lanes.taker.rules.policy.clone(),
+                    policy: self.rules.policy.clone(),
                 });
                 self.reasons.insert((user_id.clone(), device_id.clone()), reason);
             }
@@ -484,11 +555,16 @@ impl Visit<'_> {
         let mut transaction = store.begin().await?;
         self.note_delivered(&mut transaction).await?;
         self.settle_holds(&mut transaction).await?;
-        for (user, device, code) in std::mem::take(&mut self.plan_refusals) {
-            let code = code.as_str();
-            let whose = (user.as_ref(), device.as_ref());
-            if ledger::refuse(&store, &mut transaction, &room_id, whose, code, now).await? {
-                self.lanes.taker.metrics.room_keys_withheld(code, 1);
+        for (user, device, refused) in std::mem::take(&mut self.refusals) {
+            let Some((code, outcome)) = refused.code().zip(refused.outcome()) else { continue };
+            let refusal = Refusal {
+                holder: (&user, &device),
+                session_id: "",
+                outcome: &outcome,
+                policy: &self.rules.policy,
+            };
+            if ledger::refuse(&store, &mut transaction, &room_id, refusal, now).await? {
+                self.lanes.taker.metrics.room_keys_withheld(code.as_str(), 1);
             }
         }
         if settled {
@@ -514,25 +590,30 @@ impl Visit<'_> {
         Ok(())
     }
 
+    /// Promises to try those again who could not be reached. Whoever is waited for already goes on waiting as long
+    /// as before: what others do in the room makes his device no more reachable.
     async fn retry_unreachable(
         &self,
         db: &mut sqlx::SqliteConnection,
         due: &[Mark],
         now: i64,
     ) -> Result<(), KeeperError> {
+        // Whoever has to ask asks again.
+        if !self.rules.unasked {
+            return Ok(());
+        }
         let users: BTreeSet<&UserId> =
             self.unreachable.iter().map(|(user, _)| user.as_ref()).collect();
         for user in users {
-            let attempts = due
-                .iter()
-                .filter(|mark| mark.user_id.as_deref() == Some(user))
-                .map(|mark| mark.attempts)
-                .max()
-                .unwrap_or(0);
-            let wait = unreachable_wait(attempts);
+            let own = due.iter().find(|mark| mark.user_id.as_deref() == Some(user));
+            let attempts = own.map_or(0, |mark| mark.attempts);
+            // A visit that comes again at once has not settled anything, and is no attempt of its own.
+            let tried = attempts.saturating_add(i64::from(self.again_at.is_none()));
+            let due_at = now.saturating_add(unreachable_wait(attempts));
             let tick = self.lanes.taker.store.next_tick();
-            let due_at = now.saturating_add(wait);
-            marks::put(db, &self.room.room_id, Some(user), due_at, tick, attempts + 1).await?;
+            if own.is_some() || !marks::stands(db, &self.room.room_id, user).await? {
+                marks::put(db, &self.room.room_id, Some(user), due_at, tick, tried).await?;
+            }
         }
         Ok(())
     }
@@ -557,7 +638,7 @@ pub(super) fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
 }
 
 /// Overwrites the session key in a value that is no longer needed.
-fn wipe(content: &mut serde_json::Value) {
+pub(super) fn wipe(content: &mut serde_json::Value) {
     if let Some(serde_json::Value::String(key)) = content.get_mut("session_key") {
         zeroize::Zeroize::zeroize(key);
     }

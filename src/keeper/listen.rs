@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use ruma::{OwnedRoomId, OwnedUserId, UserId};
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
-use super::{KeeperError, clock::now_ms, ingest::Taker, meeting::Newcomers};
+use super::{KeeperError, clock::now_ms, ingest::Taker, lane::Lanes, meeting::Newcomers};
 use crate::{
     admin::Readiness,
     homeserver::{Backoff, Homeserver},
@@ -24,6 +24,8 @@ const SINCE: &str = "since";
 pub struct Listener {
     /// Takes in what concerns rooms.
     pub taker: Taker,
+    /// Judges key requests.
+    pub lanes: Lanes,
     /// The homeserver, spoken to as the keeper's device.
     pub homeserver: Homeserver,
     /// Told when something is promised.
@@ -121,7 +123,9 @@ impl Listener {
             ledger::doubt(&self.taker.store, &mut transaction, &user, &device).await?;
             mark_rooms_of(&self.taker, &mut transaction, &user).await?;
         }
+        let asked = self.lanes.hear(&mut transaction, &received.key_requests).await?;
         transaction.commit().await?;
+        self.lanes.judge_requests(asked).await?;
         if !quiet {
             self.promised.notify_one();
         }

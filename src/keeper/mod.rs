@@ -5,12 +5,16 @@
 //! - [`lane`], [`seal`] and [`outbox`] do it, one room at a time each, [`scheduler`] many side by side;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
+//! - [`hearing`] judges key requests, [`answering`] and [`forwarding`] give what was asked for;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
 
+mod answering;
 pub mod clock;
 pub mod decide;
 mod error;
+mod forwarding;
+mod hearing;
 pub mod ingest;
 mod knowledge;
 pub mod lane;
@@ -23,6 +27,7 @@ mod people;
 mod permits;
 pub mod requests;
 mod rooms;
+pub mod rule_book;
 pub mod rules;
 pub mod scheduler;
 mod seal;

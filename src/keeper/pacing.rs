@@ -148,38 +148,49 @@ impl Allowance {
     }
 }
 
-/// How many inviters are remembered at once.
+/// How many inviters in debt are remembered at once.
 const MOST_INVITERS: usize = 10_000;
 
 /// A budget of invites for each inviter.
+///
+/// Only those in debt are remembered. Where they are too many, whoever owes least is let off for the sake of one who
+/// owes nothing: somebody with thousands of names wins a few invites by that, and takes none from anybody.
 #[derive(Debug)]
 pub struct Inviters {
     burst: u32,
-    per_minute: u32,
-    spent: Mutex<HashMap<OwnedUserId, (f64, Instant)>>,
+    /// How long it takes until a spent invite is there again.
+    refill: Duration,
+    /// When each will have the whole budget again.
+    whole_at: Mutex<HashMap<OwnedUserId, Instant>>,
 }
 
 impl Inviters {
     /// Everybody may invite `burst` times at once and `per_minute` times a minute in the long run.
     pub fn new(burst: u32, per_minute: u32) -> Self {
-        Self { burst: burst.max(1), per_minute: per_minute.max(1), spent: Mutex::default() }
+        Self {
+            burst: burst.max(1),
+            refill: Duration::from_secs(60) / per_minute.max(1),
+            whole_at: Mutex::default(),
+        }
     }
 
     /// Whether `inviter` has an invite left at `now`; if so, it is spent.
     pub fn spend(&self, inviter: &UserId, now: Instant) -> bool {
-        let (burst, rate) = (f64::from(self.burst), f64::from(self.per_minute) / 60.0);
-        let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        let level_at = |(level, at): &(f64, Instant)| {
-            (level + now.saturating_duration_since(*at).as_secs_f64() * rate).min(burst)
-        };
-        if spent.len() >= MOST_INVITERS {
-            spent.retain(|_, entry| level_at(entry) < burst);
-        }
-        let level = spent.get(inviter).map_or(burst, level_at);
-        if level < 1.0 || spent.len() >= MOST_INVITERS {
+        let mut whole_at = self.whole_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = whole_at.get(inviter).copied();
+        let then = known.map_or(now, |known| known.max(now)) + self.refill;
+        if then.saturating_duration_since(now) > self.refill * self.burst {
             return false;
         }
-        spent.insert(inviter.to_owned(), (level - 1.0, now));
+        if known.is_none() && whole_at.len() >= MOST_INVITERS {
+            whole_at.retain(|_, then| *then > now);
+            let least =
+                whole_at.iter().min_by_key(|(_, then)| **then).map(|(user, _)| user.clone());
+            if let Some(user) = least.filter(|_| whole_at.len() >= MOST_INVITERS) {
+                whole_at.remove(&user);
+            }
+        }
+        whole_at.insert(inviter.to_owned(), then);
         true
     }
 }
@@ -254,5 +265,22 @@ mod tests {
         assert!(!inviters.spend(noisy, start));
         assert!(inviters.spend(quiet, start));
         assert!(inviters.spend(noisy, start + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn whoever_owes_nothing_may_invite_however_many_are_in_debt() {
+        let start = Instant::now();
+        let inviters = Inviters::new(2, 60);
+        let user = |number: usize| UserId::parse(format!("@user{number}:localhost")).unwrap();
+        let deep = user(0);
+        assert!(inviters.spend(&deep, start) && inviters.spend(&deep, start));
+        for number in 1..=MOST_INVITERS + 100 {
+            assert!(inviters.spend(&user(number), start), "{number}");
+        }
+        assert!(!inviters.spend(&deep, start), "the deepest debt is the last to be forgiven");
+        assert_eq!(inviters.whole_at.lock().unwrap().len(), MOST_INVITERS);
+        let later = start + Duration::from_secs(2);
+        assert!(inviters.spend(user_id!("@quiet:localhost"), later));
+        assert_eq!(inviters.whole_at.lock().unwrap().len(), 1, "the debts are paid");
     }
 }

@@ -12,6 +12,7 @@ use super::{
     ingest::{Taker, power_levels},
     lane::Visit,
     letters::Letters,
+    rules::Rules,
 };
 use crate::{
     policy::{HoldReason, MemberFacts, MemberPolicy, UserFacts, Word},
@@ -46,7 +47,7 @@ impl Visit<'_> {
             said: People::of_room(db, room_id, self.scope.as_ref()).await?,
             identities: people::identities(db, room_id, self.scope.as_ref()).await?,
             levels: power_levels(&self.room),
-            spaces: match self.lanes.taker.rules.sharing.members {
+            spaces: match self.rules.sharing.members {
                 MemberPolicy::Vouched(_) => spaces_of(db, &self.room).await?,
                 MemberPolicy::Joined | MemberPolicy::Approved => Vec::new(),
             },
@@ -62,7 +63,7 @@ impl Visit<'_> {
         master_key: Option<&str>,
     ) -> Result<(UserFacts, MemberFacts), KeeperError> {
         let user = &member.user_id;
-        let rules = self.lanes.taker.rules.clone();
+        let rules = self.lanes.taker.rules.global();
         let facts = UserFacts {
             admitted: rules.access.admits(user),
             blocked: company.said.is_blocked(user),
@@ -175,7 +176,7 @@ pub(super) async fn mark_let_in(
     space: &RoomId,
     user: &UserId,
 ) -> Result<(), KeeperError> {
-    if !matches!(taker.rules.sharing.members, MemberPolicy::Vouched(_)) {
+    if !taker.rules.any(by_vouching) {
         return Ok(());
     }
     for room in rooms::rooms_of(db, user).await?.iter().filter(|room| **room != *space) {
@@ -190,7 +191,7 @@ pub(super) async fn mark_all_let_in(
     db: &mut SqliteConnection,
     space: &RoomId,
 ) -> Result<(), KeeperError> {
-    if !matches!(taker.rules.sharing.members, MemberPolicy::Vouched(_)) {
+    if !taker.rules.any(by_vouching) {
         return Ok(());
     }
     for room in rooms::all(db).await? {
@@ -199,6 +200,10 @@ pub(super) async fn mark_all_let_in(
         }
     }
     Ok(())
+}
+
+fn by_vouching(rules: &Rules) -> bool {
+    matches!(rules.sharing.members, MemberPolicy::Vouched(_))
 }
 
 fn named_by(room: &RoomRow) -> Vec<OwnedRoomId> {

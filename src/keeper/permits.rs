@@ -45,7 +45,7 @@ impl Visit<'_> {
     /// seal's own recipients cost nothing, because it cannot go out without them.
     pub(super) fn affords<'r>(&mut self, recipients: impl Iterator<Item = &'r Recipient>) -> bool {
         let devices: BTreeSet<_> = recipients
-            .filter(|to| to.reason != Reason::Seal)
+            .filter(|to| to.reason != Reason::Seal && !to.reason.is_asked())
             .map(|to| (&to.user_id, &to.device_id))
             .collect();
         let spent = self.lanes.unasked.spend(devices.len(), Instant::now());

@@ -45,12 +45,8 @@ impl<const BURST: u32, const PER_SECOND: u32> From<config::Rate<BURST, PER_SECON
 }
 
 /// How requests for keys are answered. Times are in milliseconds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestRules {
-    /// Whether sessions that members made are given away once they are superseded.
-    pub forward_member_sessions: bool,
-    /// How long a device that holds a key is not given it once more.
-    pub cool_down: i64,
     /// How many requests wait at most.
     pub queue: usize,
     /// How many requests of one device are answered.
@@ -63,33 +59,42 @@ pub struct RequestRules {
     pub overall: Rate,
 }
 
-/// The rules by which rooms are kept. Times are in milliseconds.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// Who is given keys.
-    pub sharing: SharingPolicy,
-    /// The same in words, for the ledger.
-    pub policy: String,
+/// The rules that hold for all rooms together. Times are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlobalRules {
     /// How long the ledger's history is kept.
     pub ledger_retention: i64,
     /// Who may be given keys at all.
     pub access: AccessPolicy,
     /// Whose word counts.
     pub admins: Vec<OwnedUserId>,
-    /// Whether keys are given before anybody asks for them.
-    pub unasked: bool,
+    /// Whose invites are accepted.
+    pub invite_from: Vec<UserGlob>,
     /// How many devices are given keys unasked.
     pub unasked_budget: Rate,
+    /// How many refreshes there are a second, at most.
+    pub refresh_per_second: u32,
     /// How requests are answered.
     pub requests: RequestRules,
-    /// How long a seal waits for other servers.
-    pub gate_timeout: i64,
+}
+
+/// The rules by which a room is kept. Times are in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Who is given keys.
+    pub sharing: SharingPolicy,
+    /// The same in words, for the ledger.
+    pub policy: String,
+    /// Whether keys are given before anybody asks for them.
+    pub unasked: bool,
+    /// Whether sessions that members made are given away once they are superseded.
+    pub forward_member_sessions: bool,
+    /// How long a device that holds a key is not given it once more.
+    pub cool_down: i64,
     /// Joins within it share a refresh.
     pub refresh_window: i64,
     /// A room is refreshed for new devices at most once in it.
     pub device_refresh_interval: i64,
-    /// How many refreshes there are a second, at most.
-    pub refresh_per_second: u32,
     /// When a member's value is sealed.
     pub reseal: Reseal,
     /// How long edits are waited for that follow one another.
@@ -106,28 +111,36 @@ pub struct Rules {
     pub rotation_age: i64,
     /// After how many events a session encrypts no more.
     pub rotation_messages: i64,
-    /// Whose invites are accepted.
-    pub invite_from: Vec<UserGlob>,
+}
+
+impl GlobalRules {
+    /// Those that a configuration states.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            ledger_retention: i64::from(config.ledger.retention_days) * 24 * 3_600_000,
+            access: access_policy(&config.access),
+            admins: config.access.admins.clone(),
+            invite_from: user_globs(&config.access.invite_from),
+            unasked_budget: config.sharing.budget.into(),
+            refresh_per_second: config.sharing.refresh_per_second,
+            requests: request_rules(&config.requests),
+        }
+    }
 }
 
 impl Rules {
-    /// The rules that a configuration states.
+    /// The rules of a room that no policy of a configuration matches.
     pub fn new(config: &Config) -> Self {
         let sharing = &config.sharing;
         let state = &config.state;
         Self {
             sharing: sharing_policy(sharing),
             policy: policy(sharing),
-            ledger_retention: i64::from(config.ledger.retention_days) * 24 * 3_600_000,
-            access: access_policy(&config.access),
-            admins: config.access.admins.clone(),
             unasked: sharing.unasked,
-            unasked_budget: sharing.budget.into(),
-            requests: request_rules(&config.requests),
-            gate_timeout: millis(sharing.gate_timeout),
+            forward_member_sessions: config.requests.forward_member_sessions,
+            cool_down: millis(config.requests.cool_down),
             refresh_window: millis(sharing.refresh_window),
             device_refresh_interval: millis(sharing.device_refresh_interval),
-            refresh_per_second: sharing.refresh_per_second,
             reseal: match state.reseal {
                 config::Reseal::OnChange => Reseal::OnChange,
                 config::Reseal::OnNeed => Reseal::OnNeed,
@@ -142,7 +155,6 @@ impl Rules {
             sender_bound: SenderBound::new(state.never_reseal.iter().map(ToString::to_string)),
             rotation_age: i64::try_from(config.rotation.milliseconds).unwrap_or(i64::MAX),
             rotation_messages: i64::try_from(config.rotation.messages).unwrap_or(i64::MAX),
-            invite_from: user_globs(&config.access.invite_from),
         }
     }
 }
@@ -203,8 +215,6 @@ fn access_policy(access: &config::Access) -> AccessPolicy {
 fn request_rules(requests: &config::Requests) -> RequestRules {
     let limits = &requests.limits;
     RequestRules {
-        forward_member_sessions: requests.forward_member_sessions,
-        cool_down: millis(requests.cool_down),
         queue: usize::try_from(requests.queue).unwrap_or(usize::MAX),
         device: limits.device.into(),
         user: limits.user.into(),

@@ -51,6 +51,19 @@ pub async fn run(
     Ok(())
 }
 
+/// One of each in turn: those who ask do not hold up those who are promised something, nor the other way round.
+fn in_turn(promised: Vec<OwnedRoomId>, asked: Vec<OwnedRoomId>) -> Vec<OwnedRoomId> {
+    let mut rooms = Vec::with_capacity(promised.len() + asked.len());
+    let (mut promised, mut asked) = (promised.into_iter(), asked.into_iter());
+    loop {
+        let pair = (promised.next(), asked.next());
+        if pair == (None, None) {
+            return rooms;
+        }
+        rooms.extend(pair.0.into_iter().chain(pair.1));
+    }
+}
+
 type Ended = Result<(OwnedRoomId, Result<(), KeeperError>), tokio::task::JoinError>;
 
 struct Scheduler {
@@ -75,8 +88,15 @@ impl Scheduler {
         let db = &mut *self.lanes.taker.store.read().await?;
         let at = now_ms();
         let (due, next) = marks::due_rooms(db, at, &busy).await?;
-        for room in due.into_iter().take(AT_A_TIME.saturating_sub(self.under_way.len())) {
-            self.under_way.insert(room.clone());
+        let mut asked = self.lanes.rooms_with_requests();
+        asked.retain(|room| !busy.contains(room));
+        for room in in_turn(due, asked) {
+            if self.under_way.len() >= AT_A_TIME {
+                break;
+            }
+            if !self.under_way.insert(room.clone()) {
+                continue;
+            }
             let lanes = self.lanes.clone();
             self.visits.spawn(async move {
                 let done = lanes.visit(&room).await;
@@ -86,6 +106,9 @@ impl Scheduler {
         let mut wait = next
             .and_then(|next| u64::try_from(next.saturating_sub(at)).ok())
             .map_or(Duration::from_secs(60), Duration::from_millis);
+        if let Some(asked) = self.lanes.desk.wait(Instant::now(), at) {
+            wait = wait.min(asked);
+        }
         for (until, _) in self.resting.values() {
             if *until > now {
                 wait = wait.min(until.saturating_duration_since(now));

@@ -126,7 +126,7 @@ impl Visit<'_> {
         if tuple.redacted || tuple.source.as_ref().map(|source| &source.event_id) != wanted {
             return Ok(None);
         }
-        let rules = &self.lanes.taker.rules;
+        let rules = &self.rules;
         let scope = session_scope(rules, &tuple.tuple);
         // One session for the room: the tuple before this one has moved it on.
         if scope.is_none()
@@ -253,7 +253,7 @@ impl Visit<'_> {
         room_id: &RoomId,
         work: &Work,
     ) -> Result<(), KeeperError> {
-        let rules = &self.lanes.taker.rules;
+        let rules = &self.rules;
         let tuple: &StateTuple = &work.tuple.tuple;
         let scope = session_scope(rules, tuple);
         let before = sessions::active(db, room_id, scope).await?;

@@ -1,6 +1,10 @@
 //! Starting, serving, ending.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
@@ -20,7 +24,9 @@ use super::{
     meeting::{self, Newcomer, Newcomers},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
-    rules::Rules,
+    requests::{desk::Desk, limits::RateLimits},
+    rule_book::RuleBook,
+    rules::GlobalRules,
     scheduler, upkeep,
 };
 use crate::{
@@ -270,6 +276,17 @@ async fn reach(
     Ok(homeserver)
 }
 
+/// The budgets of key requests, as the rules state them.
+fn limits_of(rules: &GlobalRules) -> RateLimits {
+    let requests = &rules.requests;
+    RateLimits {
+        device: requests.device,
+        user: requests.user,
+        room: requests.room,
+        overall: requests.overall,
+    }
+}
+
 type Late = tokio::sync::mpsc::UnboundedReceiver<Vec<OwnedUserId>>;
 
 /// Sees to the device, and puts the keeper's parts together.
@@ -290,7 +307,7 @@ async fn start(
         tracing::debug!(%error, "the display name could not be set");
     }
     let homeserver = homeserver.with_device(device_id.clone());
-    let rules = Arc::new(Rules::new(config));
+    let rules = Arc::new(RuleBook::new(config));
     let database = config.store.sqlite_path().context("store.url")?;
     let (device, late) = KeeperDevice::open(
         &crypto_folder(database),
@@ -302,25 +319,24 @@ async fn start(
     )
     .await?;
     device.publish().await.context("the device could not be published")?;
-    let taker = Taker {
-        store: store.clone(),
-        device,
-        rules: rules.clone(),
-        metrics: metrics.clone(),
-        keeper: bot,
-    };
+    let taker =
+        Taker { store: store.clone(), device, rules, metrics: metrics.clone(), keeper: bot };
     let sender = Sender { store, homeserver: homeserver.clone(), metrics: metrics.clone() };
     let invites = &config.access.invites;
+    let global = taker.rules.global();
     let lanes = Lanes {
         taker,
         sender,
         homeserver: homeserver.clone(),
-        pacer: Arc::new(Pacer::new(rules.refresh_per_second)),
-        unasked: Arc::new(Allowance::new(rules.unasked_budget)),
+        pacer: Arc::new(Pacer::new(global.refresh_per_second)),
+        unasked: Arc::new(Allowance::new(global.unasked_budget)),
         inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
         newcomers,
         arrived: arrived.clone(),
+        desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
+        began: Instant::now(),
     };
+    lanes.restore_requests().await?;
     let keeper = Keeper {
         lanes,
         homeserver,
@@ -386,6 +402,7 @@ impl Keeper {
         tasks.spawn(async move { Ok(taking.run(&arrived, &promised).await?) });
         let listener = Listener {
             taker: taker.clone(),
+            lanes: self.lanes.clone(),
             homeserver: self.homeserver.clone(),
             promised: self.promised.clone(),
             newcomers: self.lanes.newcomers.clone(),

@@ -16,7 +16,7 @@ use crate::{
         DeviceTrust, Form, JsonMap, Judgement, MegolmContent, PayloadFacts, PowerLevels, Refusal,
         RoomEvent, StateTuple, Verdict, judge, payload::STANDS_FOR,
     },
-    store::{RoomRow, SourceValue, StateEventRow, TupleRow, inbox, marks, outbox, tuples},
+    store::{RoomRow, SourceValue, StateEventRow, TupleRow, inbox, marks, outbox, people, tuples},
 };
 
 /// How often the same value may come back before the keeper stops answering it.
@@ -25,14 +25,14 @@ const WAR_ROUNDS: u32 = 4;
 const WAR_WITHIN: i64 = 600_000;
 
 /// Notes the session and index of an encrypted message, so that its ciphertext can never pass for state.
-pub(super) async fn record_index(
+pub(super) async fn record_message(
     db: &mut SqliteConnection,
     room: &RoomId,
     event: &RoomEvent,
 ) -> Result<(), KeeperError> {
     if let Ok(megolm) = MegolmContent::parse(&event.content) {
         let (session, index) = (&megolm.session_id, megolm.message_index);
-        tuples::record_index(db, room, session, index, &event.sender, &event.event_id).await?;
+        tuples::record_message(db, room, session, index, &event.sender).await?;
     }
     Ok(())
 }
@@ -63,8 +63,9 @@ async fn take_plain(
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     let Some(tuple) = event.outer_tuple() else { return Ok(()) };
-    if taker.rules.exempt.contains(&tuple.event_type)
-        || taker.rules.sender_bound.binds(&tuple)
+    let rules = taker.rules.of(room);
+    if rules.exempt.contains(&tuple.event_type)
+        || rules.sender_bound.binds(&tuple)
         || event.is_redacted
         || tuple.packed().is_err()
     {
@@ -80,10 +81,10 @@ async fn take_plain(
         tuple: &tuple,
         sender: &event.sender,
         power: &power,
-        exempt: &taker.rules.exempt,
+        exempt: &rules.exempt,
         content: &event.content,
         payload: None,
-        require_cross_signed: taker.rules.require_cross_signed,
+        require_cross_signed: rules.require_cross_signed,
     });
     if let Verdict::Refuse(refusal) = verdict {
         report(taker, room, event.event_id.as_str(), &event.sender, &tuple, &refusal);
@@ -122,7 +123,7 @@ async fn promise(
     room: &RoomRow,
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    let due = arrival.at.saturating_add(taker.rules.reseal_delay);
+    let due = arrival.at.saturating_add(taker.rules.of(room).reseal_delay);
     Ok(marks::mark(db, &room.room_id, None, due, arrival.tick).await?)
 }
 
@@ -184,7 +185,11 @@ async fn take_encrypted(
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
     }
     if event.sender == taker.keeper {
-        record_index(db, &room.room_id, event).await?;
+        if let Ok(megolm) = MegolmContent::parse(&event.content) {
+            let (session, index) = (&megolm.session_id, megolm.message_index);
+            let (sender, event) = (&event.sender, &event.event_id);
+            tuples::record_index(db, &room.room_id, session, index, sender, event).await?;
+        }
         note_own(taker, db, room, event, &row, arrival).await?;
         look_under(taker, db, room, event, arrival).await?;
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
@@ -298,11 +303,18 @@ async fn weigh(
     let stands = row.current_event_id.as_ref() == Some(&seen.event_id);
     let body = seen.body.clone().unwrap_or_default();
     let decrypted = taker.device.decrypt(&room.room_id, &body).await?;
-    let verdict = decrypted.as_ref().map(|decrypted| judge_encrypted(taker, room, seen, decrypted));
+    let verdict = match &decrypted {
+        Some(decrypted) => {
+            let device = device_trust(db, &seen.sender, decrypted, now).await?;
+            Some(judge_encrypted(taker, room, seen, decrypted, device))
+        }
+        None => None,
+    };
     match verdict {
         // Power, exemption and ownership need no key: what is wrong with an event is said at once.
         None => {
-            let hopeless = !seen.powerful || taker.rules.exempt.is_critical(&seen.tuple.event_type);
+            let rules = taker.rules.of(room);
+            let hopeless = !seen.powerful || rules.exempt.is_critical(&seen.tuple.event_type);
             if stands {
                 row.current_fit = false;
             }
@@ -333,8 +345,9 @@ async fn weigh(
 fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &Refusal) {
     let told = seen.verdict == refusal.as_label();
     seen.verdict = refusal.as_label().to_owned();
-    // A device may be signed yet: that one is judged again when its owner's devices change.
-    if *refusal != Refusal::DeviceNotCrossSigned {
+    // A device may be signed yet, an identity confirmed: these are judged again when its owner's devices change, or
+    // an administrator has spoken.
+    if !matches!(refusal, Refusal::DeviceNotCrossSigned | Refusal::IdentityChanged) {
         seen.body = None;
     }
     if !told {
@@ -343,7 +356,7 @@ fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &R
 }
 
 fn refusal_without_key(taker: &Taker, room: &RoomRow, seen: &StateEventRow) -> Refusal {
-    if taker.rules.exempt.is_critical(&seen.tuple.event_type) {
+    if taker.rules.of(room).exempt.is_critical(&seen.tuple.event_type) {
         return Refusal::Critical;
     }
     let power = power_levels(room);
@@ -359,11 +372,31 @@ struct Reading {
     stands_for: Option<Value>,
 }
 
+/// What the keeper makes of the device that encrypted an event, and of the identity behind it: which is noted, so that
+/// the first one counts and an administrator can confirm another.
+async fn device_trust(
+    db: &mut SqliteConnection,
+    sender: &UserId,
+    decrypted: &Decrypted,
+    now: i64,
+) -> Result<DeviceTrust, KeeperError> {
+    if !decrypted.cross_signed {
+        return Ok(DeviceTrust::NotCrossSigned);
+    }
+    if let Some(newest) = &decrypted.vouchers.newest {
+        people::see_identity(db, sender, newest, now).await?;
+    }
+    let known = people::identity(db, sender).await?;
+    let counts = known.is_none_or(|known| decrypted.vouchers.are_all(&known.master_key));
+    Ok(if counts { DeviceTrust::CrossSigned } else { DeviceTrust::OtherIdentity })
+}
+
 fn judge_encrypted(
     taker: &Taker,
     room: &RoomRow,
     seen: &StateEventRow,
     decrypted: &Decrypted,
+    device: DeviceTrust,
 ) -> (Verdict, Reading) {
     let inner: JsonMap = match serde_json::from_str(decrypted.event.get()) {
         Ok(Value::Object(inner)) => inner,
@@ -380,14 +413,13 @@ fn judge_encrypted(
         power_levels(room)
     };
     let text = |field: &str| inner.get(field).and_then(Value::as_str);
-    let device =
-        if decrypted.cross_signed { DeviceTrust::CrossSigned } else { DeviceTrust::NotCrossSigned };
+    let rules = taker.rules.of(room);
     let verdict = judge(&Judgement {
         room_id: &room.room_id,
         tuple: &seen.tuple,
         sender: &seen.sender,
         power: &power,
-        exempt: &taker.rules.exempt,
+        exempt: &rules.exempt,
         content: &content,
         payload: Some(PayloadFacts {
             event_type: text("type"),
@@ -398,7 +430,7 @@ fn judge_encrypted(
             device,
             seen_in_another_event: false,
         }),
-        require_cross_signed: taker.rules.require_cross_signed,
+        require_cross_signed: rules.require_cross_signed,
     });
     let stands_for = inner.get(STANDS_FOR).cloned();
     (verdict, Reading { content, stands_for })
@@ -418,7 +450,7 @@ async fn accept(
     if row.current_event_id.as_ref() == Some(&seen.event_id) {
         row.current_fit = true;
     }
-    if taker.rules.sender_bound.binds(&row.tuple) {
+    if taker.rules.of(room).sender_bound.binds(&row.tuple) {
         return Ok(());
     }
     // Looked at anew, it says what it said before.

@@ -93,7 +93,7 @@ pub async fn tend(taker: Taker, homeserver: Homeserver) -> Result<(), KeeperErro
 
 /// Drops the ledger's old history, a little at a time: others want to write as well.
 async fn prune_ledger(taker: &Taker) -> Result<(), KeeperError> {
-    let before = now_ms().saturating_sub(taker.rules.ledger_retention);
+    let before = now_ms().saturating_sub(taker.rules.global().ledger_retention);
     loop {
         let mut transaction = taker.store.begin().await?;
         let pruned = ledger::prune(&mut transaction, before, PRUNED_AT_ONCE).await?;

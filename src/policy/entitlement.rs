@@ -230,6 +230,24 @@ impl Entitlement {
     pub fn is_grant(self) -> bool {
         self == Self::Grant
     }
+
+    /// What a device hears that is refused: a code. `None` where there is nothing to say.
+    pub fn code(self) -> Option<WithheldCode> {
+        match self {
+            Self::Withhold(code) => Some(code),
+            Self::Hold(_) => Some(WithheldCode::Unauthorised),
+            Self::Grant | Self::Silence => None,
+        }
+    }
+
+    /// The refusal in the ledger's words: `withheld:` and the code, or `held`.
+    pub fn outcome(self) -> Option<String> {
+        match self {
+            Self::Withhold(code) => Some(format!("withheld:{code}")),
+            Self::Hold(_) => Some("held".to_owned()),
+            Self::Grant | Self::Silence => None,
+        }
+    }
 }
 
 /// Whether a device is entitled to the key of a tuple, and what it hears if not.
@@ -296,7 +314,8 @@ fn reason_to_hold(
     }
 }
 
-fn member_may_read(
+/// Whether somebody of this membership may be given the key of a tuple at all.
+pub fn member_may_read(
     membership: Option<Membership>,
     tuple: &StateTuple,
     invitees: InviteePolicy,

@@ -9,6 +9,6 @@ pub mod glob;
 pub use access::{AccessPolicy, ServerGlob};
 pub use entitlement::{
     DeviceFacts, DevicePolicy, Entitlement, HoldReason, InviteePolicy, MemberFacts, MemberPolicy,
-    SharingPolicy, UserFacts, WithheldCode, Word, entitlement, hold,
+    SharingPolicy, UserFacts, WithheldCode, Word, entitlement, hold, member_may_read,
 };
 pub use glob::UserGlob;

@@ -62,6 +62,8 @@ pub struct PayloadFacts<'a> {
 pub enum DeviceTrust {
     /// Its owner cross-signed it.
     CrossSigned,
+    /// Its owner cross-signed it with another identity than the one that counts.
+    OtherIdentity,
     /// Its owner did not.
     NotCrossSigned,
     /// Nobody knows which device it was.
@@ -101,6 +103,8 @@ pub enum Refusal {
     Replayed,
     /// The device that encrypted it is not cross-signed by its owner, or unknown.
     DeviceNotCrossSigned,
+    /// The sender's cross-signing identity is another than the one that counts: an administrator has to confirm it.
+    IdentityChanged,
     /// The session belongs to somebody else, or nobody knows to whom.
     SenderMismatch,
     /// The content is not what the type calls for; says what is wrong with it.
@@ -126,6 +130,7 @@ impl Refusal {
             Self::WrongRoom => "wrong_room",
             Self::Replayed => "replayed",
             Self::DeviceNotCrossSigned => "device_not_cross_signed",
+            Self::IdentityChanged => "identity_changed",
             Self::SenderMismatch => "sender_mismatch",
             Self::Shape(_) => "shape",
         }
@@ -146,6 +151,9 @@ impl fmt::Display for Refusal {
             Self::WrongRoom => "the payload was encrypted for another room",
             Self::Replayed => "the ciphertext's index stood in another event before",
             Self::DeviceNotCrossSigned => "the sending device is not cross-signed by its owner",
+            Self::IdentityChanged => {
+                "the sender's cross-signing identity changed, and nobody has confirmed it"
+            }
             Self::SenderMismatch => "the session does not belong to the event's sender",
         };
         f.write_str(sentence)
@@ -189,10 +197,12 @@ fn payload_refusal(input: &Judgement<'_>, payload: &PayloadFacts<'_>) -> Option<
     if payload.seen_in_another_event {
         return Some(Refusal::Replayed);
     }
-    if input.require_cross_signed && payload.device != DeviceTrust::CrossSigned {
-        return Some(Refusal::DeviceNotCrossSigned);
+    match payload.device {
+        DeviceTrust::CrossSigned => None,
+        _ if !input.require_cross_signed => None,
+        DeviceTrust::OtherIdentity => Some(Refusal::IdentityChanged),
+        DeviceTrust::NotCrossSigned | DeviceTrust::Unknown => Some(Refusal::DeviceNotCrossSigned),
     }
-    None
 }
 
 fn type_refusal(input: &Judgement<'_>) -> Option<Refusal> {

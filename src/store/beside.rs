@@ -118,6 +118,35 @@ impl Beside {
         Ok(transaction.commit().await?)
     }
 
+    /// Lets everybody have a room's keys who is joined to it, at `now` (milliseconds), and of whom nothing was said
+    /// before. Returns who that is.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] when the keeper is not in the room, or the store fails.
+    pub async fn approve_all_present(
+        &mut self,
+        room: &RoomId,
+        now: i64,
+    ) -> Result<Vec<OwnedUserId>, Refused> {
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        known_room(&mut transaction, room).await?;
+        let said = people::People::of_room(&mut transaction, room, None).await?;
+        let mut users = Vec::new();
+        for member in rooms::present_members(&mut transaction, room).await? {
+            if member.membership == Membership::Join && said.word(&member.user_id).is_none() {
+                people::say(&mut transaction, room, &member.user_id, Word::Approved, now).await?;
+                users.push(member.user_id);
+            }
+        }
+        if !users.is_empty() {
+            let tick = reserve_ticks(&mut transaction, 1).await?;
+            marks::mark(&mut transaction, room, None, now, tick).await?;
+        }
+        transaction.commit().await?;
+        Ok(users)
+    }
+
     /// Refuses a user a room's keys, at `now` (milliseconds), whatever was said before. Returns whether the user
     /// is in the room.
     ///
@@ -222,11 +251,17 @@ async fn known_member(
     room: &RoomId,
     user: &UserId,
 ) -> Result<Option<MemberRow>, Refused> {
-    let known = rooms::get(&mut *db, room).await?;
-    if known.is_none_or(|known| known.membership != Membership::Join) {
-        return Err(Refused::UnknownRoom(room.to_owned()));
-    }
+    known_room(db, room).await?;
     Ok(rooms::get_member(db, room, user).await?)
+}
+
+/// That the keeper is in a room.
+async fn known_room(db: &mut SqliteConnection, room: &RoomId) -> Result<(), Refused> {
+    let known = rooms::get(db, room).await?;
+    match known.filter(|known| known.membership == Membership::Join) {
+        Some(_) => Ok(()),
+        None => Err(Refused::UnknownRoom(room.to_owned())),
+    }
 }
 
 fn is_present(member: Option<&MemberRow>) -> bool {

@@ -86,6 +86,25 @@ pub async fn due(connection: &mut SqliteConnection, room: &RoomId, now: i64) -> 
         .collect()
 }
 
+/// Whether there is a promise to decide upon a member.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn stands(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    user: &UserId,
+) -> Result<bool> {
+    let (stands,): (bool,) =
+        sqlx::query_as("SELECT EXISTS (SELECT 1 FROM marks WHERE room_id = ? AND user_id = ?)")
+            .bind(room.as_str())
+            .bind(user.as_str())
+            .fetch_one(connection)
+            .await?;
+    Ok(stands)
+}
+
 /// Settles a promise, unless it was made anew since it was read.
 ///
 /// # Errors

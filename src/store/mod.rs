@@ -8,8 +8,10 @@
 mod beside;
 mod error;
 pub mod inbox;
+pub mod key_requests;
 pub mod ledger;
 pub mod marks;
+pub mod member_sessions;
 pub mod outbox;
 pub mod people;
 pub mod rooms;
@@ -38,7 +40,8 @@ pub use self::{
     beside::{Beside, Refused},
     error::StoreError,
     inbox::{InboxRow, NewEvent},
-    ledger::{Grant, GrantRow, NewGrant},
+    key_requests::{AskedSession, KeyRequestRow},
+    ledger::{Grant, GrantRow, NewGrant, Refusal},
     marks::Mark,
     outbox::{NewOutbox, OutboxKind, OutboxRow, StateDetail, ToDeviceDetail},
     people::{HoldRow, Identity, People},

@@ -224,7 +224,15 @@ pub async fn identities(
     Ok(identities)
 }
 
-async fn identity(connection: &mut SqliteConnection, user: &UserId) -> Result<Option<Identity>> {
+/// A user's identity, if one was seen.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn identity(
+    connection: &mut SqliteConnection,
+    user: &UserId,
+) -> Result<Option<Identity>> {
     let row: Option<(String, Option<String>)> =
         sqlx::query_as("SELECT master_key, changed_to FROM identities WHERE user_id = ?")
             .bind(user.as_str())

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     races::stage::{NAME, Stage},
-    simulated::{RoomRef, Trust, World, http::percent_decode},
+    simulated::{RoomRef, Trust, UserRef, World, http::percent_decode},
 };
 
 /// The names that the keeper has ever sealed in a room, as Alice reads them.
@@ -92,6 +92,41 @@ async fn an_edit_from_a_device_that_its_owner_did_not_sign_is_not_sealed_again()
         stage.settle(&room, &format!("after {name}'s edit")).await;
         assert!(!names_said(&stage, &room).contains(&json!("Theirs")), "{name}");
     }
+}
+
+/// Bob, who may set the name, with one name that the keeper sealed for him.
+async fn with_bobs_name(stage: &Stage, name: &str) -> (RoomRef, UserRef) {
+    let room = stage.named_room("Tea").await;
+    let bob = stage.sim.user("bob").create();
+    stage.sim.join(&room, "bob");
+    room.set_power("bob", 100);
+    stage.shows(&bob.device(1), &room, "Tea").await;
+    bob.device(1).rename(&room, name);
+    stage.sealed(&room, NAME, &json!({ "name": name })).await;
+    (room, bob)
+}
+
+#[tokio::test]
+async fn an_edit_of_somebody_whose_identity_changed_waits_until_an_administrator_confirms_it() {
+    let stage = Stage::open().await;
+    let (room, bob) = with_bobs_name(&stage, "Bob's").await;
+    bob.reset_identity();
+    stage.keeper.wait_for_metric("statekeeper_holds", 1.0).await;
+    // Under the session that the keeper has from the days of the old identity, and under one of the new device.
+    let devices = [bob.device(1), stage.sim.add_device("bob", 2, Trust::CrossSigned)];
+    for (device, name) in devices.iter().zip(["Somebody's", "Anybody's"]) {
+        device.rename(&room, name);
+        stage.settle(&room, &format!("after {name}")).await;
+        assert!(!names_said(&stage, &room).contains(&json!(name)), "{name}");
+    }
+    let refused = "statekeeper_state_refused_total";
+    assert!(stage.keeper.metric(refused, &["identity_changed"]).await >= 2.0);
+    let (code, _, said) = stage.keeper.command("confirm-identity", &[&bob.user_id]);
+    assert_eq!(code, Some(0), "{said}");
+    stage.sealed(&room, NAME, &json!({ "name": "Anybody's" })).await;
+    // The old device is signed by the new identity: what its session was judged by once is over.
+    devices[0].rename(&room, "Bob's again");
+    stage.sealed(&room, NAME, &json!({ "name": "Bob's again" })).await;
 }
 
 #[tokio::test]

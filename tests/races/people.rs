@@ -106,6 +106,36 @@ async fn under_approved_a_joiner_is_held_in_sight_and_reads_the_name_once_approv
 }
 
 #[tokio::test]
+async fn under_approved_those_from_before_the_keeper_are_approved_at_one_word_and_later_ones_are_not()
+ {
+    let stage = open_with_members("approved").await;
+    let room = stage.sim.room().create();
+    let [bob, carol, dave, mallory] =
+        ["bob", "carol", "dave", "mallory"].map(|name| stage.sim.user(name).create());
+    for user in [&bob, &carol, &mallory] {
+        stage.sim.join(&room, &user.user_id);
+    }
+    room.invite("dave");
+    stage.invite_keeper(&room).await;
+    stage.name(&room, "Tea").await;
+    stage.keeper.wait_for_metric(HOLDS, 4.0).await;
+    run(&stage, "deny", &[&room.room_id, &mallory.user_id]);
+    let said = run(&stage, "approve", &[&room.room_id, "--all-present"]);
+    let named = |user: &UserRef| said.contains(&format!("approved {} in ", user.user_id));
+    assert!(named(&bob) && named(&carol) && !named(&dave) && !named(&mallory), "{said}");
+    stage.shows(&bob.device(1), &room, "Tea").await;
+    stage.shows(&carol.device(1), &room, "Tea").await;
+    held_are(&stage, &hold_of(&dave, "awaits_approval")).await;
+    assert_eq!((keys(&dave), keys(&mallory)), (0, 0));
+    // It was a word about those who were there.
+    stage.sim.join(&room, "dave");
+    stage.settle(&room, "after the join").await;
+    held_are(&stage, &hold_of(&dave, "awaits_approval")).await;
+    let (code, _, said) = stage.keeper.command("approve", &[&room.room_id]);
+    assert_eq!(code, Some(2), "somebody has to be named: {said}");
+}
+
+#[tokio::test]
 async fn under_approved_an_invitee_gets_nothing_before_the_approval_and_the_name_after_it() {
     let stage = open_with_members("approved").await;
     let room = stage.named_room("Tea").await;

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Logging {
     /// The form of a line.
     pub format: LogFormat,
-    /// The least level that is logged: `error`, `warn`, `info`, `debug` or `trace`, also for one
-    /// module, like `info,statekeeper::keeper=debug`.
+    /// The least level that is logged: `error`, `warn`, `info`, `debug`, `trace` or `off`, also for
+    /// one module, like `info,statekeeper::keeper=debug`.
     #[schemars(extend("format" = "log-filter"))]
     pub level: String,
 }

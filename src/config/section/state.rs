@@ -2,7 +2,7 @@
 
 use ruma::events::StateEventType;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use super::sharing::Devices;
 use crate::config::{Duration, TypeGlob};
@@ -21,6 +21,7 @@ pub struct State {
     pub reseal_from: Devices,
     /// State event types that the keeper never seals, beside those that MSC4362 exempts: the
     /// homeserver has to read these to enforce or to show them.
+    #[serde(deserialize_with = "in_full")]
     #[schemars(
         with = "Vec<String>",
         extend("items" = { "type": "string", "format": "matrix-event-type" })
@@ -71,6 +72,19 @@ const NEVER_RESEAL: [&str; 8] = [
     "m.beacon_info",
     "org.matrix.msc3672.beacon_info",
 ];
+
+/// Event types without patterns: the types of this list are compared to the letter.
+fn in_full<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<StateEventType>, D::Error> {
+    let types = Vec::<StateEventType>::deserialize(deserializer)?;
+    let is_full = |event_type: &StateEventType| {
+        let name = event_type.to_string();
+        !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c == '*')
+    };
+    match types.iter().all(is_full) {
+        true => Ok(types),
+        false => Err(D::Error::custom("not an event type in full")),
+    }
+}
 
 impl Default for State {
     fn default() -> Self {

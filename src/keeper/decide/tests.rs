@@ -1,5 +1,7 @@
 //! The decisions, case by case, and what holds for all of them.
 
+mod asked;
+
 use proptest::prelude::*;
 use ruma::{event_id, owned_device_id, owned_event_id};
 
@@ -7,7 +9,7 @@ use super::*;
 use crate::{
     config::Config,
     keeper::rules::Rules,
-    policy::{MemberPolicy, Word},
+    policy::{MemberPolicy, WithheldCode, Word},
     state::PowerLevel,
 };
 
@@ -38,8 +40,13 @@ fn device(id: &str) -> DeviceView {
     DeviceView { device_id: id.into(), facts: signed(), first_seen: 1, grants: BTreeMap::new() }
 }
 
+fn grant(message_index: u32, sent_at: i64, sent_tick: i64) -> Grant {
+    let (sent_at, sent_tick) = (Some(sent_at), Some(sent_tick));
+    Grant { message_index, sent_at, sent_tick, granted_at: 1, asked: false }
+}
+
 fn holding(id: &str, index: u32, sent_at: i64, sent_tick: i64) -> DeviceView {
-    let grant = Grant { message_index: index, sent_at: Some(sent_at), sent_tick: Some(sent_tick) };
+    let grant = grant(index, sent_at, sent_tick);
     DeviceView { grants: BTreeMap::from([("session".to_owned(), grant)]), ..device(id) }
 }
 
@@ -83,7 +90,14 @@ fn renamed() -> TupleView {
 }
 
 fn room(members: Vec<MemberView>, tuples: Vec<TupleView>) -> Knowledge {
-    Knowledge { elevated: true, whole_room: true, members, tuples, departed: BTreeSet::new() }
+    Knowledge {
+        elevated: true,
+        whole_room: true,
+        members,
+        tuples,
+        departed: BTreeSet::new(),
+        requests: Vec::new(),
+    }
 }
 
 fn recipients(plan: &Plan) -> Vec<(String, Reason)> {
@@ -221,7 +235,7 @@ fn a_joiner_whom_a_seal_overtook_is_shown_every_value_anew() {
 #[test]
 fn an_old_device_that_got_a_key_late_is_not_taken_for_a_new_one() {
     let mut device = holding("B", 4, 600, 70);
-    let earlier = Grant { message_index: 0, sent_at: Some(1), sent_tick: Some(2) };
+    let earlier = grant(0, 1, 2);
     device.grants.insert("another".to_owned(), earlier);
     let mut bob = member("bob", Membership::Join, vec![device]);
     (bob.tick, bob.first_key) = (1, Some(2));
@@ -265,7 +279,7 @@ fn an_unsigned_device_gets_nothing_and_is_told_why_in_the_ledger() {
     let bob = member("bob", Membership::Join, vec![unsigned]);
     let plan = decide(&room(vec![bob], vec![sealed_name()]), &rules(), NOW);
     assert!(plan.shares.is_empty());
-    assert_eq!(plan.refusals[0].2, WithheldCode::Unverified);
+    assert_eq!(plan.refusals[0].2, Entitlement::Withhold(WithheldCode::Unverified));
 }
 
 #[test]
@@ -304,7 +318,7 @@ fn a_blocked_user_loses_the_session_and_is_no_hold() {
     bob.user.blocked = true;
     let plan = decide(&room(vec![bob], vec![sealed_name()]), &rules(), NOW);
     assert!(plan.retire.contains("session") && plan.holds.is_empty());
-    assert_eq!(plan.refusals[0].2, WithheldCode::Blacklisted);
+    assert_eq!(plan.refusals[0].2, Entitlement::Withhold(WithheldCode::Blacklisted));
 }
 
 #[test]
@@ -433,9 +447,7 @@ proptest! {
             let index = if plan.seals.is_empty() { 4 } else { 5 };
             for to in to {
                 let member = known.members.iter_mut().find(|m| m.user_id == to.user_id).unwrap();
-                let grant = Grant {
-                    message_index: index, sent_at: Some(NOW), sent_tick: Some(tick),
-                };
+                let grant = grant(index, NOW, tick);
                 let held = member.devices[0].grants.entry("session".to_owned()).or_insert(grant.clone());
                 if held.message_index > index { *held = grant; }
             }

@@ -27,30 +27,22 @@ use governor::{
 };
 
 use super::fingerprint::Fingerprint;
+use crate::keeper::rules::Rate;
 
 /// How many buckets each scope may hold at once: 4 MiB of them.
 const MOST_BUCKETS: usize = 65_536;
 
-/// How many requests may come at once, and how many a second in the long run. Zero counts as one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// How many at once.
-    pub burst: u32,
-    /// How many a second in the long run.
-    pub per_second: u32,
-}
-
-/// The limit of each scope.
+/// The rate of each scope. Zero counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimits {
     /// For each device.
-    pub device: Limit,
+    pub device: Rate,
     /// For each user, over all devices.
-    pub user: Limit,
+    pub user: Rate,
     /// For each room, over all users.
-    pub room: Limit,
+    pub room: Rate,
     /// For everything.
-    pub overall: Limit,
+    pub overall: Rate,
 }
 
 /// Whose budget it is.
@@ -206,10 +198,10 @@ struct Buckets {
 }
 
 impl Buckets {
-    fn new(limit: Limit, most: usize) -> Self {
+    fn new(rate: Rate, most: usize) -> Self {
         let at_least_one = |count| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::per_second(at_least_one(limit.per_second))
-            .allow_burst(at_least_one(limit.burst));
+        let quota =
+            Quota::per_second(at_least_one(rate.per_second)).allow_burst(at_least_one(rate.burst));
         let (state, clock) = (Shown::default(), Shown::default());
         Self {
             limiter: RateLimiter::new(quota, state.clone(), clock.clone()),
@@ -282,8 +274,8 @@ fn nanos(time: Duration) -> Nanos {
 mod tests {
     use super::*;
 
-    const ONE: Limit = Limit { burst: 1, per_second: 1 };
-    const MANY: Limit = Limit { burst: 100, per_second: 100 };
+    const ONE: Rate = Rate { burst: 1, per_second: 1 };
+    const MANY: Rate = Rate { burst: 100, per_second: 100 };
 
     fn payers(device: Fingerprint, user: Fingerprint, room: Fingerprint) -> Payers {
         Payers { device, user, room }
@@ -292,7 +284,7 @@ mod tests {
     #[test]
     fn what_is_over_one_budget_spends_none_of_the_others() {
         let limits =
-            RateLimits { device: MANY, user: ONE, room: Limit { burst: 2, ..ONE }, overall: MANY };
+            RateLimits { device: MANY, user: ONE, room: Rate { burst: 2, ..ONE }, overall: MANY };
         let mut limits = Limits::new(&limits);
         let now = Duration::from_secs(1);
         assert_eq!(limits.take(&payers(1, 1, 1), now), Ok(()));

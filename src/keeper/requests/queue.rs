@@ -125,6 +125,20 @@ impl Queue {
         self.make_room(number, short.scope)
     }
 
+    /// Whether a request with this id waits, or was lately served.
+    pub fn knows(
+        &mut self,
+        sender: &UserId,
+        device: &DeviceId,
+        request_id: &str,
+        now: Instant,
+    ) -> bool {
+        let now = self.since_start(now);
+        self.forget_served(now);
+        let fingerprint = self.fingerprint(sender, device, request_id);
+        self.numbers.contains_key(&fingerprint) || self.served.contains_key(&fingerprint)
+    }
+
     /// Takes back the request with this id, if it waits; says whether it did.
     pub fn cancel(&mut self, sender: &UserId, device: &DeviceId, request_id: &str) -> bool {
         let fingerprint = self.fingerprint(sender, device, request_id);

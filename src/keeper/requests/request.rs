@@ -27,6 +27,30 @@ pub struct KeyRequest {
     pub session_id: String,
     /// The Curve25519 key of the session's creator in base64; deprecated, and often not there.
     pub sender_key: Option<String>,
+    /// When it was heard, in milliseconds.
+    pub heard_at: i64,
+}
+
+/// What names a request: nobody but the sender can name it, so nobody else can take it back.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestName {
+    /// Who asks.
+    pub sender: OwnedUserId,
+    /// From which device, by its own word.
+    pub device: OwnedDeviceId,
+    /// The request's id.
+    pub request_id: String,
+}
+
+impl KeyRequest {
+    /// Its name.
+    pub fn name(&self) -> RequestName {
+        RequestName {
+            sender: self.sender.clone(),
+            device: self.device.clone(),
+            request_id: self.request_id.clone(),
+        }
+    }
 }
 
 /// What an `m.room_key_request` says.
@@ -34,15 +58,8 @@ pub struct KeyRequest {
 pub enum Incoming {
     /// A key is asked for.
     Request(KeyRequest),
-    /// A key is not needed any more.
-    Cancellation {
-        /// Who asked.
-        sender: OwnedUserId,
-        /// The device that asked.
-        device: OwnedDeviceId,
-        /// The id of the request that is taken back.
-        request_id: String,
-    },
+    /// The key that this request asked for is not needed any more.
+    Cancellation(RequestName),
 }
 
 /// Why an `m.room_key_request` is not heard. What was sent is in none of them.
@@ -110,12 +127,12 @@ struct Body {
 }
 
 impl Incoming {
-    /// Reads the JSON of a to-device event of the type `m.room_key_request`.
+    /// Reads the JSON of a to-device event of the type `m.room_key_request`, heard at `now` (milliseconds).
     ///
     /// # Errors
     ///
     /// [`RequestError`] when it is not one that a device which follows the specification sends.
-    pub fn parse(json: &str) -> Result<Self, RequestError> {
+    pub fn parse(json: &str, now: i64) -> Result<Self, RequestError> {
         if json.len() > LONGEST_EVENT {
             return Err(RequestError::TooLong);
         }
@@ -131,19 +148,21 @@ impl Incoming {
         match action.as_str() {
             "request" => {
                 let body = body.ok_or(RequestError::Malformed)?;
-                request(sender, device, request_id, body).map(Self::Request)
+                let name = RequestName { sender, device, request_id };
+                request(name, body, now).map(Self::Request)
             }
-            "request_cancellation" => Ok(Self::Cancellation { sender, device, request_id }),
+            "request_cancellation" => {
+                Ok(Self::Cancellation(RequestName { sender, device, request_id }))
+            }
             _ => Err(RequestError::UnknownAction),
         }
     }
 }
 
 fn request(
-    sender: OwnedUserId,
-    device: OwnedDeviceId,
-    request_id: String,
+    name: RequestName,
     body: serde_json::Value,
+    heard_at: i64,
 ) -> Result<KeyRequest, RequestError> {
     let body: Body = serde_json::from_value(body).map_err(|_| RequestError::Malformed)?;
     if body.algorithm != MEGOLM {
@@ -155,7 +174,8 @@ fn request(
     // Some clients send an empty key where the deprecated field has nothing to say.
     let sender_key = body.sender_key.filter(|key| !key.is_empty());
     let sender_key = sender_key.map(|key| bounded(key, LONGEST_KEY)).transpose()?;
-    Ok(KeyRequest { sender, device, request_id, room_id, session_id, sender_key })
+    let RequestName { sender, device, request_id } = name;
+    Ok(KeyRequest { sender, device, request_id, room_id, session_id, sender_key, heard_at })
 }
 
 /// `text` without the capacity that it does not use, if it has between 1 and `longest` bytes.
@@ -198,12 +218,12 @@ mod tests {
     fn with(pointer: &str, value: Value) -> Result<Incoming, RequestError> {
         let mut event = event();
         *event.pointer_mut(pointer).unwrap() = value;
-        Incoming::parse(&event.to_string())
+        Incoming::parse(&event.to_string(), 1)
     }
 
     #[test]
     fn a_request_is_read_with_all_that_it_asks_for() {
-        let Incoming::Request(request) = Incoming::parse(&event().to_string()).unwrap() else {
+        let Incoming::Request(request) = Incoming::parse(&event().to_string(), 1).unwrap() else {
             panic!("not a request");
         };
         assert_eq!(request.sender, "@joiner:example.org");
@@ -228,8 +248,8 @@ mod tests {
         let mut event = event();
         event["content"]["action"] = json!("request_cancellation");
         event["content"]["body"] = json!([1, 2]);
-        let read = Incoming::parse(&event.to_string()).unwrap();
-        assert!(matches!(read, Incoming::Cancellation { request_id, .. } if request_id == "1"));
+        let read = Incoming::parse(&event.to_string(), 1).unwrap();
+        assert!(matches!(read, Incoming::Cancellation(name) if name.request_id == "1"));
     }
 
     #[test]
@@ -277,7 +297,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_the_reader_panic(text in ".{0,400}") {
-            let _ = Incoming::parse(&text);
+            let _ = Incoming::parse(&text, 1);
         }
 
         #[test]

@@ -9,13 +9,14 @@ use proptest::prelude::*;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 
 use super::{
-    limits::{Limit, RateLimits, Scope},
+    limits::{RateLimits, Scope},
     queue::{Offer, Queue},
     request::KeyRequest,
 };
+use crate::keeper::rules::Rate;
 
-const WIDE: Limit = Limit { burst: 1000, per_second: 1000 };
-const ONE: Limit = Limit { burst: 1, per_second: 1 };
+const WIDE: Rate = Rate { burst: 1000, per_second: 1000 };
+const ONE: Rate = Rate { burst: 1, per_second: 1 };
 const NO_LIMIT: RateLimits = RateLimits { device: WIDE, user: WIDE, room: WIDE, overall: WIDE };
 
 fn request(user: &str, device: &str, room: &str, id: u32) -> KeyRequest {
@@ -26,6 +27,7 @@ fn request(user: &str, device: &str, room: &str, id: u32) -> KeyRequest {
         room_id: OwnedRoomId::try_from(format!("!{room}:example.org")).unwrap(),
         session_id: "session".to_owned(),
         sender_key: None,
+        heard_at: 0,
     }
 }
 
@@ -161,7 +163,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn small_limits() -> impl Strategy<Value = RateLimits> {
-    let limit = || (1..5_u32, 1..5_u32).prop_map(|(burst, per_second)| Limit { burst, per_second });
+    let limit = || (1..5_u32, 1..5_u32).prop_map(|(burst, per_second)| Rate { burst, per_second });
     (limit(), limit(), limit(), limit()).prop_map(|(device, user, room, overall)| RateLimits {
         device,
         user,
@@ -175,7 +177,7 @@ fn user(number: u8) -> String {
 }
 
 /// No window of `served` holds more than the burst and what the rate adds in its time.
-fn within(limit: Limit, served: &[Duration]) -> bool {
+fn within(limit: Rate, served: &[Duration]) -> bool {
     served.iter().enumerate().all(|(first, from)| {
         served.iter().enumerate().skip(first).all(|(last, until)| {
             let most = f64::from(limit.burst)
@@ -262,8 +264,8 @@ proptest! {
         flood in prop::collection::vec((0..5_u8, 0..50_u8, 0..50_u8), 1..400),
         honest_at in 0..400_usize,
     ) {
-        let overall = Limit { burst: 2, per_second: 10 };
-        let user_limit = Limit { burst: 3, per_second: 3 };
+        let overall = Rate { burst: 2, per_second: 10 };
+        let user_limit = Rate { burst: 3, per_second: 3 };
         let limits = RateLimits { overall, user: user_limit, ..NO_LIMIT };
         let start = Instant::now();
         let mut queue = Queue::new(&limits, 50, start);

@@ -6,7 +6,8 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use super::{CHUNK, holder};
 use crate::store::{Result, Store};
 
-/// Notes that the homeserver took the keys of a session for these devices.
+/// Notes that the homeserver took the keys of a session for these devices. One that held it keeps the time at which
+/// it got it first.
 ///
 /// # Errors
 ///
@@ -24,8 +25,9 @@ pub async fn delivered(
         holders.extend(holder(store, connection, user, device).await?);
     }
     for holders in holders.chunks(CHUNK) {
-        let mut query = QueryBuilder::new("UPDATE grants SET sent_at = ");
-        query.push_bind(now).push(", sent_tick = ").push_bind(tick);
+        let mut query = QueryBuilder::new("UPDATE grants SET sent_at = COALESCE(sent_at, ");
+        query.push_bind(now).push("), sent_tick = COALESCE(sent_tick, ");
+        query.push_bind(tick).push(")");
         push_holders(&mut query, session_id, holders);
         query.build().execute(&mut *connection).await?;
         let mut query = QueryBuilder::new("UPDATE ledger SET outcome = 'delivered', last_at = ");

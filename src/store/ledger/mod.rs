@@ -28,8 +28,10 @@ pub struct NewGrant {
     pub device_id: OwnedDeviceId,
     /// The first index that the key opens.
     pub message_index: u32,
-    /// Why: `invite`, `join`, `device`, `seal`.
+    /// Why: `invite`, `join`, `device`, `seal`, `request`, `resend`, `forward`.
     pub reason: &'static str,
+    /// Whether the device holds it already and is sent it once more.
+    pub again: bool,
     /// The tuple whose value it opens.
     pub tuple: StateTuple,
     /// The policy that decided, such as `devices=cross_signed invitees=aesthetic`.
@@ -45,6 +47,10 @@ pub struct Grant {
     pub sent_at: Option<i64>,
     /// The tick of that.
     pub sent_tick: Option<i64>,
+    /// When it was given last, in milliseconds.
+    pub granted_at: i64,
+    /// Whether the device asked for it: a client that asks reads again what it could not read.
+    pub asked: bool,
 }
 
 /// A grant with whose it is.
@@ -61,7 +67,7 @@ pub struct GrantRow {
 }
 
 /// Writes grants and their history, before their keys leave. One that reaches further back replaces the one
-/// that stood.
+/// that stood; one that is given again leaves all of it as it stood but the time.
 ///
 /// # Errors
 ///
@@ -88,7 +94,19 @@ pub async fn grant(
         }
         rows.push((grant, ids));
     }
-    for chunk in rows.chunks(CHUNK) {
+    let (again, new): (Vec<_>, Vec<_>) = rows.iter().cloned().partition(|(grant, _)| grant.again);
+    for (grant, [user, device, _, _]) in again {
+        sqlx::query(
+            "UPDATE grants SET granted_at = ? WHERE session_id = ? AND user = ? AND device = ?",
+        )
+        .bind(now)
+        .bind(&grant.session_id)
+        .bind(user)
+        .bind(device)
+        .execute(&mut *connection)
+        .await?;
+    }
+    for chunk in new.chunks(CHUNK) {
         let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
             "INSERT INTO grants (session_id, user, device, room, message_index, reason, granted_at) ",
         );
@@ -102,6 +120,8 @@ pub async fn grant(
              granted_at = excluded.granted_at, sent_at = NULL, sent_tick = NULL",
         );
         query.build().execute(&mut *connection).await?;
+    }
+    for chunk in rows.chunks(CHUNK) {
         let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
             "INSERT INTO ledger (at, room, user, device, session_id, message_index, tuple, reason, \
              policy, outcome, last_at) ",
@@ -118,6 +138,11 @@ pub async fn grant(
 }
 
 impl NewGrant {
+    /// Whether the device asked for it.
+    pub fn is_asked(&self) -> bool {
+        matches!(self.reason, "request" | "resend" | "forward")
+    }
+
     fn names(&self) -> [(Kind, String); 4] {
         let tuple = format!("{} {}", self.tuple.event_type, self.tuple.state_key);
         [
@@ -264,11 +289,11 @@ pub async fn of_room(
     room: &RoomId,
     user: Option<&UserId>,
 ) -> Result<Vec<GrantRow>> {
-    type Columns = (String, Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, i64, Option<i64>, Option<i64>);
     let Some(room) = room_number(store, connection, room).await? else { return Ok(Vec::new()) };
     let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
-        "SELECT session_id, u.hash, u.name, d.hash, d.name, message_index, sent_at, sent_tick \
-         FROM grants JOIN names u ON u.id = user JOIN names d ON d.id = device WHERE room = ",
+        "SELECT session_id, u.hash AS user_hash, u.name AS user_name, d.hash AS device_hash, \
+         d.name AS device_name, message_index, sent_at, sent_tick, granted_at, \
+         reason IN ('request', 'forward') AS asked FROM grants JOIN names u ON u.id = user JOIN names d ON d.id = device WHERE room = ",
     );
     query.push_bind(room);
     if let Some(user) = user {
@@ -277,26 +302,59 @@ pub async fn of_room(
         };
         query.push(" AND user = ").push_bind(user);
     }
-    let rows: Vec<Columns> = query.build_query_as().fetch_all(connection).await?;
-    rows.into_iter()
-        .map(|(session_id, user_hash, user, device_hash, device, index, sent_at, sent_tick)| {
-            let user = names::open(store, &user_hash, &user)?;
-            Ok(GrantRow {
-                session_id,
-                user_id: user.try_into().map_err(StoreError::corrupt("user id"))?,
-                device_id: names::open(store, &device_hash, &device)?.into(),
-                grant: Grant {
-                    message_index: u32::try_from(index)
-                        .map_err(StoreError::corrupt("message index"))?,
-                    sent_at,
-                    sent_tick,
-                },
-            })
-        })
-        .collect()
+    let rows: Vec<HeldColumns> = query.build_query_as().fetch_all(connection).await?;
+    rows.into_iter().map(|row| row.read(store)).collect()
 }
 
-/// Notes a refusal. Returns whether it is the first of its kind.
+/// A row of `grants` as it is read, with the names of its holder.
+#[derive(sqlx::FromRow)]
+struct HeldColumns {
+    session_id: String,
+    user_hash: Vec<u8>,
+    user_name: Vec<u8>,
+    device_hash: Vec<u8>,
+    device_name: Vec<u8>,
+    message_index: i64,
+    sent_at: Option<i64>,
+    sent_tick: Option<i64>,
+    granted_at: i64,
+    asked: bool,
+}
+
+impl HeldColumns {
+    fn read(self, store: &Store) -> Result<GrantRow> {
+        let user = names::open(store, &self.user_hash, &self.user_name)?;
+        let message_index = u32::try_from(self.message_index);
+        Ok(GrantRow {
+            session_id: self.session_id,
+            user_id: user.try_into().map_err(StoreError::corrupt("user id"))?,
+            device_id: names::open(store, &self.device_hash, &self.device_name)?.into(),
+            grant: Grant {
+                message_index: message_index.map_err(StoreError::corrupt("message index"))?,
+                sent_at: self.sent_at,
+                sent_tick: self.sent_tick,
+                granted_at: self.granted_at,
+                asked: self.asked,
+            },
+        })
+    }
+}
+
+/// A key that a known device is refused, or that is held back from it.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal<'a> {
+    /// The device and its user.
+    pub holder: (&'a UserId, &'a DeviceId),
+    /// The session that was asked for; `""` for whatever session there is.
+    pub session_id: &'a str,
+    /// `withheld:` and the code, or `held`.
+    pub outcome: &'a str,
+    /// The policy that decided.
+    pub policy: &'a str,
+}
+
+/// Notes a refusal: one counted row for each device, session and outcome. Returns whether it is the first of its
+/// kind.
 ///
 /// # Errors
 ///
@@ -305,19 +363,21 @@ pub async fn refuse(
     store: &Store,
     connection: &mut SqliteConnection,
     room: &RoomId,
-    (user, device): (&UserId, &DeviceId),
-    code: &str,
+    refusal: Refusal<'_>,
     now: i64,
 ) -> Result<bool> {
+    let (user, device) = refusal.holder;
     let wanted = BTreeSet::from([
         (Kind::Room, room.to_string()),
         (Kind::User, user.to_string()),
         (Kind::Device, device.to_string()),
+        (Kind::Policy, refusal.policy.to_owned()),
     ]);
     let numbers = names::intern(store, connection, &wanted).await?;
     let (count,): (i64,) = sqlx::query_as(
-        "INSERT INTO ledger (at, room, user, device, session_id, reason, outcome, count, last_at) \
-         VALUES (?1, ?2, ?3, ?4, '', 'policy', ?5, 1, ?1) \
+        "INSERT INTO ledger \
+         (at, room, user, device, session_id, reason, policy, outcome, count, last_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, 'policy', ?6, ?7, 1, ?1) \
          ON CONFLICT (room, user, device, session_id, outcome) WHERE count IS NOT NULL \
          DO UPDATE SET count = count + 1, last_at = excluded.last_at RETURNING count",
     )
@@ -325,10 +385,41 @@ pub async fn refuse(
     .bind(number(&numbers, Kind::Room, room.as_str())?)
     .bind(number(&numbers, Kind::User, user.as_str())?)
     .bind(number(&numbers, Kind::Device, device.as_str())?)
-    .bind(format!("withheld:{code}"))
+    .bind(refusal.session_id)
+    .bind(number(&numbers, Kind::Policy, refusal.policy)?)
+    .bind(refusal.outcome)
     .fetch_one(connection)
     .await?;
     Ok(count == 1)
+}
+
+/// Whether such a refusal stands in the ledger already.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn is_refused(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    refusal: Refusal<'_>,
+) -> Result<bool> {
+    let (user, device) = refusal.holder;
+    let holder = holder(store, connection, user, device).await?;
+    let room = room_number(store, connection, room).await?;
+    let Some((room, (user, device))) = room.zip(holder) else { return Ok(false) };
+    let row: Option<(i64,)> = sqlx::query_as(
+        "SELECT 1 FROM ledger WHERE room = ? AND user = ? AND device = ? AND session_id = ? \
+         AND outcome = ? AND count IS NOT NULL",
+    )
+    .bind(room)
+    .bind(user)
+    .bind(device)
+    .bind(refusal.session_id)
+    .bind(refusal.outcome)
+    .fetch_optional(connection)
+    .await?;
+    Ok(row.is_some())
 }
 
 /// Drops at most `most` rows of history that last changed before `before`; never who holds what. Returns how

@@ -26,9 +26,14 @@ fn to_bob(session_id: &str) -> NewGrant {
         device_id: "BOBSPHONE".into(),
         message_index: 3,
         reason: "join",
+        again: false,
         tuple: StateTuple::new("org.example.hidden", "a key"),
         policy: POLICY.to_owned(),
     }
+}
+
+fn refused<'a>(holder: (&'a UserId, &'a DeviceId), outcome: &'a str) -> Refusal<'a> {
+    Refusal { holder, session_id: "", outcome, policy: POLICY }
 }
 
 /// The outcome and count of every row of the history, oldest first.
@@ -81,10 +86,14 @@ async fn a_refusal_is_one_counted_row() {
     let store = open(&folder).await;
     let mut db = store.begin().await.unwrap();
     for (now, first) in [(1, true), (2, false), (3, false)] {
-        let noted = refuse(&store, &mut db, room(), bob(), "m.unverified", now).await.unwrap();
+        let noted = refuse(&store, &mut db, room(), refused(bob(), "withheld:m.unverified"), now)
+            .await
+            .unwrap();
         assert_eq!(noted, first);
     }
-    assert!(refuse(&store, &mut db, room(), bob(), "m.blacklisted", 4).await.unwrap());
+    assert!(
+        refuse(&store, &mut db, room(), refused(bob(), "withheld:m.blacklisted"), 4).await.unwrap()
+    );
     db.commit().await.unwrap();
     let expected = [("withheld:m.unverified", 3), ("withheld:m.blacklisted", 1)];
     let expected = expected.map(|(outcome, count)| (outcome.to_owned(), Some(count)));
@@ -113,7 +122,7 @@ async fn no_identifier_of_the_ledger_stands_in_the_database_in_plain() {
     let store = open(&folder).await;
     give(&store, "asession", 1).await;
     let mut db = store.begin().await.unwrap();
-    refuse(&store, &mut db, room(), bob(), "m.unverified", 2).await.unwrap();
+    refuse(&store, &mut db, room(), refused(bob(), "withheld:m.unverified"), 2).await.unwrap();
     db.commit().await.unwrap();
     store.close().await;
     let file = std::fs::read(folder.path().join("keeper.db")).unwrap();
@@ -137,7 +146,9 @@ async fn a_number_from_a_transaction_that_was_rolled_back_is_not_remembered() {
     let mut db = store.begin().await.unwrap();
     let carol = (user_id!("@carol:localhost"), device_id!("CAROLS"));
     for code in ["m.unverified", "m.blacklisted"] {
-        refuse(&store, &mut db, room_id!("!other:localhost"), carol, code, 1).await.unwrap();
+        refuse(&store, &mut db, room_id!("!other:localhost"), refused(carol, code), 1)
+            .await
+            .unwrap();
     }
     db.commit().await.unwrap();
     give(&store, "kept", 2).await;

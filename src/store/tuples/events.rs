@@ -1,0 +1,153 @@
+//! The state events that others sent under encryption, and what became of each.
+
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+
+use super::{event_id, user_id};
+use crate::{
+    state::StateTuple,
+    store::{Result, Store, StoreError},
+};
+
+/// A hidden state event that somebody else sent.
+#[derive(Clone)]
+pub struct StateEventRow {
+    /// Its id.
+    pub event_id: OwnedEventId,
+    /// The tuple that its packed state key names.
+    pub tuple: StateTuple,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// The tick at which it was taken in.
+    pub tick: i64,
+    /// When it arrived, in milliseconds.
+    pub received_at: i64,
+    /// The Megolm session that it is encrypted with.
+    pub session_id: Option<String>,
+    /// Whether its sender had the power for the true type when it came.
+    pub powerful: bool,
+    /// What became of it: `accepted`, `unreadable`, `redacted`, or the label of a refusal.
+    pub verdict: String,
+    /// The event as JSON, while its key is awaited.
+    pub body: Option<String>,
+}
+
+impl StateEventRow {
+    fn load(store: &Store, row: &SqliteRow) -> Result<Self> {
+        let body: Option<Vec<u8>> = row.try_get("body")?;
+        let missing = || StoreError::Corrupt { what: "state event" };
+        Ok(Self {
+            event_id: event_id(row.try_get("event_id")?)?.ok_or_else(missing)?,
+            tuple: StateTuple {
+                event_type: row.try_get("event_type")?,
+                state_key: row.try_get("state_key")?,
+            },
+            sender: user_id(row.try_get("sender")?)?.ok_or_else(missing)?,
+            tick: row.try_get("tick")?,
+            received_at: row.try_get("received_at")?,
+            session_id: row.try_get("session_id")?,
+            powerful: row.try_get("powerful")?,
+            verdict: row.try_get("verdict")?,
+            body: body.map(|body| store.unlock(&body)).transpose()?,
+        })
+    }
+}
+
+/// Writes what became of a state event.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn put_event(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    event: &StateEventRow,
+) -> Result<()> {
+    let body = event.body.as_ref().map(|body| store.lock(body)).transpose()?;
+    sqlx::query(
+        "INSERT OR REPLACE INTO state_events (event_id, room_id, event_type, state_key, sender, tick, \
+         received_at, session_id, powerful, verdict, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(event.event_id.as_str())
+    .bind(room.as_str())
+    .bind(&event.tuple.event_type)
+    .bind(&event.tuple.state_key)
+    .bind(event.sender.as_str())
+    .bind(event.tick)
+    .bind(event.received_at)
+    .bind(&event.session_id)
+    .bind(event.powerful)
+    .bind(&event.verdict)
+    .bind(body)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One state event by its id.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn get_event(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    event_id: &EventId,
+) -> Result<Option<StateEventRow>> {
+    let row = sqlx::query("SELECT * FROM state_events WHERE event_id = ?")
+        .bind(event_id.as_str())
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(|row| StateEventRow::load(store, row)).transpose()
+}
+
+/// The newest state events of a room whose key is awaited, oldest first; of one session where that is given.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn unreadable(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    session_id: Option<&str>,
+) -> Result<Vec<StateEventRow>> {
+    let rows = sqlx::query(
+        "SELECT * FROM state_events WHERE room_id = ?1 AND body IS NOT NULL \
+         AND (?2 IS NULL OR session_id = ?2) ORDER BY tick DESC LIMIT 256",
+    )
+    .bind(room.as_str())
+    .bind(session_id)
+    .fetch_all(connection)
+    .await?;
+    rows.iter().rev().map(|row| StateEventRow::load(store, row)).collect()
+}
+
+/// The rooms in which a state event waits for its key.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn rooms_with_unreadable(connection: &mut SqliteConnection) -> Result<Vec<OwnedRoomId>> {
+    let rows: Vec<(String,)> =
+        sqlx::query_as("SELECT DISTINCT room_id FROM state_events WHERE body IS NOT NULL")
+            .fetch_all(connection)
+            .await?;
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id"))).collect()
+}
+
+/// How many tuples show a current event that the keeper cannot read.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn count_unreadable(connection: &mut SqliteConnection) -> Result<i64> {
+    let (count,): (i64,) = sqlx::query_as(
+        "SELECT COUNT(*) FROM tuples t JOIN state_events e ON e.event_id = t.current_event_id \
+         WHERE e.verdict = 'unreadable'",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(count)
+}
