@@ -17,9 +17,9 @@ demo: setup
 	cargo build --bins --examples
 	cargo run --quiet --example demo
 
-# `flood` measures the answering of key requests, and waits for it.
 bench: setup
-	cargo bench --bench join --bench room_1000 --bench fan_out --bench at_rest --bench requests
+	cargo bench --bench join --bench room_1000 --bench fan_out --bench at_rest --bench requests \
+		--bench flood --bench answer --bench ledger
 
 lint:
 	cargo fmt --check

@@ -7,6 +7,9 @@
     missing_docs
 )]
 
+#[path = "contract/ledger.rs"]
+mod ledger;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt as _,
@@ -305,4 +308,62 @@ fn the_committed_samples_work_together() {
     let site = Site::new(include_str!("../config/statekeeper.sample.yaml"));
     assert_eq!(site.register(&[]).code, 0);
     assert_eq!(site.check().code, 0);
+}
+
+const POLICIES: &str = r##"
+sharing:
+  members: vouched
+policies:
+  - match:
+      rooms: ["!team:localhost"]
+    sharing:
+      invitees: none
+  - match: { aliases: ["#x:localhost"] }
+    noop: true
+"##;
+
+fn explain(site: &Site, more: &[&str], environment: &[(&str, &str)]) -> Said {
+    let arguments = ["policy", "explain", "--config", "config.yaml", "!team:localhost"];
+    site.run(&[&arguments, more].concat(), environment)
+}
+
+#[test]
+fn a_rooms_policy_is_explained_line_by_line_also_without_a_store() {
+    let site = Site::new(&format!("{CONFIG}{POLICIES}"));
+    let text = site.read("config.yaml");
+    let line = |part: &str| text.lines().position(|line| line.contains(part)).unwrap() + 1;
+    let said = explain(&site, &[], &[("STATEKEEPER__STATE__RESEAL", "on_need")]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
+    let settings = [
+        ("sharing.members", "vouched", format!("config.yaml:{}", line("members:"))),
+        ("sharing.invitees", "none", format!("config.yaml:{}", line("invitees:"))),
+        ("sharing.devices", "cross_signed", "default".to_owned()),
+        ("state.reseal", "on_need", "STATEKEEPER__STATE__RESEAL".to_owned()),
+        ("noop", "false", "default".to_owned()),
+    ];
+    for (key, value, origin) in &settings {
+        let mut words = said.out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let wanted = [*key, value, &format!("({origin})")];
+        assert!(words.any(|words| words == wanted), "{wanted:?} in:\n{}", said.out);
+    }
+    let policy = format!("policies[0] (config.yaml:{})", line("- match:"));
+    assert!(said.out.contains(&policy), "{policy} in:\n{}", said.out);
+    assert!(said.out.contains("by alias or space are not weighed"), "{}", said.out);
+    assert!(!said.out.contains("refresh_per_second"), "that is no room's:\n{}", said.out);
+    assert!(!site.path("data/statekeeper.db").exists(), "no store is made");
+
+    let said = explain(&site, &["--json"], &[]);
+    let told: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((&told["policy"]["index"], &told["known"]), (&0.into(), &false.into()));
+    let rows = told["settings"].as_array().unwrap();
+    assert!(rows.iter().any(|row| row["key"] == "sharing.invitees" && row["value"] == "none"));
+}
+
+#[test]
+fn a_mistake_in_a_policy_is_found_by_check_and_keeps_explain_from_guessing() {
+    let wrong = POLICIES.replace("invitees: none", "invitees: nobody");
+    let site = Site::complete(&format!("{CONFIG}{wrong}"));
+    let start = "config.yaml: policies[0].sharing.invitees: \"nobody\" is not one of";
+    site.check().mistakes(&[start]);
+    explain(&site, &[], &[]).mistakes(&[start]);
 }

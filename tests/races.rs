@@ -22,6 +22,7 @@ mod races {
     mod pace;
     mod patience;
     mod people;
+    mod policies;
     mod refusing;
     mod settings;
     mod stage;

@@ -289,6 +289,17 @@ impl Metrics {
         self.inner.homeserver_request_seconds.with_label_values(&[endpoint]).observe(seconds);
     }
 
+    /// Makes the series of `statekeeper_key_requests_total` and `statekeeper_rate_limited_total` stand at zero: an
+    /// alert on a rate needs them before the first request.
+    pub fn expect_key_requests(&self, outcomes: &[&'static str], scopes: &[&'static str]) {
+        for outcome in outcomes {
+            self.inner.key_requests.with_label_values(&[outcome]);
+        }
+        for scope in scopes {
+            self.inner.rate_limited.with_label_values(&[scope]);
+        }
+    }
+
     /// Counts one `m.room_key_request` in `statekeeper_key_requests_total`.
     pub fn key_request(&self, outcome: &'static str) {
         self.inner.key_requests.with_label_values(&[outcome]).inc();

@@ -9,10 +9,13 @@ mod check;
 mod confirm_identity;
 mod generate;
 mod holds;
+mod ledger;
 mod logging;
 mod output;
+mod policy;
 mod registration;
 mod serve;
+mod when;
 mod word;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -37,6 +40,8 @@ enum Command {
     Serve(ConfigFile),
     /// List the members who wait for an administrator's word
     Holds(holds::Arguments),
+    /// Say who was given which key, when and why
+    Ledger(ledger::Arguments),
     /// Let a member have a room's keys, or all who are joined
     Approve(word::Approval),
     /// Refuse a user a room's keys
@@ -47,6 +52,8 @@ enum Command {
     Unblock(block::Arguments),
     /// Accept that a user's cross-signing identity has changed
     ConfirmIdentity(confirm_identity::Arguments),
+    /// Look into the policies that differ from room to room
+    Policy(policy::Arguments),
     /// Print the configuration's JSON schema
     #[command(hide = true)]
     ConfigSchema,
@@ -72,11 +79,13 @@ pub fn run() -> ExitCode {
         Command::Check(file) => check::run(&file.config),
         Command::Serve(file) => serve::run(&file.config),
         Command::Holds(arguments) => holds::run(&arguments),
+        Command::Ledger(arguments) => ledger::run(&arguments),
         Command::Approve(arguments) => word::approve(&arguments),
         Command::Deny(arguments) => word::deny(&arguments),
         Command::Block(arguments) => block::block(&arguments),
         Command::Unblock(arguments) => block::unblock(&arguments),
         Command::ConfirmIdentity(arguments) => confirm_identity::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
         Command::ConfigSchema => generate::schema(),
         Command::ConfigSample => generate::sample(),
         Command::ConfigReference => generate::reference(),

@@ -15,9 +15,11 @@ pub(super) fn run(path: &Path) -> anyhow::Result<()> {
     for warning in registration.warnings(&source) {
         tracing::warn!(file = warning.source, key = warning.path, "{}", warning.message);
     }
+    let file = path.to_owned();
+    let reread = Box::new(move || check::load(&file).map(|(config, _, _)| config));
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the runtime cannot be started")?
-        .block_on(keeper::serve(config, registration))
+        .block_on(keeper::serve(config, registration, reread))
 }

@@ -1,4 +1,4 @@
-//! Patterns for user ids, server names and event types, with `*` for any text and `?` for any one character.
+//! Patterns for user ids, room aliases, server names and event types, with `*` for any text and `?` for any one character.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -9,6 +9,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 /// A pattern for whole user ids: `@ops:example.org`, `*:example.org`, `@bot-?:*`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UserGlob(String);
+
+/// A pattern for whole room aliases: `#ops:example.org`, `#team-*:*`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AliasGlob(String);
 
 /// A pattern for whole server names: `example.org`, `*.example.org`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -24,6 +28,9 @@ pub enum GlobError {
     /// No user id has this form.
     #[error("matches no user id; write a pattern for a whole one, like \"*:example.org\"")]
     NoUser,
+    /// No room alias has this form.
+    #[error("matches no room alias; write a pattern for a whole one, like \"#team-*:example.org\"")]
+    NoAlias,
     /// No server name has this form.
     #[error("matches no server name; write a pattern for a whole one, like \"*.example.org\"")]
     NoServer,
@@ -38,6 +45,13 @@ impl UserGlob {
         fits(&self.0, user_id.as_str())
     }
 
+    /// The pattern as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl AliasGlob {
     /// The pattern as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -71,6 +85,17 @@ impl FromStr for UserGlob {
         let has_a_server = text.contains([':', '*']) && !text.ends_with(':');
         let possible = begins_like_one && has_a_server && !text.contains(char::is_whitespace);
         possible.then(|| Self(text.to_owned())).ok_or(GlobError::NoUser)
+    }
+}
+
+impl FromStr for AliasGlob {
+    type Err = GlobError;
+
+    fn from_str(text: &str) -> Result<Self, GlobError> {
+        let begins_like_one = text.starts_with(['#', '*', '?']);
+        let has_a_server = text.contains([':', '*']) && !text.ends_with(':');
+        let possible = begins_like_one && has_a_server && !text.contains(char::is_whitespace);
+        possible.then(|| Self(text.to_owned())).ok_or(GlobError::NoAlias)
     }
 }
 
@@ -160,6 +185,7 @@ macro_rules! text_in_every_format {
 }
 
 text_in_every_format!(UserGlob, "matrix-user-glob");
+text_in_every_format!(AliasGlob, "matrix-alias-glob");
 text_in_every_format!(ServerGlob, "matrix-server-glob");
 text_in_every_format!(TypeGlob, "matrix-event-type-glob");
 
@@ -213,6 +239,16 @@ mod tests {
         for text in ["*", "*.example.org", "example.org:8448", "[::1]:8448", "matrix?.example.org"]
         {
             assert!(text.parse::<ServerGlob>().is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_alias_glob_that_can_match_no_alias_is_refused() {
+        for text in ["", "team:example.org", "#team", "#team:", "#a b:c", "!room:example.org"] {
+            assert_eq!(text.parse::<AliasGlob>(), Err(GlobError::NoAlias), "{text:?}");
+        }
+        for text in ["*", "#*", "#team-?:example.org", "*:example.org"] {
+            assert!(text.parse::<AliasGlob>().is_ok(), "{text:?}");
         }
     }
 

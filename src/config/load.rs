@@ -15,6 +15,7 @@ use super::{
     doubt::Doubt,
     environment::{Environment, Overlay, environment},
     mistake::{ConfigErrors, Mistake},
+    policies::inherit,
     registration::{Registration, RegistrationDraft},
     validate::validate,
     walk::{Walk, set},
@@ -65,7 +66,8 @@ impl Draft {
         let schema = schema_of::<Config>();
         let mut overlay = Overlay::default();
         overlay.lay(&mut tree, environment, &schema);
-        let good = serde_yaml::from_str(SMALLEST).unwrap_or(Yaml::Null);
+        let good = serde_yaml::from_str(&format!("{SMALLEST}policies: [{{}}]\n"));
+        let good = good.unwrap_or(Yaml::Null);
         let mistakes = std::mem::take(&mut overlay.mistakes);
         let mut walk = Walk::<Config> {
             schema: &schema,
@@ -84,6 +86,7 @@ impl Draft {
             .map(|path| base.join(path));
         invite_own_users_by_default(&mut tree);
         doubt.stand_in(&mut tree, &good);
+        inherit(&mut tree);
         let mut config = serde_yaml::from_value::<Config>(tree).ok();
         if let Some(config) = &mut config {
             for (path, message) in validate(config, &doubt) {

@@ -9,6 +9,8 @@ mod environment;
 mod glob;
 mod load;
 mod mistake;
+mod origins;
+mod policies;
 pub mod reference;
 pub mod registration;
 mod section;
@@ -20,12 +22,14 @@ use serde::{Deserialize, Serialize};
 
 pub use duration::{Duration, DurationError};
 pub use environment::{Environment, environment};
-pub use glob::{GlobError, ServerGlob, TypeGlob, UserGlob};
+pub use glob::{AliasGlob, GlobError, ServerGlob, TypeGlob, UserGlob};
 pub use load::Draft;
 pub use mistake::{ConfigErrors, Mistake};
+pub use origins::{Origin, Origins};
 pub use section::{
-    Access, Admin, Appservice, Bot, Budget, Devices, Homeserver, Invitees, Ledger, Limits,
-    LogFormat, Logging, Members, PassphraseError, Rate, Requests, Reseal, Rotation, SessionScope,
+    Access, Action, Admin, Appservice, Bot, Budget, Devices, Enforce, ExemptSealed, Homeserver,
+    Invitees, Ledger, Limits, LogFormat, Logging, Match, Members, PassphraseError, PlainCopy,
+    Policy, Rate, Requests, Reseal, RotateReseal, RotateWhen, Rotation, Seal, SessionScope,
     Sharing, State, Store,
 };
 
@@ -49,16 +53,28 @@ pub struct Config {
     /// To whom the keeper gives the keys of encrypted state, and when it refreshes that state.
     #[serde(default)]
     pub sharing: Sharing,
-    /// How requests for keys are answered, and how many of them. Without effect in this version.
+    /// How requests for keys are answered, and how many of them.
     #[serde(default)]
     pub requests: Requests,
     /// How the keeper seals the state of rooms.
     #[serde(default)]
     pub state: State,
-    /// When a state session is retired, whichever comes first. The departure of somebody who held
-    /// its key retires it as well.
+    /// When a state session is retired, whichever comes first, and what follows. The departure of
+    /// somebody who held its key retires it as well.
     #[serde(default)]
     pub rotation: Rotation,
+    /// What the keeper does about encrypted state that breaks a rule, from gentle to firm. What was
+    /// redacted is never restored.
+    #[serde(default)]
+    pub enforce: Enforce,
+    /// Whether everything is decided and reported, and nothing sent: for the first days of a keeper.
+    #[serde(default)]
+    pub noop: bool,
+    /// What differs from room to room: a list, of which the first entry that matches a room counts
+    /// for it. What that entry leaves out is as at the top level, and so is everything in a room that
+    /// no entry matches.
+    #[serde(default)]
+    pub policies: Vec<Policy>,
     /// The history of keys given and refused. Who holds which key is remembered apart from it, and for
     /// ever.
     #[serde(default)]

@@ -89,13 +89,14 @@ pub fn markdown() -> Result<String, ConfigErrors> {
     let mut out = REFERENCE_HEAD.to_owned();
     for (name, value) in &defaults {
         let Some(section) = property(&schema, name) else { continue };
-        let about = description(section);
-        let _ = writeln!(
-            out,
-            "\n## `{}`\n\n{about}\n\n| key | default | meaning |\n|---|---|---|",
-            text(name)
-        );
-        write_rows(&mut out, &[text(name).to_owned()], value, section);
+        let (name, about) = (text(name), description(section));
+        let head = "| key | default | meaning |\n|---|---|---|";
+        let _ = writeln!(out, "\n## `{name}`\n\n{about}\n\n{head}");
+        match section.get("items") {
+            Some(item) => write_item_rows(&mut out, &format!("{name}[]"), item),
+            None if !value.is_mapping() => write_row(&mut out, name, &schema, section),
+            None => write_rows(&mut out, &[name.to_owned()], value, section),
+        }
     }
     Ok(out)
 }
@@ -142,6 +143,9 @@ fn write_key(out: &mut String, name: &Yaml, value: &Yaml, parent: &Json, depth: 
             let _ = writeln!(out, "{indent}{name}: {}", flow(value));
         }
     }
+    if let Some(item) = schema.get("items").filter(|item| item.get("properties").is_some()) {
+        write_example(out, name, item);
+    }
 }
 
 fn write_rows(out: &mut String, at: &[String], value: &Yaml, schema: &Json) {
@@ -153,13 +157,55 @@ fn write_rows(out: &mut String, at: &[String], value: &Yaml, schema: &Json) {
             write_rows(out, &path, value, property);
             continue;
         }
-        let default = match property.get("default") {
-            _ if is_required(schema, text(name)) => "*required*".to_owned(),
-            None | Some(Json::Null) => "*none*".to_owned(),
-            Some(default) => format!("`{}`", spaced(default)),
-        };
-        let about = format!("{}{}", description(property), choice(property)).replace('|', "\\|");
-        let _ = writeln!(out, "| `{}` | {default} | {about} |", path.join("."));
+        write_row(out, &path.join("."), schema, property);
+    }
+}
+
+/// One row: the key at `path`, which is a property of `parent`.
+fn write_row(out: &mut String, path: &str, parent: &Json, property: &Json) {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    let default = match property.get("default") {
+        _ if is_required(parent, name) => "*required*".to_owned(),
+        None | Some(Json::Null) => "*none*".to_owned(),
+        Some(default) => format!("`{}`", spaced(default)),
+    };
+    let about = format!("{}{}", description(property), choice(property)).replace('|', "\\|");
+    let _ = writeln!(out, "| `{path}` | {default} | {about} |");
+}
+
+/// The keys of a list's items. Sections that stand at the top level as well are named and no more.
+fn write_item_rows(out: &mut String, path: &str, item: &Json) {
+    for (name, property) in item.get("properties").and_then(Json::as_object).into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        write_row(out, &path, item, property);
+        if name == "match" {
+            write_item_rows(out, &path, property);
+        }
+    }
+}
+
+/// What an item of a list looks like, as a comment under the list.
+fn write_example(out: &mut String, name: &str, item: &Json) {
+    let mut lines = String::new();
+    let Some(matches) = item.pointer("/properties/match/properties").and_then(Json::as_object)
+    else {
+        return;
+    };
+    for (key, property) in matches {
+        for line in wrap(&description(property), WIDTH - 8) {
+            let _ = writeln!(lines, "      # {line}");
+        }
+        let _ = writeln!(lines, "      {key}: []");
+    }
+    let _ = writeln!(out, "# {name}:\n#   - match:");
+    for line in lines.lines() {
+        let _ = writeln!(out, "# {line}");
+    }
+    let sections = item.get("properties").and_then(Json::as_object).into_iter().flatten();
+    for (section, property) in sections.filter(|(section, _)| *section != "match") {
+        let _ = writeln!(out, "#     # {}", description(property));
+        let value = if property.get("properties").is_some() { "{}" } else { "false" };
+        let _ = writeln!(out, "#     {section}: {value}");
     }
 }
 

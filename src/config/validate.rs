@@ -3,7 +3,7 @@
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{Config, PassphraseError, doubt::Doubt};
+use super::{Config, Match, PassphraseError, doubt::Doubt};
 
 /// The levels of logging.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -23,6 +23,9 @@ pub(super) fn validate(config: &Config, doubt: &Doubt) -> Vec<(String, String)> 
     alone("appservice.bot.localpart", localpart_fault(config));
     alone("store.url", store_fault(config));
     alone("logging.level", level_fault(&config.logging.level));
+    for (index, policy) in config.policies.iter().enumerate() {
+        alone(&format!("policies[{index}].match"), match_fault(&policy.matches));
+    }
     check("admin.listen", &["admin.listen", "appservice.listen"], listener_fault(config));
     let passphrase = ["store.passphrase", "store.passphrase_file"];
     check("store", &passphrase, passphrase_fault(config));
@@ -106,4 +109,10 @@ fn level_fault(filter: &str) -> Option<String> {
     Some(format!(
         "{shown:?} is not a level; write error, warn, info, debug, trace or off, also for a module, like \"info,statekeeper::keeper=debug\""
     ))
+}
+
+fn match_fault(matches: &Match) -> Option<String> {
+    matches.is_empty().then(|| {
+        "matches no room in particular; write rooms, aliases, spaces or servers, or set what is for all rooms at the top level".to_owned()
+    })
 }

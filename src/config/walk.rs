@@ -56,6 +56,7 @@ impl<T: DeserializeOwned> Walk<'_, T> {
             let good = match known.get(&name).filter(|_| key.is_string()) {
                 Some(schema) => self.prune_value(value, schema, &path),
                 None if open => true,
+                None if self.is_overall(at, &name) => self.report(&path, overall_key(at)),
                 None => self.report(&path, unknown_key(&name, known)),
             };
             if !good {
@@ -66,6 +67,17 @@ impl<T: DeserializeOwned> Walk<'_, T> {
         for key in wrong {
             mapping.remove(key);
         }
+    }
+
+    /// Whether a key that an item of a list cannot have is known at the same place at the top level.
+    fn is_overall(&self, at: Keys<'_>, name: &str) -> bool {
+        let Some((item, rest)) = at.split_first() else { return false };
+        let mut section = Some(self.schema);
+        for key in rest {
+            section = section.and_then(|schema| schema.get("properties")?.get(key));
+        }
+        let known = section.and_then(|schema| schema.get("properties")?.get(name));
+        item.ends_with(']') && known.is_some()
     }
 
     fn require(&mut self, mapping: &Mapping, schema: &Json, at: Keys<'_>) {
@@ -166,7 +178,8 @@ impl<T: DeserializeOwned> Walk<'_, T> {
     }
 }
 
-/// Sets the value at a path of keys, making mappings on the way.
+/// Sets the value at a path of keys, making mappings on the way. A key with an index stands for the
+/// first item of its list, where there is one.
 pub(super) fn set(tree: &mut Yaml, at: Keys<'_>, value: Yaml) {
     let Some((first, rest)) = at.split_first() else {
         *tree = value;
@@ -174,6 +187,11 @@ pub(super) fn set(tree: &mut Yaml, at: Keys<'_>, value: Yaml) {
     };
     if !tree.is_mapping() {
         *tree = Yaml::Mapping(Mapping::new());
+    }
+    if let Some((name, _)) = first.split_once('[')
+        && let Some(item) = tree.get_mut(name).and_then(|list| list.as_sequence_mut()?.first_mut())
+    {
+        return set(item, rest, value);
     }
     if let Some(mapping) = tree.as_mapping_mut() {
         set(mapping.entry(Yaml::from(first.as_str())).or_insert(Yaml::Null), rest, value);
@@ -186,6 +204,16 @@ fn key_name(key: &Yaml) -> String {
         Yaml::Number(number) => number.to_string(),
         Yaml::Bool(truth) => truth.to_string(),
         _ => "?".to_owned(),
+    }
+}
+
+fn overall_key(at: Keys<'_>) -> String {
+    match at.get(1..) {
+        Some(section) if !section.is_empty() => {
+            let section = section.join(".");
+            format!("holds for all rooms together; write it under \"{section}\" at the top level")
+        }
+        _ => "holds for all rooms together; write it at the top level".to_owned(),
     }
 }
 
@@ -303,6 +331,11 @@ impl<'a> Form<'a> {
             ("string", "matrix-server-name") => {
                 ("a server name", "the part after the colon of a user id, like \"example.org\"")
             }
+            ("string", "matrix-room-id") => ("a room id", "one like \"!room:example.org\""),
+            ("string", "matrix-alias-glob") => (
+                "a pattern for room aliases",
+                "one for a whole alias, like \"#ops:example.org\" or \"#team-*:*\"",
+            ),
             ("string", "matrix-user-id") => ("a user id", "one like \"@ops:example.org\""),
             ("string", "matrix-localpart") => {
                 ("a localpart", "the part before the colon of a user id, like \"statekeeper\"")

@@ -13,6 +13,7 @@ use super::{
     KeeperError,
     clock::now_ms,
     people::{inviter, mark_all_let_in, mark_let_in},
+    places,
     rule_book::RuleBook,
     state_events,
 };
@@ -139,6 +140,7 @@ impl Taker {
         let Some(membership) = Membership::from_content(&event.content) else { return Ok(()) };
         let was = known.as_ref().map(|room| room.membership);
         let mut room = known.unwrap_or_else(|| RoomRow::new(room_id.to_owned(), membership));
+        let rules = places::rules_in(self, db, room_id).await?;
         match membership {
             Membership::Invite => {
                 if !UserGlob::any(&self.rules.global().invite_from, &event.sender) {
@@ -162,6 +164,7 @@ impl Taker {
         }
         room.membership = membership;
         rooms::put(db, &room).await?;
+        places::mark_changed(self, db, rules).await?;
         if matches!(membership, Membership::Invite | Membership::Join) {
             marks::mark(db, room_id, None, arrival.at, arrival.tick).await?;
         }
@@ -181,6 +184,9 @@ impl Taker {
         body: &str,
         arrival: Arrival,
     ) -> Result<(), KeeperError> {
+        if event.event_type == "m.room.redaction" {
+            places::take_redaction(db, &room, event, arrival).await?;
+        }
         if event.event_type == "m.room.redaction" && room.state_encrypted {
             return state_events::take_redaction(self, db, &room, event, arrival).await;
         }
@@ -190,6 +196,9 @@ impl Taker {
             }
             return Ok(());
         };
+        if places::take(self, db, &room, event, arrival).await? {
+            room = rooms::get(db, &room.room_id).await?.unwrap_or(room);
+        }
         match (event.event_type.as_str(), state_key) {
             ("m.room.member", user) => self.take_member(db, &room, event, user, arrival).await,
             (
@@ -197,10 +206,13 @@ impl Taker {
                 "",
             ) => {
                 let before = (room.state_encrypted, room.elevated);
+                let own = arrival.live.then_some(&room.room_id);
+                let rules = places::rules_of(self, db, own).await?;
                 self.take_room_setting(&mut room, event);
                 // Encrypted from now on: what stands there already has to be looked at.
                 room.loaded &= !arrival.live || before.0 == room.state_encrypted;
                 rooms::put(db, &room).await?;
+                places::mark_changed(self, db, rules).await?;
                 let changed = before != (room.state_encrypted, room.elevated);
                 if arrival.live && changed {
                     tracing::info!(room = %room.room_id, status = room.status(), "a room's standing changed");
@@ -332,9 +344,10 @@ pub async fn forget(
     sessions::retire_known_to(store, db, room_id, None, "the keeper left").await?;
     marks::clear(db, room_id).await?;
     people::let_go(db, room_id, None).await?;
+    crate::store::places::forget(db, room_id).await?;
     inbox::release(db, room_id, None).await?;
     crate::store::outbox::clear(db, room_id).await?;
-    Ok(ledger::withdraw_unsent(store, db, room_id).await?)
+    Ok(ledger::withdraw_unsent(store, db, room_id, now_ms()).await?)
 }
 
 /// A membership event whose content is more than can be read (nested too deep, say) still says who is in the room:

@@ -25,6 +25,8 @@ pub mod outbox;
 pub mod pacing;
 mod people;
 mod permits;
+mod places;
+pub mod reload;
 pub mod requests;
 mod rooms;
 pub mod rule_book;

@@ -180,7 +180,9 @@ pub(super) async fn mark_let_in(
         return Ok(());
     }
     for room in rooms::rooms_of(db, user).await?.iter().filter(|room| **room != *space) {
-        marks::mark(db, room, Some(user), now_ms(), taker.store.next_tick()).await?;
+        if rooms::get(db, room).await?.is_some_and(|room| by_vouching(&taker.rules.of(&room))) {
+            marks::mark(db, room, Some(user), now_ms(), taker.store.next_tick()).await?;
+        }
     }
     Ok(())
 }
@@ -195,7 +197,7 @@ pub(super) async fn mark_all_let_in(
         return Ok(());
     }
     for room in rooms::all(db).await? {
-        if named_by(&room).iter().any(|named| named == space) {
+        if by_vouching(&taker.rules.of(&room)) && named_by(&room).iter().any(|id| id == space) {
             marks::mark(db, &room.room_id, None, now_ms(), taker.store.next_tick()).await?;
         }
     }

@@ -10,11 +10,12 @@ use super::{
     ingest::{Arrival, Taker},
     pacing::Inviters,
     people::mark_all_let_in,
+    places,
 };
 use crate::{
     homeserver::Homeserver,
     state::{Membership, RoomEvent},
-    store::{NewEvent, RoomRow, inbox, marks, people, rooms, sessions},
+    store::{NewEvent, RoomRow, inbox, marks, people, places as belonging, rooms, sessions},
 };
 
 /// How long after the start the rooms are looked at anew: a homeserver has come to rest by then.
@@ -120,9 +121,11 @@ pub async fn load(
         "m.room.create" => 0,
         "m.room.power_levels" => 1,
         "m.room.encryption" => 2,
-        "m.room.encrypted" => 3,
-        "m.room.member" => 4,
-        _ => 5,
+        // By which rules the rest is read.
+        "m.room.canonical_alias" | "m.room.join_rules" | "m.space.parent" => 3,
+        "m.room.encrypted" => 4,
+        "m.room.member" => 5,
+        _ => 6,
     });
     let users = present_users(&events);
     // Whoever shared a key with the keeper has to be known before what he said is weighed.
@@ -147,16 +150,24 @@ pub async fn load(
         }
     }
     rooms::put(&mut transaction, &room).await?;
+    let rules = places::rules_in(taker, &mut transaction, &room_id).await?;
+    belonging::forget(&mut transaction, &room_id).await?;
     for (event, body) in &events {
         let arrival = Arrival { at: now, tick: taker.store.next_tick(), live: false };
         taker.take_event(&mut transaction, room.clone(), event, body, arrival).await?;
         if matches!(
             event.event_type.as_str(),
-            "m.room.create" | "m.room.power_levels" | "m.room.encryption" | "m.room.join_rules"
+            "m.room.create"
+                | "m.room.power_levels"
+                | "m.room.encryption"
+                | "m.room.join_rules"
+                | "m.room.canonical_alias"
+                | "m.space.parent"
         ) {
             room = rooms::get(&mut transaction, &room_id).await?.unwrap_or(room);
         }
     }
+    places::mark_changed(taker, &mut transaction, rules).await?;
     mark_all_let_in(taker, &mut transaction, &room_id).await?;
     inbox::release(&mut transaction, &room_id, Some(fence)).await?;
     marks::mark(&mut transaction, &room_id, None, now, taker.store.next_tick()).await?;

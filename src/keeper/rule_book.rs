@@ -2,8 +2,15 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use ruma::ServerName;
+
 use super::rules::{GlobalRules, Rules};
-use crate::{config::Config, store::RoomRow};
+use crate::{
+    config::{Config, Match},
+    policy::{RoomFacts, RoomMatch, ServerGlob},
+    state::Glob,
+    store::RoomRow,
+};
 
 /// The rules of every room, and those that hold for all rooms together.
 #[derive(Debug)]
@@ -13,9 +20,10 @@ pub struct RuleBook {
 
 /// What one reading of the configuration states.
 #[derive(Debug)]
-struct Edition {
+pub struct Edition {
     global: Arc<GlobalRules>,
     default: Arc<Rules>,
+    policies: Vec<(RoomMatch, Arc<Rules>)>,
 }
 
 impl RuleBook {
@@ -29,14 +37,28 @@ impl RuleBook {
         self.edition().global.clone()
     }
 
-    /// The rules of a room, by what is known of it now. Neither waits nor reads the store.
+    /// The rules of a room, by what is known of it now. Neither waits nor reads the store, and keeps nothing:
+    /// what a room is told by is part of its row, so no answer can be stale.
     pub fn of(&self, room: &RoomRow) -> Arc<Rules> {
         self.edition().of(room)
     }
 
     /// Whether the rules of any room are such, whether there is a room like that or not.
     pub fn any(&self, such: impl Fn(&Rules) -> bool) -> bool {
-        such(&self.edition().default)
+        let edition = self.edition();
+        such(&edition.default) || edition.policies.iter().any(|(_, rules)| such(rules))
+    }
+
+    /// Whether rooms may differ in their rules.
+    pub fn has_policies(&self) -> bool {
+        !self.edition().policies.is_empty()
+    }
+
+    /// States what another configuration says from now on. Returns what was stated until now.
+    pub fn replace(&self, config: &Config) -> Arc<Edition> {
+        let edition = Arc::new(Edition::new(config));
+        let mut current = self.edition.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut current, edition)
     }
 
     fn edition(&self) -> Arc<Edition> {
@@ -46,10 +68,55 @@ impl RuleBook {
 
 impl Edition {
     fn new(config: &Config) -> Self {
-        Self { global: Arc::new(GlobalRules::new(config)), default: Arc::new(Rules::new(config)) }
+        let rules = |policy| Arc::new(Rules::of_policy(config, policy));
+        let policies = config.policies.iter();
+        Self {
+            global: Arc::new(GlobalRules::new(config)),
+            default: Arc::new(Rules::new(config)),
+            policies: policies.map(|policy| (room_match(&policy.matches), rules(policy))).collect(),
+        }
     }
 
-    fn of(&self, _room: &RoomRow) -> Arc<Rules> {
-        self.default.clone()
+    /// The rules that hold for all rooms together.
+    pub fn global(&self) -> &GlobalRules {
+        &self.global
+    }
+
+    /// The rules of a room, by what is known of it now.
+    pub fn of(&self, room: &RoomRow) -> Arc<Rules> {
+        let facts = facts(room);
+        let policy = self.policies.iter().find(|(matches, _)| matches.matches(facts));
+        policy.map_or(&self.default, |(_, rules)| rules).clone()
+    }
+}
+
+/// Which of the configuration's policies is a room's: its place in the list.
+pub fn policy_of(config: &Config, room: &RoomRow) -> Option<usize> {
+    config.policies.iter().position(|policy| room_match(&policy.matches).matches(facts(room)))
+}
+
+/// What a room is told by.
+pub fn facts(room: &RoomRow) -> RoomFacts<'_> {
+    RoomFacts {
+        room_id: &room.room_id,
+        alias: room.canonical_alias.as_deref(),
+        spaces: &room.spaces,
+        server: server_of(room),
+    }
+}
+
+/// The server on which a room was made: its id names it, up to room version 11. In later ones the first
+/// creator is who sent `m.room.create`.
+fn server_of(room: &RoomRow) -> Option<&ServerName> {
+    let creator = || room.creators.first().map(|creator| creator.server_name());
+    room.room_id.server_name().or_else(creator)
+}
+
+fn room_match(matches: &Match) -> RoomMatch {
+    RoomMatch {
+        rooms: matches.rooms.iter().cloned().collect(),
+        aliases: matches.aliases.iter().map(|glob| Glob::new(glob.as_str())).collect(),
+        spaces: matches.spaces.iter().cloned().collect(),
+        servers: matches.servers.iter().map(|glob| ServerGlob::new(glob.as_str())).collect(),
     }
 }

@@ -3,7 +3,9 @@
 use ruma::OwnedUserId;
 
 use crate::{
-    config::{self, Config},
+    config::{
+        self, Config, Enforce, ExemptSealed, PlainCopy, Policy, RotateReseal, RotateWhen, Seal,
+    },
     policy::{
         AccessPolicy, DevicePolicy, InviteePolicy, MemberPolicy, ServerGlob, SharingPolicy,
         UserGlob,
@@ -111,6 +113,28 @@ pub struct Rules {
     pub rotation_age: i64,
     /// After how many events a session encrypts no more.
     pub rotation_messages: i64,
+    /// Departures within it are one rotation.
+    pub rotation_settle: i64,
+    /// When the session that follows a retired one is made.
+    pub rotate_when: RotateWhen,
+    /// What is sealed anew after a rotation.
+    pub rotate_reseal: RotateReseal,
+    /// So many state events a second, at most.
+    pub rotate_reseal_per_second: u32,
+    /// In which rooms state is sealed.
+    pub seal: Seal,
+    /// What becomes of state in plain beside the sealed value.
+    pub plain_copy: PlainCopy,
+    /// What is done where a member's client sealed an exempt type.
+    pub exempt_sealed: ExemptSealed,
+    /// How long it is remembered who said what.
+    pub journal: i64,
+    /// Whether a reason in a membership event is warned about.
+    pub warn_membership_reasons: bool,
+    /// What is done about state that breaks a rule.
+    pub enforce: Enforce,
+    /// Whether nothing is sent.
+    pub noop: bool,
 }
 
 impl GlobalRules {
@@ -131,14 +155,38 @@ impl GlobalRules {
 impl Rules {
     /// The rules of a room that no policy of a configuration matches.
     pub fn new(config: &Config) -> Self {
-        let sharing = &config.sharing;
-        let state = &config.state;
+        let Config { sharing, state, rotation, enforce, noop, .. } = config;
+        Self::of_sections(&config.requests, sharing, state, rotation, enforce, *noop)
+    }
+
+    /// The rules of the rooms that are a policy's, which is one of the configuration's.
+    pub fn of_policy(config: &Config, policy: &Policy) -> Self {
+        let Policy { sharing, state, rotation, enforce, noop, .. } = policy;
+        Self::of_sections(&config.requests, sharing, state, rotation, enforce, *noop)
+    }
+
+    /// Whether the same state is read from the same events by both.
+    pub fn reads_as(&self, other: &Self) -> bool {
+        self.exempt == other.exempt
+            && self.sender_bound == other.sender_bound
+            && self.require_cross_signed == other.require_cross_signed
+            && self.seal == other.seal
+    }
+
+    fn of_sections(
+        requests: &config::Requests,
+        sharing: &config::Sharing,
+        state: &config::State,
+        rotation: &config::Rotation,
+        enforce: &Enforce,
+        noop: bool,
+    ) -> Self {
         Self {
             sharing: sharing_policy(sharing),
             policy: policy(sharing),
             unasked: sharing.unasked,
-            forward_member_sessions: config.requests.forward_member_sessions,
-            cool_down: millis(config.requests.cool_down),
+            forward_member_sessions: requests.forward_member_sessions,
+            cool_down: millis(requests.cool_down),
             refresh_window: millis(sharing.refresh_window),
             device_refresh_interval: millis(sharing.device_refresh_interval),
             reseal: match state.reseal {
@@ -153,8 +201,19 @@ impl Rules {
             },
             exempt: ExemptTypes::new(state.exempt.iter().map(ToString::to_string)),
             sender_bound: SenderBound::new(state.never_reseal.iter().map(ToString::to_string)),
-            rotation_age: i64::try_from(config.rotation.milliseconds).unwrap_or(i64::MAX),
-            rotation_messages: i64::try_from(config.rotation.messages).unwrap_or(i64::MAX),
+            rotation_age: i64::try_from(rotation.milliseconds).unwrap_or(i64::MAX),
+            rotation_messages: i64::try_from(rotation.messages).unwrap_or(i64::MAX),
+            rotation_settle: millis(rotation.settle),
+            rotate_when: rotation.when,
+            rotate_reseal: rotation.reseal,
+            rotate_reseal_per_second: rotation.reseal_per_second,
+            seal: state.seal,
+            plain_copy: state.plain_copy,
+            exempt_sealed: state.exempt_sealed,
+            journal: i64::from(state.journal_days) * 24 * 3_600_000,
+            warn_membership_reasons: state.warn_membership_reasons,
+            enforce: enforce.clone(),
+            noop,
         }
     }
 }

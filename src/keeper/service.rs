@@ -24,7 +24,12 @@ use super::{
     meeting::{self, Newcomer, Newcomers},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
-    requests::{desk::Desk, limits::RateLimits},
+    reload::{Reloader, Reread},
+    requests::{
+        Outcome,
+        desk::Desk,
+        limits::{RateLimits, Scope},
+    },
     rule_book::RuleBook,
     rules::GlobalRules,
     scheduler, upkeep,
@@ -98,13 +103,20 @@ struct Keeper {
 /// Serves until SIGTERM or SIGINT, then ends what is under way and returns.
 ///
 /// It is ready once the homeserver was reached by ping and back, the device is published and the rooms are
-/// loaded; the homeserver may be away at the start or at any time.
+/// loaded; the homeserver may be away at the start or at any time. At SIGHUP the configuration is read anew
+/// with `reread`; one with mistakes changes nothing.
 ///
 /// # Errors
 ///
 /// When a listener cannot be bound, a store does not open or fails, or the homeserver refuses the keeper
 /// for a reason that waiting does not mend.
-pub async fn serve(config: Config, registration: Registration) -> anyhow::Result<()> {
+pub async fn serve(
+    config: Config,
+    registration: Registration,
+    reread: Reread,
+) -> anyhow::Result<()> {
+    // Before anything else: a process that does not listen for it is ended by it.
+    let hangup = signal(SignalKind::hangup())?;
     let metrics = Metrics::new()?;
     let readiness = Readiness::new();
     let homeserver_latch = readiness.latch("homeserver");
@@ -162,6 +174,13 @@ pub async fn serve(config: Config, registration: Registration) -> anyhow::Result
         started = starting => match started {
             Ok((keeper, late)) => {
                 let loading = loaded(store.clone());
+                let reloader = Reloader {
+                    taker: keeper.lanes.taker.clone(),
+                    promised: keeper.promised.clone(),
+                    started: config,
+                    reread,
+                };
+                tasks.spawn(async move { Ok(reloader.run(hangup).await?) });
                 tasks.spawn(meeting_task(keeper.lanes.clone(), arriving));
                 keeper.run(late, &mut tasks, lanes_stop.clone());
                 tokio::spawn(async move {
@@ -336,6 +355,7 @@ async fn start(
         desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
         began: Instant::now(),
     };
+    metrics.expect_key_requests(&Outcome::ALL.map(Outcome::as_str), &Scope::ALL.map(Scope::as_str));
     lanes.restore_requests().await?;
     let keeper = Keeper {
         lanes,
@@ -378,6 +398,10 @@ impl Keeper {
             }
         }
         for mut room in known {
+            // As after an update that wants to know more of it.
+            if room.membership == Membership::Join && !room.loaded {
+                mark(store, &mut transaction, &room.room_id).await?;
+            }
             if room.membership == Membership::Join && !joined.contains(&room.room_id) {
                 room.membership = Membership::Leave;
                 rooms::put(&mut transaction, &room).await?;

@@ -5,6 +5,7 @@
 pub mod access;
 pub mod entitlement;
 pub mod glob;
+pub mod rooms;
 
 pub use access::{AccessPolicy, ServerGlob};
 pub use entitlement::{
@@ -12,3 +13,4 @@ pub use entitlement::{
     SharingPolicy, UserFacts, WithheldCode, Word, entitlement, hold, member_may_read,
 };
 pub use glob::UserGlob;
+pub use rooms::{RoomFacts, RoomMatch};

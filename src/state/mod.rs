@@ -13,6 +13,7 @@ pub mod megolm;
 pub mod membership;
 pub mod payload;
 pub mod power;
+pub mod spaces;
 pub mod tuple;
 pub mod validate;
 
@@ -25,6 +26,7 @@ pub use megolm::{MalformedMegolm, MegolmContent};
 pub use membership::Membership;
 pub use payload::{Form, MalformedPayload, SealedPayload, StandsFor};
 pub use power::{PowerLevel, PowerLevels, creators_of};
+pub use spaces::{canonical_alias, is_link};
 pub use tuple::{PackError, PackedStateKey, StateTuple};
 pub use validate::{DeviceTrust, Judgement, PayloadFacts, Refusal, Verdict, judge};
 

@@ -8,14 +8,16 @@ use std::{
 };
 
 use ruma::{DeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use secrecy::SecretString;
 use sqlx::{
     Connection as _, Sqlite, SqliteConnection, Transaction,
     sqlite::{SqliteConnectOptions, SqliteSynchronous},
 };
 
 use super::{
-    BEGIN, HoldRow, MIGRATIONS, StoreError, marks, people, reserve_ticks,
-    rooms::{self, MemberRow},
+    BEGIN, History, HistoryFilter, HoldRow, MIGRATIONS, StoreError, kept_cipher, marks, people,
+    reserve_ticks,
+    rooms::{self, MemberRow, RoomRow},
 };
 use crate::{policy::Word, state::Membership};
 
@@ -68,6 +70,7 @@ impl From<sqlx::Error> for Refused {
 #[derive(Debug)]
 pub struct Beside {
     connection: SqliteConnection,
+    path: PathBuf,
 }
 
 impl Beside {
@@ -91,7 +94,16 @@ impl Beside {
         if !is_of_this_version(&mut connection).await? {
             return Err(Refused::OtherVersion(path.to_owned()));
         }
-        Ok(Self { connection })
+        Ok(Self { connection, path: path.to_owned() })
+    }
+
+    /// What is known of a room; `None` when nothing is.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Store`] when the store cannot be read.
+    pub async fn room(&mut self, room: &RoomId) -> Result<Option<RoomRow>, Refused> {
+        Ok(rooms::get(&mut self.connection, room).await?)
     }
 
     /// Who is held, the longest first.
@@ -101,6 +113,23 @@ impl Beside {
     /// [`Refused::Store`] when the store cannot be read.
     pub async fn holds(&mut self) -> Result<Vec<HoldRow>, Refused> {
         Ok(people::holds(&mut self.connection, None).await?)
+    }
+
+    /// The ledger's history, as far as `filter` lets it through. From here on this store is for reading.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::NoStore`] when the keeper has not made its cipher yet, [`Refused::Store`] when `passphrase` does
+    /// not open the store or it cannot be read.
+    pub async fn history(
+        &mut self,
+        passphrase: &SecretString,
+        filter: &HistoryFilter,
+    ) -> Result<History<'_>, Refused> {
+        sqlx::query("PRAGMA query_only = ON").execute(&mut self.connection).await?;
+        let cipher = kept_cipher(&mut self.connection, passphrase).await?;
+        let cipher = cipher.ok_or_else(|| Refused::NoStore(self.path.clone()))?;
+        Ok(History::new(&mut self.connection, cipher, filter).await?)
     }
 
     /// Lets a member have a room's keys, at `now` (milliseconds), whatever was said before.

@@ -3,7 +3,7 @@
 use ruma::{OwnedUserId, RoomId};
 use sqlx::SqliteConnection;
 
-use super::{Result, StoreError};
+use super::{Result, StoreError, tuples};
 use crate::state::StateTuple;
 
 /// A member's session whose end is current state alone.
@@ -39,16 +39,8 @@ pub async fn get(
     .fetch_optional(&mut *connection)
     .await?;
     let Some((creator, tick)) = newest else { return Ok(None) };
-    // What a message took is there in ranges.
-    let (last_message,): (Option<i64>,) = sqlx::query_as(
-        "SELECT MAX(last_index) FROM message_indices \
-         WHERE room_id = ? AND session_id = ? AND sender = ?",
-    )
-    .bind(room.as_str())
-    .bind(session_id)
-    .bind(&creator)
-    .fetch_one(&mut *connection)
-    .await?;
+    let creator: OwnedUserId = creator.try_into().map_err(StoreError::corrupt("user id"))?;
+    let message = tuples::last_message(connection, room, session_id, &creator).await?;
     let uses: Vec<(i64, Option<String>, Option<String>, bool)> = sqlx::query_as(
         "SELECT i.message_index, e.event_type, e.state_key, \
          COALESCE(t.current_event_id = e.event_id AND e.verdict = 'accepted', 0) \
@@ -59,15 +51,18 @@ pub async fn get(
     )
     .bind(room.as_str())
     .bind(session_id)
-    .bind(&creator)
+    .bind(creator.as_str())
     .fetch_all(&mut *connection)
     .await?;
     let mut first = None;
     let mut tuples = Vec::new();
     for (index, event_type, state_key, is_current) in uses {
-        let after_messages = last_message.is_none_or(|last| index > last);
-        let current = event_type.zip(state_key).filter(|_| is_current && after_messages);
-        let Some((event_type, state_key)) = current else { break };
+        if message.is_some_and(|message| i64::from(message) >= index) {
+            break;
+        }
+        let Some((event_type, state_key)) = event_type.zip(state_key).filter(|_| is_current) else {
+            break;
+        };
         first = Some(index);
         tuples.push(StateTuple::new(event_type, state_key));
     }
@@ -77,13 +72,13 @@ pub async fn get(
          WHERE room_id = ? AND sender = ? AND tick > ? AND session_id <> ? AND verdict = 'accepted'",
     )
     .bind(room.as_str())
-    .bind(&creator)
+    .bind(creator.as_str())
     .bind(tick)
     .bind(session_id)
     .fetch_all(connection)
     .await?;
     Ok(Some(MemberSession {
-        creator: creator.try_into().map_err(StoreError::corrupt("user id"))?,
+        creator,
         message_index: u32::try_from(first).map_err(StoreError::corrupt("message index"))?,
         tuples,
         later: later.into_iter().map(|(id,)| id).collect(),

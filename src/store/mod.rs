@@ -14,6 +14,7 @@ pub mod marks;
 pub mod member_sessions;
 pub mod outbox;
 pub mod people;
+pub mod places;
 pub mod rooms;
 pub mod sessions;
 pub mod tuples;
@@ -41,7 +42,7 @@ pub use self::{
     error::StoreError,
     inbox::{InboxRow, NewEvent},
     key_requests::{AskedSession, KeyRequestRow},
-    ledger::{Grant, GrantRow, NewGrant, Refusal},
+    ledger::{Grant, GrantRow, History, HistoryFilter, HistoryRow, NewGrant, Refusal},
     marks::Mark,
     outbox::{NewOutbox, OutboxKind, OutboxRow, StateDetail, ToDeviceDetail},
     people::{HoldRow, Identity, People},
@@ -209,13 +210,8 @@ pub async fn set_meta(
 }
 
 async fn unlock(writer: &SqlitePool, passphrase: &SecretString) -> Result<StoreCipher> {
-    let kept: Option<(Vec<u8>,)> =
-        sqlx::query_as("SELECT value FROM meta WHERE key = 'store_cipher'")
-            .fetch_optional(writer)
-            .await?;
-    if let Some((export,)) = kept {
-        return StoreCipher::import(passphrase.expose_secret(), &export)
-            .map_err(|_| StoreError::WrongPassphrase);
+    if let Some(cipher) = kept_cipher(&mut *writer.acquire().await?, passphrase).await? {
+        return Ok(cipher);
     }
     let cipher = StoreCipher::new().map_err(|_| StoreError::Cipher)?;
     let export = cipher.export(passphrase.expose_secret()).map_err(|_| StoreError::Cipher)?;
@@ -224,6 +220,21 @@ async fn unlock(writer: &SqlitePool, passphrase: &SecretString) -> Result<StoreC
         .execute(writer)
         .await?;
     Ok(cipher)
+}
+
+/// The cipher that the store was made with; `None` where it was not made yet.
+async fn kept_cipher(
+    connection: &mut sqlx::SqliteConnection,
+    passphrase: &SecretString,
+) -> Result<Option<StoreCipher>> {
+    let kept: Option<(Vec<u8>,)> =
+        sqlx::query_as("SELECT value FROM meta WHERE key = 'store_cipher'")
+            .fetch_optional(connection)
+            .await?;
+    let Some((export,)) = kept else { return Ok(None) };
+    StoreCipher::import(passphrase.expose_secret(), &export)
+        .map(Some)
+        .map_err(|_| StoreError::WrongPassphrase)
 }
 
 /// Takes `count` ticks out, greater than all that were taken out before, by whichever process. Returns the first.

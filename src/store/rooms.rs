@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
+use serde_json::Value;
 use sqlx::SqliteConnection;
 
 use super::{Result, StoreError};
-use crate::state::Membership;
+use crate::state::{Membership, rooms_let_in};
 
 /// A room that the keeper is, was or is about to be in.
 #[derive(Clone, Debug)]
@@ -33,6 +34,11 @@ pub struct RoomRow {
     pub state_encrypted: bool,
     /// Whether the keeper may send `m.room.encrypted` state there.
     pub elevated: bool,
+    /// Its main address. Not written with the row: [`super::places::put_alias`] does.
+    pub canonical_alias: Option<String>,
+    /// The spaces that the keeper is in, that list the room, and that it claims or whose members it lets in.
+    /// Not written with the row: they follow from [`super::places::say`] and the join rules.
+    pub spaces: Vec<OwnedRoomId>,
 }
 
 impl RoomRow {
@@ -50,6 +56,8 @@ impl RoomRow {
             join_rules: None,
             state_encrypted: false,
             elevated: false,
+            canonical_alias: None,
+            spaces: Vec::new(),
         }
     }
 
@@ -105,10 +113,15 @@ type RoomColumns = (
     Option<String>,
     bool,
     bool,
+    Option<String>,
+    String,
 );
 
 const ROOM_COLUMNS: &str = "SELECT room_id, membership, inviter, loaded, version, creators, encryption, \
-     power_levels, join_rules, state_encrypted, elevated FROM rooms";
+     power_levels, join_rules, state_encrypted, elevated, canonical_alias, \
+     (SELECT json_group_array(json_array(l.space_id, l.claimed_by IS NOT NULL)) \
+      FROM space_links l JOIN rooms s ON s.room_id = l.space_id AND s.membership = 'join' \
+      WHERE l.room_id = rooms.room_id AND l.listed_by IS NOT NULL) FROM rooms";
 
 fn room(columns: RoomColumns) -> Result<RoomRow> {
     let (
@@ -123,7 +136,10 @@ fn room(columns: RoomColumns) -> Result<RoomRow> {
         join_rules,
         state,
         elevated,
+        canonical_alias,
+        listed_in,
     ) = columns;
+    let spaces = spaces(&listed_in, join_rules.as_deref())?;
     Ok(RoomRow {
         room_id: id.try_into().map_err(StoreError::corrupt("room id"))?,
         membership: Membership::from_name(&membership)
@@ -141,7 +157,21 @@ fn room(columns: RoomColumns) -> Result<RoomRow> {
         join_rules,
         state_encrypted: state,
         elevated,
+        canonical_alias,
+        spaces,
     })
+}
+
+/// Of the spaces that list a room, as JSON with whether the room claims them, those that it is in.
+fn spaces(listed_in: &str, join_rules: Option<&str>) -> Result<Vec<OwnedRoomId>> {
+    let listed_in: Vec<(OwnedRoomId, u8)> =
+        serde_json::from_str(listed_in).map_err(StoreError::corrupt("list of spaces"))?;
+    let let_in = match join_rules.filter(|_| !listed_in.is_empty()).map(serde_json::from_str) {
+        Some(Ok(Value::Object(content))) => rooms_let_in(&content),
+        _ => Vec::new(),
+    };
+    let is_in = |(space, claimed): &(OwnedRoomId, u8)| *claimed != 0 || let_in.contains(space);
+    Ok(listed_in.into_iter().filter(is_in).map(|(space, _)| space).collect())
 }
 
 /// A room by its id.

@@ -3,7 +3,9 @@
 use ruma::{event_id, owned_event_id, owned_room_id, room_id, user_id};
 
 use super::*;
-use crate::state::StateTuple;
+use crate::state::{Membership, StateTuple};
+
+mod migrating;
 
 async fn open(folder: &tempfile::TempDir, passphrase: &str) -> Result<Store> {
     Store::open(&folder.path().join("keeper.db"), &SecretString::from(passphrase)).await
@@ -82,6 +84,45 @@ async fn an_index_counts_once_for_each_sender() {
 }
 
 #[tokio::test]
+async fn a_members_session_is_its_states_only_from_behind_its_last_message_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, "right").await.unwrap();
+    let (room, alice) = (room_id!("!room:localhost"), user_id!("@alice:localhost"));
+    let mut db = store.begin().await.unwrap();
+    for (index, event_type) in [(3, "m.room.name"), (7, "m.room.topic")] {
+        let event_id = ruma::EventId::parse(format!("$state{index}")).unwrap();
+        let tuple = StateTuple::new(event_type, "");
+        tuples::record_index(&mut db, room, "s", index, alice, &event_id).await.unwrap();
+        let mut row = TupleRow::new(tuple.clone());
+        row.current_event_id = Some(event_id.clone());
+        tuples::put(&store, &mut db, room, &row).await.unwrap();
+        let event = StateEventRow {
+            event_id,
+            tuple,
+            sender: alice.to_owned(),
+            tick: i64::from(index),
+            received_at: 1,
+            session_id: Some("s".to_owned()),
+            powerful: true,
+            verdict: "accepted".to_owned(),
+            body: None,
+        };
+        tuples::put_event(&store, &mut db, room, &event).await.unwrap();
+    }
+    let mut from = async |message: Option<u32>| {
+        if let Some(index) = message {
+            tuples::record_message(&mut db, room, "s", index, alice).await.unwrap();
+        }
+        let session = member_sessions::get(&mut db, room, "s").await.unwrap();
+        session.map(|session| (session.message_index, session.tuples.len()))
+    };
+    assert_eq!(from(None).await, Some((3, 2)));
+    assert_eq!(from(Some(2)).await, Some((3, 2)), "a message before it stays closed");
+    assert_eq!(from(Some(5)).await, Some((7, 1)));
+    assert_eq!(from(Some(8)).await, None, "it would open the message");
+}
+
+#[tokio::test]
 async fn a_departure_retires_what_the_leaver_was_granted_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder, "right").await.unwrap();
@@ -107,4 +148,54 @@ async fn a_departure_retires_what_the_leaver_was_granted_and_nothing_else() {
     assert_eq!(sessions::retire_known_to(&store, &mut db, room, bob, "gone").await.unwrap(), 1);
     assert!(sessions::is_retired(&mut db, "known").await.unwrap());
     assert!(!sessions::is_retired(&mut db, "unknown").await.unwrap());
+}
+
+#[tokio::test]
+async fn a_room_is_in_a_space_that_lists_it_and_that_it_claims_or_lets_in() {
+    use places::Side;
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, "right").await.unwrap();
+    let (room, space) = (room_id!("!room:localhost"), room_id!("!space:localhost"));
+    let event = event_id!("$says");
+    let let_in = r#"{"join_rule":"restricted","allow":[{"type":"m.room_membership","room_id":"!space:localhost"}]}"#;
+    // Whether the keeper is in the space, it lists the room, the room claims it, or lets its members in.
+    for case in 0..16_u8 {
+        let [is_in, lists, claims, lets_in] = [1, 2, 4, 8].map(|bit| case & bit != 0);
+        let mut transaction = store.begin().await.unwrap();
+        let membership = if is_in { Membership::Join } else { Membership::Leave };
+        let row = RoomRow::new(space.to_owned(), membership);
+        rooms::put(&mut transaction, &row).await.unwrap();
+        let join_rules = lets_in.then(|| let_in.to_owned());
+        let row = RoomRow { join_rules, ..RoomRow::new(room.to_owned(), Membership::Join) };
+        rooms::put(&mut transaction, &row).await.unwrap();
+        for (side, says) in [(Side::Space, lists), (Side::Room, claims)] {
+            let event = says.then_some(event);
+            places::say(&mut transaction, room, space, side, event).await.unwrap();
+        }
+        let spaces = rooms::get(&mut transaction, room).await.unwrap().unwrap().spaces;
+        let expected = is_in && lists && (claims || lets_in);
+        assert_eq!(!spaces.is_empty(), expected, "{is_in} {lists} {claims} {lets_in}");
+        assert!(spaces.iter().all(|id| id == space));
+        assert_eq!(places::is_said_by(&mut transaction, space, event).await.unwrap(), lists);
+        places::forget(&mut transaction, space).await.unwrap();
+        assert!(places::listed(&mut transaction, space).await.unwrap().is_empty());
+        transaction.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_address_is_kept_with_its_room_until_the_rooms_state_is_read_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, "right").await.unwrap();
+    let (room, event) = (room_id!("!room:localhost"), event_id!("$says"));
+    let mut db = store.begin().await.unwrap();
+    let row = RoomRow::new(room.to_owned(), Membership::Join);
+    rooms::put(&mut db, &row).await.unwrap();
+    places::put_alias(&mut db, room, Some("#a:b"), event).await.unwrap();
+    rooms::put(&mut db, &row).await.unwrap();
+    let alias = rooms::get(&mut db, room).await.unwrap().unwrap().canonical_alias;
+    assert_eq!(alias.as_deref(), Some("#a:b"), "other writes leave it");
+    assert!(places::is_said_by(&mut db, room, event).await.unwrap());
+    places::forget(&mut db, room).await.unwrap();
+    assert_eq!(rooms::get(&mut db, room).await.unwrap().unwrap().canonical_alias, None);
 }

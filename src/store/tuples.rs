@@ -15,7 +15,7 @@ pub use self::{
     events::{
         StateEventRow, count_unreadable, get_event, put_event, rooms_with_unreadable, unreadable,
     },
-    indices::{encrypted_messages_from, record_index, record_message},
+    indices::{last_message, record_index, record_message},
     seals::{put_prepared, put_seal, seal, take_prepared, take_seal, take_seals_of},
 };
 

@@ -128,11 +128,38 @@ impl Keeper {
         started.elapsed()
     }
 
+    /// Merges settings over the configuration, section by section. A running keeper does not hear of it.
+    pub fn configure(&self, settings: &Value) {
+        let path = self.folder.path().join("statekeeper.yaml");
+        let text = fs::read_to_string(&path).expect("the keeper's configuration");
+        let mut config: Value = serde_json::from_str(&text).expect("it is JSON");
+        merge(&mut config, settings);
+        write(&self.folder, "statekeeper.yaml", &config.to_string());
+    }
+
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let child = self.process.as_ref().expect("the keeper runs");
+        let status = Command::new("kill").args(["-HUP", &child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "SIGHUP could not be sent");
+    }
+
+    /// Runs `policy explain --json` about a room beside the keeper: the exit code, standard output and
+    /// standard error.
+    pub fn explain(&self, room: &str) -> (Option<i32>, String, String) {
+        self.command_of(&["policy", "explain"], &[room, "--json"])
+    }
+
     /// Runs one of the binary's other commands beside the keeper, with its configuration: the exit code,
     /// standard output and standard error.
     pub fn command(&self, name: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+        self.command_of(&[name], arguments)
+    }
+
+    fn command_of(&self, names: &[&str], arguments: &[&str]) -> (Option<i32>, String, String) {
         let done = Command::new(BINARY)
-            .args([name, "--config"])
+            .args(names)
+            .arg("--config")
             .arg(self.folder.path().join("statekeeper.yaml"))
             .args(arguments)
             .output()

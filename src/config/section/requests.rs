@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::rate::Rate;
 use crate::config::Duration;
 
-/// How requests for keys are answered, and how many of them. This version answers none yet: what is
-/// set here is checked, and has no effect.
+/// How requests for keys (`m.room_key_request`) are answered, and how many of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Requests {

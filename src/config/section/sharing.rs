@@ -11,8 +11,8 @@ use crate::config::Duration;
 #[serde(deny_unknown_fields, default)]
 pub struct Sharing {
     /// Whether keys are given before anybody asks for them. `false` is MSC3414 to the letter: a key
-    /// goes only to a device that requests it. This version answers no requests yet: `false` gives
-    /// keys to nobody.
+    /// goes only to a device that requests it, and stock clients request keys of nobody but their own
+    /// devices: with them, `false` leaves joiners without a name.
     pub unasked: bool,
     /// Which members are given keys: what has to be known of how they came in.
     pub members: Members,

@@ -30,6 +30,19 @@ pub struct State {
     /// Patterns (`*`, `?`) for state event types that are never sealed anew, because their meaning
     /// hangs on who sent them. State keys that hold a user id never are.
     pub never_reseal: Vec<TypeGlob>,
+    /// In which rooms the keeper seals state.
+    pub seal: Seal,
+    /// What becomes of state in plain beside the sealed value.
+    pub plain_copy: PlainCopy,
+    /// What is done where a member's client sealed a type that is exempt.
+    pub exempt_sealed: ExemptSealed,
+    /// For how many days it is remembered who gave a room's state which value. Current state is
+    /// remembered for longer.
+    #[schemars(range(min = 1))]
+    pub journal_days: u32,
+    /// Whether a warning is logged when a membership event gives a `reason`: the homeserver can
+    /// read it.
+    pub warn_membership_reasons: bool,
 }
 
 /// What one state session covers.
@@ -50,6 +63,45 @@ pub enum Reseal {
     OnChange,
     /// When somebody who lacks the key is invited or joins, for a quiet timeline.
     OnNeed,
+}
+
+/// In which rooms the keeper seals state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Seal {
+    /// Those whose `m.room.encryption` says that state is encrypted.
+    Flagged,
+    /// Every encrypted room. Stock clients show sealed state there too, and go on sending their own
+    /// in plain.
+    EncryptedRooms,
+    /// None.
+    Off,
+}
+
+/// What becomes of state in plain beside the sealed value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlainCopy {
+    /// One that is there stays as it is, and none is ever written.
+    Keep,
+    /// The sealed value is written in plain as well, as MSC3414 has it for the transition: for rooms
+    /// whose names are no secret.
+    Mirror,
+    /// It is a fixed text, for lists and directories.
+    Stub,
+    /// It is emptied, and the event that held it is redacted.
+    Clear,
+}
+
+/// What is done where a member's client sealed a type that is exempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExemptSealed {
+    /// It is reported.
+    Report,
+    /// It is put back in plain, if its sender and the keeper have the power, so that the homeserver
+    /// can enforce it again.
+    Publish,
 }
 
 /// Types that homeservers read themselves, beyond MSC4362's list.
@@ -95,6 +147,11 @@ impl Default for State {
             reseal_from: Devices::CrossSigned,
             exempt: EXEMPT.map(StateEventType::from).to_vec(),
             never_reseal: NEVER_RESEAL.iter().filter_map(|glob| glob.parse().ok()).collect(),
+            seal: Seal::Flagged,
+            plain_copy: PlainCopy::Keep,
+            exempt_sealed: ExemptSealed::Report,
+            journal_days: 90,
+            warn_membership_reasons: false,
         }
     }
 }

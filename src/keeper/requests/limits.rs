@@ -59,6 +59,9 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Every scope there is, the narrowest first.
+    pub const ALL: [Self; 4] = [Self::Device, Self::User, Self::Room, Self::Overall];
+
     /// The scope's name in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -30,10 +30,12 @@ pub async fn delivered(
         query.push_bind(tick).push(")");
         push_holders(&mut query, session_id, holders);
         query.build().execute(&mut *connection).await?;
-        let mut query = QueryBuilder::new("UPDATE ledger SET outcome = 'delivered', last_at = ");
+        let mut query = QueryBuilder::new(
+            "UPDATE ledger INDEXED BY ledger_unsure SET outcome = 'delivered', last_at = ",
+        );
         query.push_bind(now);
         push_holders(&mut query, session_id, holders);
-        query.push(" AND outcome = 'granted'");
+        query.push(" AND outcome IN ('granted', 'withdrawn')");
         query.build().execute(&mut *connection).await?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The ledger: who holds what, and the history of what was given and refused. No grant, no key.
 
 mod delivery;
+mod history;
 mod names;
 
 use std::collections::{BTreeSet, HashMap};
@@ -9,6 +10,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 pub use self::delivery::delivered;
+pub use self::history::{History, HistoryFilter, HistoryRow};
 pub(in crate::store) use self::names::Cache;
 use self::names::Kind;
 use super::{Result, Store, StoreError};
@@ -171,6 +173,7 @@ async fn holder(
     Ok(user.zip(device))
 }
 
+/// A key that was on its way when its grant was withdrawn is concluded, too: what became of it is what counts.
 async fn conclude(
     connection: &mut SqliteConnection,
     session_id: &str,
@@ -179,8 +182,8 @@ async fn conclude(
     now: i64,
 ) -> Result<()> {
     sqlx::query(
-        "UPDATE ledger SET outcome = ?, last_at = ? \
-         WHERE session_id = ? AND user = ? AND device = ? AND outcome = 'granted'",
+        "UPDATE ledger INDEXED BY ledger_unsure SET outcome = ?, last_at = ? \
+         WHERE session_id = ? AND user = ? AND device = ? AND outcome IN ('granted', 'withdrawn')",
     )
     .bind(outcome)
     .bind(now)
@@ -242,7 +245,7 @@ pub async fn doubt(
     Ok(())
 }
 
-/// Takes back the grants of a room whose keys never left.
+/// Takes back the grants of a room whose keys never left, at `now` (milliseconds).
 ///
 /// # Errors
 ///
@@ -251,8 +254,19 @@ pub async fn withdraw_unsent(
     store: &Store,
     connection: &mut SqliteConnection,
     room: &RoomId,
+    now: i64,
 ) -> Result<()> {
     let Some(room) = room_number(store, connection, room).await? else { return Ok(()) };
+    // By the index of the rows whose end is not known: they are few, those of a room may be very many. It is for
+    // the rows that `conclude` looks for, so the condition has to say what the index says.
+    sqlx::query(
+        "UPDATE ledger INDEXED BY ledger_unsure SET outcome = 'withdrawn', last_at = ?1 \
+         WHERE room = ?2 AND outcome = 'granted' AND outcome IN ('granted', 'withdrawn')",
+    )
+    .bind(now)
+    .bind(room)
+    .execute(&mut *connection)
+    .await?;
     sqlx::query("DELETE FROM grants WHERE room = ? AND sent_at IS NULL")
         .bind(room)
         .execute(connection)

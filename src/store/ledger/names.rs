@@ -5,6 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use matrix_sdk_store_encryption::StoreCipher;
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use crate::store::{Result, Store};
@@ -65,8 +66,13 @@ fn keep<T>(cache: &Mutex<HashMap<NameHash, T>>, hash: NameHash, value: T) {
     cache.insert(hash, value);
 }
 
-pub(super) fn hash(store: &Store, kind: Kind, name: &str) -> NameHash {
-    store.cipher.hash_key(kind.as_str(), name.as_bytes())
+fn hash(store: &Store, kind: Kind, name: &str) -> NameHash {
+    hash_by(&store.cipher, kind, name)
+}
+
+/// The hash by which a name is found in the store that `cipher` is of.
+pub(super) fn hash_by(cipher: &StoreCipher, kind: Kind, name: &str) -> NameHash {
+    cipher.hash_key(kind.as_str(), name.as_bytes())
 }
 
 /// The name that a row of `names` holds.

@@ -81,6 +81,33 @@ async fn a_grant_is_of_unknown_delivery_until_the_homeserver_says_what_it_did() 
 }
 
 #[tokio::test]
+async fn a_grant_of_a_room_that_was_left_is_withdrawn_unless_its_key_arrived_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    for session in ["taken", "unsent", "on its way"] {
+        give(&store, session, 1).await;
+    }
+    let mut db = store.begin().await.unwrap();
+    let took = [(bob().0.to_owned(), bob().1.to_owned())];
+    delivered(&store, &mut db, "taken", &took, 2, 7).await.unwrap();
+    let other = room_id!("!other:localhost");
+    grant(&store, &mut db, other, &[to_bob("elsewhere")], 3).await.unwrap();
+    withdraw_unsent(&store, &mut db, room(), 4).await.unwrap();
+    db.commit().await.unwrap();
+    let outcomes = async || -> Vec<String> {
+        history(&store).await.into_iter().map(|(outcome, _)| outcome).collect()
+    };
+    assert_eq!(outcomes().await, ["delivered", "withdrawn", "withdrawn", "granted"]);
+    let held: Vec<_> = held(&store).await.into_iter().map(|row| row.session_id).collect();
+    assert_eq!(held, ["taken"]);
+    // The answer to a request that was under way when the keeper left comes in after that.
+    let mut db = store.begin().await.unwrap();
+    delivered(&store, &mut db, "on its way", &took, 5, 8).await.unwrap();
+    db.commit().await.unwrap();
+    assert_eq!(outcomes().await, ["delivered", "withdrawn", "delivered", "granted"]);
+}
+
+#[tokio::test]
 async fn a_refusal_is_one_counted_row() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;

@@ -1,0 +1,156 @@
+//! `statekeeper policy`: by which settings a room is kept.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use ruma::{OwnedRoomId, RoomId};
+use serde_json::{Value, json};
+
+use super::{beside, output::say};
+use crate::{
+    config::{Config, Draft, Origins, environment},
+    keeper::rule_book::{facts, policy_of},
+    state::Membership,
+    store::{Refused, RoomRow},
+};
+
+/// What the command is called with.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say which policy a room has, and where each of its settings comes from
+    Explain(Explain),
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The room's id
+    room: OwnedRoomId,
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does what the arguments say.
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    match &arguments.command {
+        Command::Explain(arguments) => explain(arguments),
+    }
+}
+
+fn explain(arguments: &Explain) -> anyhow::Result<()> {
+    let environment = environment();
+    let config = Draft::read(&arguments.config, &environment).finish()?;
+    let origins = Origins::read(&arguments.config, &environment)
+        .map_err(|mistake| anyhow::anyhow!("{mistake}"))?;
+    let known = look_up(&arguments.config, &arguments.room)?;
+    let explained = Explained::new(&config, &origins, &arguments.room, known);
+    match arguments.json {
+        true => say(&serde_json::to_string_pretty(&explained.to_json())?),
+        false => explained.to_lines().iter().for_each(|line| say(line)),
+    }
+    Ok(())
+}
+
+/// What the store knows of a room, or why it knows nothing.
+fn look_up(config: &Path, room: &RoomId) -> anyhow::Result<Result<RoomRow, String>> {
+    let unknown = match beside::run(config, async |store| store.room(room).await) {
+        Ok(Some(room)) => return Ok(Ok(room)),
+        Ok(None) => "the keeper does not know the room".to_owned(),
+        Err(error) => match error.downcast::<Refused>()? {
+            refused @ (Refused::NoStore(_) | Refused::OtherVersion(_)) => refused.to_string(),
+            refused => return Err(refused.into()),
+        },
+    };
+    Ok(Err(unknown))
+}
+
+struct Explained {
+    room: RoomRow,
+    /// Why nothing but the room's id is known, if so.
+    unknown: Option<String>,
+    /// The policy's place in the list, and where it is written.
+    policy: Option<(usize, String)>,
+    /// Each setting, its value, and where it is written.
+    settings: Vec<(String, Value, String)>,
+}
+
+impl Explained {
+    fn new(
+        config: &Config,
+        origins: &Origins,
+        room_id: &RoomId,
+        known: Result<RoomRow, String>,
+    ) -> Self {
+        let (room, unknown) = match known {
+            Ok(room) => (room, None),
+            Err(why) => (RoomRow::new(room_id.to_owned(), Membership::Leave), Some(why)),
+        };
+        let policy = policy_of(config, &room);
+        let settings = config.settings(policy).into_iter().map(|(key, value)| {
+            let origin = origins.of_setting(policy, &key).to_string();
+            (key, value, origin)
+        });
+        Self {
+            settings: settings.collect(),
+            policy: policy.map(|index| (index, origins.of_policy(index).to_string())),
+            room,
+            unknown,
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let facts = facts(&self.room);
+        let settings = self
+            .settings
+            .iter()
+            .map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin }));
+        json!({
+            "room_id": facts.room_id,
+            "known": self.unknown.is_none(),
+            "alias": facts.alias,
+            "spaces": facts.spaces,
+            "server": facts.server,
+            "policy": self.policy.as_ref().map(|(index, origin)| {
+                json!({ "index": index, "origin": origin })
+            }),
+            "settings": settings.collect::<Vec<_>>(),
+        })
+    }
+
+    fn to_lines(&self) -> Vec<String> {
+        let facts = facts(&self.room);
+        let mut lines = vec![format!("room    {}", facts.room_id)];
+        if let Some(why) = &self.unknown {
+            lines.push(format!("        {why}: policies by alias or space are not weighed"));
+        }
+        lines.push(format!("alias   {}", facts.alias.unwrap_or("none")));
+        let spaces: Vec<&str> = facts.spaces.iter().map(|space| space.as_str()).collect();
+        let spaces = if spaces.is_empty() { "none".to_owned() } else { spaces.join(" ") };
+        lines.push(format!("spaces  {spaces}"));
+        lines.push(format!("server  {}", facts.server.map_or("unknown", |name| name.as_str())));
+        lines.push(match &self.policy {
+            Some((index, origin)) => format!("policy  policies[{index}] ({origin})"),
+            None => "policy  none: every setting is as at the top level".to_owned(),
+        });
+        let width = |texts: &mut dyn Iterator<Item = usize>| texts.max().unwrap_or_default();
+        let keys = width(&mut self.settings.iter().map(|(key, ..)| key.len()));
+        for (key, value, origin) in &self.settings {
+            lines.push(format!("{key:keys$}  {}  ({origin})", shown(value)));
+        }
+        lines
+    }
+}
+
+/// A text without quotes, anything else as JSON.
+fn shown(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

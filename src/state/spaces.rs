@@ -1,0 +1,58 @@
+//! What spaces and rooms say of each other, and what a room says that its address is.
+
+use serde_json::Value;
+
+use super::{JsonMap, MAX_ID_BYTES};
+
+/// Whether the content of `m.space.child` or `m.space.parent` says that room and space belong
+/// together: without servers in `via` it says the opposite (spec: "m.space.child").
+pub fn is_link(content: &JsonMap) -> bool {
+    let via = content.get("via").and_then(Value::as_array);
+    via.is_some_and(|via| via.iter().any(Value::is_string))
+}
+
+/// The room's main address, as the content of `m.room.canonical_alias` says (spec:
+/// "m.room.canonical_alias"). Other addresses of the room do not count.
+pub fn canonical_alias(content: &JsonMap) -> Option<&str> {
+    let alias = content.get("alias").and_then(Value::as_str)?;
+    (alias.starts_with('#') && alias.len() <= MAX_ID_BYTES).then_some(alias)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn map(content: Value) -> JsonMap {
+        match content {
+            Value::Object(content) => content,
+            _ => JsonMap::new(),
+        }
+    }
+
+    #[test]
+    fn without_a_server_to_join_through_nothing_belongs_together() {
+        assert!(is_link(&map(json!({ "via": ["localhost"] }))));
+        for content in
+            [json!({}), json!({ "via": [] }), json!({ "via": "b" }), json!({ "via": [5] })]
+        {
+            assert!(!is_link(&map(content.clone())), "{content}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_one_of_a_room_and_not_too_long() {
+        assert_eq!(canonical_alias(&map(json!({ "alias": "#a:b" }))), Some("#a:b"));
+        let long = format!("#{}:b", "a".repeat(300));
+        for content in [
+            json!({}),
+            json!({ "alias": null }),
+            json!({ "alias": "a:b" }),
+            json!({ "alias": long }),
+            json!({ "alt_aliases": ["#a:b"] }),
+        ] {
+            assert_eq!(canonical_alias(&map(content.clone())), None, "{content}");
+        }
+    }
+}
