@@ -39,7 +39,7 @@ use support::{
     keeper::{KEEPER, Keeper},
     metrics::Metrics,
     now_ms,
-    room::RoomSpec,
+    room::{JoinRule, RoomSpec},
     synapse,
     world::World,
 };
@@ -222,11 +222,17 @@ impl Bench {
         println!("  refreshes sent: {sent:.0} (reach: 0)");
     }
 
-    /// The keys come after the join, and a refresh after the keys.
-    async fn public(&self, title: &str, joiners: &[&StockClient]) -> Vec<String> {
+    /// Joins that nobody was asked for: the keys come after the join, and a refresh after the keys. A restricted
+    /// join is through a space that the keeper is not in; the joiner is in it before.
+    async fn unasked(&self, title: &str, rule: JoinRule, joiners: &[&StockClient]) -> Vec<String> {
         let (log, mut seen, mut rooms) = (self.world.keeper.log(), Vec::new(), Vec::new());
         for joiner in joiners {
-            let room_id = self.named_room(RoomSpec::public()).await;
+            let spec = RoomSpec { join_rule: rule.clone(), ..RoomSpec::default() };
+            let room_id = self.named_room(spec).await;
+            if let JoinRule::Restricted(space_id) = &rule {
+                self.world.add_to_space(&self.owner, space_id, &room_id).await;
+                joiner.join(space_id).await;
+            }
             let before = self.quiet().await;
             let tail = LogTail::from_here(&log);
             let join = joiner.join(&room_id).await;
@@ -445,7 +451,10 @@ async fn transactions(bench: &Bench, room_id: &str) {
 async fn main() {
     let rounds = std::env::var("STATEKEEPER_BENCH_ROUNDS").ok();
     let rounds: usize = rounds.and_then(|value| value.parse().ok()).unwrap_or(20).max(1);
-    println!("Starting Synapse, the keeper and {} stock clients (matrix-js-sdk) ...", rounds + 2);
+    println!(
+        "Starting Synapse, the keeper and {} stock clients (matrix-js-sdk) ...",
+        2 * rounds + 2
+    );
     // Its requests are what the keeper's log is read for; more of it would cost time.
     // And one owner invites it into more rooms than anybody should in so short a time.
     let overrides = json!({
@@ -456,7 +465,7 @@ async fn main() {
     let owner = world.js_user("owner").await;
     let bench = Bench { world, owner };
     let known = bench.world.stock_user(Sdk::Js, "known").await;
-    let strangers = bench.joiners(rounds).await;
+    let (strangers, of_space) = (bench.joiners(rounds).await, bench.joiners(rounds).await);
     println!("keeper: {}", support::keeper::binary().display());
 
     // The first meeting is not counted.
@@ -467,9 +476,12 @@ async fn main() {
     bench.invited(&known, rounds).await;
     let everybody: Vec<&StockClient> = strangers.iter().collect();
     let title = "2. Public joins by somebody whom the keeper never met";
-    let rooms = bench.public(title, &everybody).await;
+    let rooms = bench.unasked(title, JoinRule::Public, &everybody).await;
     let title = "   Public joins by somebody whom it has an Olm session with";
-    bench.public(title, &vec![&known; rounds]).await;
+    bench.unasked(title, JoinRule::Public, &vec![&known; rounds]).await;
+    let title = "   Restricted joins, through a space, by somebody whom it never met";
+    let (_, rule) = bench.world.space(&bench.owner).await;
+    bench.unasked(title, rule, &of_space.iter().collect::<Vec<_>>()).await;
     let members: Vec<_> = everybody.into_iter().zip(&rooms).collect();
     bench.devices(&members).await;
     transactions(&bench, &room_id).await;

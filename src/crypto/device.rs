@@ -1,6 +1,11 @@
 //! The keeper's one device: whom it knows, what it can read, and handing keys over.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use matrix_sdk_common::deserialized_responses::{
     AlgorithmInfo, ProcessedToDeviceEvent, VerificationLevel, VerificationState,
@@ -13,8 +18,11 @@ use matrix_sdk_crypto::{
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId, serde::Raw};
 use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Mutex, watch};
+
+use vodozemac::Curve25519PublicKey;
 
 use super::{
     CryptoError,
@@ -25,6 +33,11 @@ use super::{
     vouchers::Vouchers,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
+
+/// For how many devices at once something is encrypted: as many as the library puts into one request.
+const AT_ONCE: usize = 250;
+/// Of how many devices it is remembered that there are Olm sessions with them.
+const MOST_MET: usize = 65_536;
 
 /// A device of somebody's, as the homeserver and the signatures describe it.
 #[derive(Clone, Debug)]
@@ -114,13 +127,15 @@ pub struct Received {
 #[derive(Clone)]
 pub struct KeeperDevice {
     pub(super) machine: OlmMachine,
-    /// What the machine keeps its Olm sessions in: read here, written by the machine alone.
-    pub(super) olm_store: SqliteCryptoStore,
+    /// The machine's key store.
+    pub(super) store: KeyStore,
     /// Deletes what the key store would keep for ever.
     pub(super) eraser: Arc<Eraser>,
     /// Whose devices were read lately.
     known: Arc<KnownUsers>,
     pub(super) homeserver: Homeserver,
+    /// The keys of devices that something was encrypted for: there are Olm sessions with them.
+    met: Arc<std::sync::Mutex<HashSet<Curve25519PublicKey>>>,
     /// Outgoing requests are collected and marked by one at a time.
     pub(super) pumping: Arc<Mutex<()>>,
     /// One-time keys of the own server's users are claimed by one at a time, so that none is wasted.
@@ -171,18 +186,18 @@ impl KeeperDevice {
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
         let known = Arc::new(KnownUsers::default());
-        let olm_store = store.clone();
-        let store = KeyStore::new(store, known.clone());
-        let machine = OlmMachine::with_store(user_id, device_id, store, None)
+        let store = KeyStore::new(store, known.clone(), user_id, device_id);
+        let machine = OlmMachine::with_store(user_id, device_id, store.clone(), None)
             .await
             .map_err(|error| CryptoError::Open(error.to_string()))?;
         let (late, late_receiver) = tokio::sync::mpsc::unbounded_channel();
         let device = Self {
             machine,
-            olm_store,
+            store,
             eraser: Arc::new(Eraser::new(path.to_owned(), passphrase.clone())),
             known,
             homeserver,
+            met: Arc::default(),
             pumping: Arc::default(),
             claiming: Arc::default(),
             remote: watch::Sender::new(0),
@@ -229,6 +244,7 @@ impl KeeperDevice {
             DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
         let taken_in = self.machine.receive_sync_changes(changes, &settings);
         let (events, keys) = as_a_whole(taken_in).await?;
+        self.written().await?;
         let mut received = Received::default();
         for event in &events {
             received.forwarders.extend(forwarder(event));
@@ -262,7 +278,7 @@ impl KeeperDevice {
     ///
     /// [`CryptoError`] when the key store fails.
     pub async fn held_sessions(&self) -> Result<Vec<MadeSession>, CryptoError> {
-        let held = self.olm_store.get_inbound_group_sessions().await;
+        let held = self.store.get_inbound_group_sessions().await;
         let held = held.map_err(CryptoStoreError::from)?;
         Ok(held
             .iter()
@@ -284,7 +300,26 @@ impl KeeperDevice {
         &self,
         users: impl IntoIterator<Item = &'a UserId>,
     ) -> Result<(), CryptoError> {
+        self.track_soon(users).await?;
+        self.written().await
+    }
+
+    /// As [`KeeperDevice::track`], for somebody who will be tracked once more: a kill may come before the disk does.
+    pub(super) async fn track_soon<'a>(
+        &self,
+        users: impl IntoIterator<Item = &'a UserId>,
+    ) -> Result<(), CryptoError> {
         Ok(self.machine.update_tracked_users(users).await?)
+    }
+
+    /// Returns once everything that was done with the device is on the disk, ratchets above all: what they
+    /// encrypted must not leave before, nor stand in the outbox, from where it leaves after a kill.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::Store`] when the key store cannot be written; what waits for it goes on waiting.
+    pub async fn written(&self) -> Result<(), CryptoError> {
+        Ok(self.store.written().await.map_err(CryptoStoreError::from)?)
     }
 
     /// Whether a device of `user` that [`KeeperDevice::known_user`] does not name does not exist: the homeserver was
@@ -340,6 +375,9 @@ impl KeeperDevice {
     /// The strategy is to encrypt for whom it is told: who is entitled was decided before, and the
     /// library's own identity-based strategy panics for users who have no identity.
     ///
+    /// The ratchets are on their way to the disk: ask for [`KeeperDevice::written`] before a request is let out or
+    /// written down.
+    ///
     /// # Errors
     ///
     /// [`CryptoError`] when the key store fails.
@@ -352,24 +390,45 @@ impl KeeperDevice {
         if devices.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }
-        let (requests, unreachable) = self
-            .machine
-            .encrypt_content_for_devices(
-                devices.iter().map(|device| device.data.clone()).collect(),
-                event_type,
-                content,
-                CollectStrategy::AllDevices,
-            )
-            .await?;
-        let mut encrypted = Vec::with_capacity(requests.len());
-        for request in requests {
-            encrypted.push(to_device(&request)?);
+        let (mut encrypted, mut without) = (Vec::new(), Vec::new());
+        for devices in devices.chunks(AT_ONCE) {
+            let wanted = devices.iter().map(|device| device.data.clone()).collect();
+            let strategy = CollectStrategy::AllDevices;
+            let encrypting =
+                self.machine.encrypt_content_for_devices(wanted, event_type, content, strategy);
+            let (requests, unreachable) = encrypting.await?;
+            // These ratchets are written while the next devices' messages are encrypted.
+            self.store.write_soon();
+            for request in requests {
+                encrypted.push(to_device(&request)?);
+            }
+            let unreachable: Vec<_> = unreachable
+                .into_iter()
+                .map(|(device, _)| (device.user_id().to_owned(), device.device_id().to_owned()))
+                .collect();
+            self.note_met(devices, &unreachable);
+            without.extend(unreachable);
         }
-        let unreachable = unreachable
-            .into_iter()
-            .map(|(device, _)| (device.user_id().to_owned(), device.device_id().to_owned()))
-            .collect();
-        Ok((encrypted, unreachable))
+        Ok((encrypted, without))
+    }
+
+    /// Whether there is an Olm session with a device for certain. There may be one with others, too.
+    pub fn is_met(&self, device: &KnownDevice) -> bool {
+        let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        device.data.curve25519_key().is_some_and(|key| met.contains(&key))
+    }
+
+    fn note_met(&self, devices: &[KnownDevice], without: &[(OwnedUserId, OwnedDeviceId)]) {
+        let without: HashSet<(&UserId, &DeviceId)> =
+            without.iter().map(|(user, device)| (user.as_ref(), device.as_ref())).collect();
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        if met.len() >= MOST_MET {
+            met.clear();
+        }
+        let with = devices
+            .iter()
+            .filter(|device| !without.contains(&(device.user_id.as_ref(), &*device.device_id)));
+        met.extend(with.filter_map(|device| device.data.curve25519_key()));
     }
 
     /// Decrypts a room event; `None` when its key is not there (yet) or it cannot be opened with it.
@@ -443,6 +502,12 @@ fn forwarder(event: &ProcessedToDeviceEvent) -> Option<Forwarder> {
     })
 }
 
+/// The body of a to-device request, written as it is: by way of a JSON value, every message would be read again.
+#[derive(Serialize)]
+struct Body<'a, T> {
+    messages: &'a T,
+}
+
 fn to_device(
     request: &matrix_sdk_crypto::types::requests::ToDeviceRequest,
 ) -> Result<ToDevice, CryptoError> {
@@ -461,7 +526,7 @@ fn to_device(
     Ok(ToDevice {
         txn_id: request.txn_id.to_string(),
         event_type: request.event_type.to_string(),
-        body: serde_json::to_string(&serde_json::json!({ "messages": request.messages }))?,
+        body: serde_json::to_string(&Body { messages: &request.messages })?,
         recipients,
     })
 }

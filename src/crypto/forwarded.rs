@@ -179,8 +179,7 @@ impl KeeperDevice {
         sender_key: &str,
         message: &OlmMessage,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, CryptoError> {
-        let sessions =
-            self.olm_store.get_sessions(sender_key).await.map_err(CryptoStoreError::from)?;
+        let sessions = self.store.get_sessions(sender_key).await.map_err(CryptoStoreError::from)?;
         for session in sessions.unwrap_or_default() {
             let mut copy = Session::from_pickle(session.pickle().await.pickle);
             if let Ok(plaintext) = copy.decrypt(message) {
@@ -192,7 +191,7 @@ impl KeeperDevice {
         else {
             return Ok(None);
         };
-        let account = self.olm_store.load_account().await.map_err(CryptoStoreError::from)?;
+        let account = self.store.load_account().await.map_err(CryptoStoreError::from)?;
         let Some(account) = account else { return Ok(None) };
         let mut copy = Account::from_pickle(account.pickle().pickle);
         let made = copy.create_inbound_session(SessionConfig::version_1(), identity, first);

@@ -4,6 +4,8 @@
 //! the message only at the end of the sync. A kill between the two loses that key for good: the message comes
 //! again, and the session that could open it has moved on. So what it saves midway is held back here and
 //! written together with the rest, in one transaction of the database.
+//!
+//! What may wait for the disk waits ([`PutOff`]), and what is read again and again is at hand ([`AtHand`]).
 
 use std::{
     collections::HashMap,
@@ -29,12 +31,17 @@ use matrix_sdk_crypto::{
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{
-    DeviceId, OwnedDeviceId, RoomId, TransactionId, UserId, events::secret::request::SecretName,
+    DeviceId, OwnedDeviceId, OwnedUserId, RoomId, TransactionId, UserId,
+    events::secret::request::SecretName,
 };
 use vodozemac::Curve25519PublicKey;
 use zeroize::Zeroizing;
 
-use super::known_users::{KnownUsers, users_of};
+use super::{
+    at_hand::{AtHand, Person},
+    known_users::{KnownUsers, users_of},
+    put_off::PutOff,
+};
 
 tokio::task_local! {
     /// What the machine saved midway, while this very task takes a sync in. Other tasks' changes pass.
@@ -42,18 +49,93 @@ tokio::task_local! {
 }
 
 /// The device's key store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct KeyStore {
     inner: SqliteCryptoStore,
     known: Arc<KnownUsers>,
+    at_hand: Arc<AtHand>,
+    put_off: Arc<PutOff>,
+    /// Whose changes never wait: they are rare, and what is published follows from them.
+    own: OwnedUserId,
+    own_device: OwnedDeviceId,
+    /// The account as it was written last: the machine saves it again for each new Olm session.
+    account: Arc<Mutex<Option<Zeroizing<Vec<u8>>>>>,
 }
 
 impl KeyStore {
-    /// Over `inner`, whose changes `known` is told of.
-    pub(super) fn new(inner: SqliteCryptoStore, known: Arc<KnownUsers>) -> Self {
-        Self { inner, known }
+    /// Over `inner`, whose changes `known` is told of. The keys are those of the device `own_device` of `own`.
+    pub(super) fn new(
+        inner: SqliteCryptoStore,
+        known: Arc<KnownUsers>,
+        own: &UserId,
+        own_device: &DeviceId,
+    ) -> Self {
+        Self {
+            put_off: Arc::new(PutOff::new(inner.clone())),
+            inner,
+            known,
+            at_hand: Arc::default(),
+            own: own.to_owned(),
+            own_device: own_device.to_owned(),
+            account: Arc::default(),
+        }
+    }
+
+    /// Returns once everything that the machine has saved is on the disk.
+    pub(super) async fn written(&self) -> Result<()> {
+        self.put_off.write().await
+    }
+
+    /// Begins to write what waits. Whoever needs it on the disk asks for [`KeyStore::written`].
+    pub(super) fn write_soon(&self) {
+        let put_off = self.put_off.clone();
+        tokio::spawn(async move {
+            if let Err(error) = put_off.write().await {
+                tracing::warn!(%error, "the device's key store could not be written; trying again");
+            }
+        });
+    }
+
+    /// What `read` finds in `user`.
+    async fn person<T>(&self, user: &UserId, read: impl Fn(&Person) -> T) -> Result<Option<T>> {
+        let generation = match self.at_hand.get(user, &read) {
+            Ok(found) => return Ok(Some(found)),
+            Err(generation) => generation,
+        };
+        if self.put_off.concerns(user) {
+            self.put_off.write().await?;
+        }
+        let devices = self.inner.get_user_devices(user).await?;
+        let identity = self.inner.get_user_identity(user).await?;
+        let Some(person) = Person::new(devices, identity.as_ref()) else { return Ok(None) };
+        let found = read(&person);
+        self.at_hand.put(user, person, generation);
+        Ok(Some(found))
+    }
+
+    /// Takes changes over that may wait. Returns them when they may not.
+    fn put_off(&self, mut changes: Changes) -> Option<Changes> {
+        let users = users_of(&changes);
+        let sessions = std::mem::take(&mut changes.sessions);
+        let devices = std::mem::take(&mut changes.devices);
+        let identities = std::mem::take(&mut changes.identities);
+        if !changes.is_empty() || users.contains(&self.own) {
+            return Some(Changes { sessions, devices, identities, ..changes });
+        }
+        let (new_devices, new_identities) = (devices.clone(), identities.clone());
+        let soon = self.put_off.add(sessions, devices, identities);
+        if !users.is_empty() {
+            self.at_hand.apply(&new_devices, &new_identities);
+            self.known.forget(&users);
+        }
+        if soon {
+            self.write_soon();
+        }
+        None
     }
 }
+
+type Result<T, E = <SqliteCryptoStore as CryptoStore>::Error> = std::result::Result<T, E>;
 
 /// Runs `take_in`, the taking in of one sync. What was held back and never joined by the rest, because its
 /// message was good for nothing, is dropped: the message counts as not received.
@@ -86,11 +168,18 @@ impl CryptoStore for KeyStore {
             changes.devices.changed.append(&mut held.devices.changed);
             false
         });
-        if held == Ok(true) {
-            return Ok(());
-        }
+        let changes = match held {
+            Ok(true) => return Ok(()),
+            // A sync is taken in before anybody is told that it was: it does not wait.
+            Ok(false) => changes,
+            Err(_) => match self.put_off(changes) {
+                None => return Ok(()),
+                Some(changes) => changes,
+            },
+        };
         let changed = users_of(&changes);
-        let saved = self.inner.save_changes(changes).await;
+        let saved = self.put_off.write_before(self.inner.save_changes(changes)).await;
+        self.at_hand.forget(&changed);
         self.known.forget(&changed);
         saved
     }
@@ -104,7 +193,14 @@ impl CryptoStore for KeyStore {
     }
 
     async fn save_pending_changes(&self, changes: PendingChanges) -> Result<(), Self::Error> {
-        self.inner.save_pending_changes(changes).await
+        let Some(account) = &changes.account else { return Ok(()) };
+        let account = serde_json::to_vec(&account.pickle()).ok().map(Zeroizing::new);
+        let written = self.account.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if account.is_none() || account != written {
+            self.put_off.write_before(self.inner.save_pending_changes(changes)).await?;
+        }
+        *self.account.lock().unwrap_or_else(PoisonError::into_inner) = account;
+        Ok(())
     }
 
     async fn save_inbound_group_sessions(
@@ -116,6 +212,9 @@ impl CryptoStore for KeyStore {
     }
 
     async fn get_sessions(&self, sender_key: &str) -> Result<Option<Vec<Session>>, Self::Error> {
+        if self.put_off.concerns_sessions_of(sender_key) {
+            self.put_off.write().await?;
+        }
         self.inner.get_sessions(sender_key).await
     }
 
@@ -221,14 +320,18 @@ impl CryptoStore for KeyStore {
     }
 
     async fn load_tracked_users(&self) -> Result<Vec<TrackedUser>, Self::Error> {
+        self.put_off.write().await?;
         let users = self.inner.load_tracked_users().await?;
         self.known.track(users.iter().map(|user| (user.user_id.as_ref(), user.dirty)));
         Ok(users)
     }
 
     async fn save_tracked_users(&self, users: &[(&UserId, bool)]) -> Result<(), Self::Error> {
-        self.inner.save_tracked_users(users).await?;
-        self.known.track(users.iter().copied());
+        if !users.is_empty() {
+            self.put_off.track(users);
+            self.known.track(users.iter().copied());
+            self.write_soon();
+        }
         Ok(())
     }
 
@@ -237,25 +340,38 @@ impl CryptoStore for KeyStore {
         user_id: &UserId,
         device_id: &DeviceId,
     ) -> Result<Option<DeviceData>, Self::Error> {
-        self.inner.get_device(user_id, device_id).await
+        match self.person(user_id, |person| person.devices.get(device_id).cloned()).await? {
+            Some(device) => Ok(device),
+            None => self.inner.get_device(user_id, device_id).await,
+        }
     }
 
     async fn get_user_devices(
         &self,
         user_id: &UserId,
     ) -> Result<HashMap<OwnedDeviceId, DeviceData>, Self::Error> {
-        self.inner.get_user_devices(user_id).await
+        match self.person(user_id, |person| person.devices.clone()).await? {
+            Some(devices) => Ok(devices),
+            None => self.inner.get_user_devices(user_id).await,
+        }
     }
 
     async fn get_own_device(&self) -> Result<DeviceData, Self::Error> {
-        self.inner.get_own_device().await
+        let own = self.person(&self.own, |own| own.devices.get(&self.own_device).cloned()).await?;
+        match own.flatten() {
+            Some(device) => Ok(device),
+            None => self.inner.get_own_device().await,
+        }
     }
 
     async fn get_user_identity(
         &self,
         user_id: &UserId,
     ) -> Result<Option<UserIdentityData>, Self::Error> {
-        self.inner.get_user_identity(user_id).await
+        match self.person(user_id, Person::identity).await? {
+            Some(Ok(identity)) => Ok(identity),
+            Some(Err(_)) | None => self.inner.get_user_identity(user_id).await,
+        }
     }
 
     async fn is_message_known(&self, message_hash: &OlmMessageHash) -> Result<bool, Self::Error> {
@@ -356,6 +472,7 @@ impl CryptoStore for KeyStore {
     }
 
     async fn close(&self) -> Result<(), Self::Error> {
+        self.put_off.write().await?;
         self.inner.close().await
     }
 
@@ -367,3 +484,7 @@ impl CryptoStore for KeyStore {
         self.inner.get_size().await
     }
 }
+
+#[cfg(test)]
+#[path = "key_store/tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! Cryptography: the keeper's Olm device through `matrix-sdk-crypto`, its state sessions through
 //! `vodozemac`. Nothing is invented here.
 
+mod at_hand;
 mod device;
 mod eraser;
 mod error;
@@ -9,6 +10,7 @@ mod forwarding;
 mod key_store;
 mod known_users;
 mod pump;
+mod put_off;
 mod state_session;
 mod vouchers;
 

@@ -121,6 +121,7 @@ impl KeeperDevice {
 
     /// The machine's own messages: dummies that mend a broken Olm session.
     async fn send_own(&self, request: &ToDeviceRequest) -> Result<(), CryptoError> {
+        self.written().await?;
         let body = serde_json::to_string(&serde_json::json!({ "messages": request.messages }))?;
         let body = serde_json::value::RawValue::from_string(body)?;
         self.homeserver
@@ -270,13 +271,14 @@ impl KeeperDevice {
         });
     }
 
-    /// Makes the devices of `users` known and sees to Olm sessions with them.
+    /// Makes the devices of `users` known and sees to Olm sessions with them, ahead of a visit that does the same
+    /// and waits for the disk.
     ///
     /// # Errors
     ///
     /// [`CryptoError`] when the own server fails or the key store does.
     pub async fn meet(&self, users: &[OwnedUserId]) -> Result<(), CryptoError> {
-        self.track(users.iter().map(AsRef::as_ref)).await?;
+        self.track_soon(users.iter().map(AsRef::as_ref)).await?;
         self.pump().await?;
         self.claim_missing(users).await
     }

@@ -19,7 +19,9 @@ use crate::{
     store::{Grant, GrantRow, MemberRow, SessionRow, TupleRow, ledger, rooms, sessions, tuples},
 };
 
-type GrantsByDevice = BTreeMap<(OwnedUserId, OwnedDeviceId), BTreeMap<String, Grant>>;
+/// By device and session.
+type GrantsOfUser = BTreeMap<OwnedDeviceId, BTreeMap<String, Grant>>;
+type Grants = BTreeMap<OwnedUserId, GrantsOfUser>;
 
 impl Visit<'_> {
     /// Gathers what a decision weighs, for the visit's scope.
@@ -41,7 +43,7 @@ impl Visit<'_> {
             views.push(self.view(member, &known.devices, facts, &company, &mut grants));
         }
         let departed = match self.scope {
-            None => grants.into_values().flat_map(BTreeMap::into_keys).collect(),
+            None => grants.values().flat_map(orphaned).collect(),
             Some(_) => BTreeSet::new(),
         };
         let mut tuple_views = Vec::new();
@@ -85,7 +87,7 @@ impl Visit<'_> {
         Ok(members)
     }
 
-    async fn grants(&self, db: &mut sqlx::SqliteConnection) -> Result<GrantsByDevice, KeeperError> {
+    async fn grants(&self, db: &mut sqlx::SqliteConnection) -> Result<Grants, KeeperError> {
         let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
         let mut rows: Vec<GrantRow> = Vec::new();
         match &self.scope {
@@ -96,9 +98,9 @@ impl Visit<'_> {
                 }
             }
         }
-        let mut grants = GrantsByDevice::new();
+        let mut grants = Grants::new();
         for row in rows {
-            let device = grants.entry((row.user_id, row.device_id)).or_default();
+            let device = grants.entry(row.user_id).or_default().entry(row.device_id).or_default();
             device.insert(row.session_id, row.grant);
         }
         self.overlay(&mut grants);
@@ -106,10 +108,11 @@ impl Visit<'_> {
     }
 
     /// What was delivered on this visit stands in the ledger with the next commit; it counts already.
-    fn overlay(&self, grants: &mut GrantsByDevice) {
+    fn overlay(&self, grants: &mut Grants) {
         for delivery in &self.delivered {
-            for to in &delivery.detail.recipients {
-                let Some(device) = grants.get_mut(to) else { continue };
+            for (user, device) in &delivery.detail.recipients {
+                let held = grants.get_mut(user).and_then(|devices| devices.get_mut(device));
+                let Some(device) = held else { continue };
                 if !delivery.taken {
                     device.remove(&delivery.detail.session_id);
                 } else if let Some(grant) = device.get_mut(&delivery.detail.session_id) {
@@ -126,23 +129,22 @@ impl Visit<'_> {
         known: &[KnownDevice],
         (user, standing): (UserFacts, MemberFacts),
         company: &Company,
-        grants: &mut GrantsByDevice,
+        grants: &mut Grants,
     ) -> MemberView {
-        let first_key = first_key(&member.user_id, grants);
+        let mut grants = grants.remove(&member.user_id).unwrap_or_default();
+        let first_key = first_key(&grants);
         let mut devices = Vec::with_capacity(known.len());
         for device in known {
             let key = (device.user_id.clone(), device.device_id.clone());
-            let held = grants.remove(&key).unwrap_or_default();
+            let held = grants.remove(&key.1).unwrap_or_default();
             if !self.unreachable.contains(&key) {
                 let blocked = company.is_device_blocked(&key.0, &key.1);
                 devices.push(device_view(device, blocked, held));
             }
             self.devices.insert(key, device.clone());
         }
-        let orphaned = orphaned(&member.user_id, grants);
-        grants.retain(|(owner, _), _| *owner != member.user_id);
         MemberView {
-            orphaned,
+            orphaned: orphaned(&grants).collect(),
             user_id: member.user_id,
             membership: member.membership,
             user,
@@ -155,24 +157,13 @@ impl Visit<'_> {
     }
 }
 
-/// Sessions that devices of `user` hold which the homeserver does not list any more.
-fn orphaned(user: &OwnedUserId, grants: &GrantsByDevice) -> BTreeSet<String> {
-    grants_of(user, grants).flat_map(|sessions| sessions.keys().cloned()).collect()
+/// Sessions that devices hold which the homeserver does not list any more.
+fn orphaned(grants: &GrantsOfUser) -> impl Iterator<Item = String> {
+    grants.values().flat_map(|sessions| sessions.keys().cloned())
 }
 
-fn first_key(user: &OwnedUserId, grants: &GrantsByDevice) -> Option<i64> {
-    grants_of(user, grants).flat_map(BTreeMap::values).filter_map(|grant| grant.sent_tick).min()
-}
-
-fn grants_of<'a>(
-    user: &'a OwnedUserId,
-    grants: &'a GrantsByDevice,
-) -> impl Iterator<Item = &'a BTreeMap<String, Grant>> {
-    let first = (user.clone(), OwnedDeviceId::from(""));
-    grants
-        .range(first..)
-        .take_while(move |((owner, _), _)| owner == user)
-        .map(|(_, sessions)| sessions)
+fn first_key(grants: &GrantsOfUser) -> Option<i64> {
+    grants.values().flat_map(BTreeMap::values).filter_map(|grant| grant.sent_tick).min()
 }
 
 fn device_view(device: &KnownDevice, blocked: bool, grants: BTreeMap<String, Grant>) -> DeviceView {

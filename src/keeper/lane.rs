@@ -345,9 +345,10 @@ impl Visit<'_> {
         for grant in &letters.grants {
             grants.entry(grant.user_id.as_ref()).or_default().push(grant);
         }
+        let users = grants.keys().copied();
+        let memberships = rooms::memberships(db, &self.room.room_id, users).await?;
         for (user, grants) in grants {
-            let member = rooms::get_member(db, &self.room.room_id, user).await?;
-            let membership = member.map(|member| member.membership);
+            let membership = memberships.get(user).copied();
             if !grants.into_iter().all(|grant| self.may_still_get(membership, grant)) {
                 return Ok(false);
             }
@@ -369,9 +370,13 @@ impl Visit<'_> {
         &self,
         recipients: impl Iterator<Item = &Recipient>,
     ) -> Result<(), KeeperError> {
-        let users: BTreeSet<OwnedUserId> = recipients.map(|to| to.user_id.clone()).collect();
-        let users: Vec<OwnedUserId> = users.into_iter().collect();
         let device = &self.lanes.taker.device;
+        let is_met = |to: &&Recipient| {
+            let known = self.devices.get(&(to.user_id.clone(), to.device_id.clone()));
+            known.is_some_and(|known| device.is_met(known))
+        };
+        let unmet = recipients.filter(|to| !is_met(to)).map(|to| to.user_id.clone());
+        let users: Vec<OwnedUserId> = unmet.collect::<BTreeSet<_>>().into_iter().collect();
         device.claim_missing(&users).await?;
         let own = device.user_id().server_name();
         if users.iter().any(|user| user.server_name() != own) {
@@ -435,7 +440,8 @@ impl Visit<'_> {
         Ok(())
     }
 
-    /// Writes requests into the outbox, as part of the caller's transaction.
+    /// Writes requests into the outbox, as part of the caller's transaction. The ratchets that encrypted them are
+    /// on the disk when this returns: the commit must not come before them.
     pub(super) async fn insert(
         &self,
         db: &mut sqlx::SqliteConnection,
@@ -458,6 +464,7 @@ impl Visit<'_> {
             let row = OutboxRow { id, room_id: room_id.to_owned(), request };
             rows.push((row, Arc::new(detail)));
         }
+        self.lanes.taker.device.written().await?;
         Ok(rows)
     }
 

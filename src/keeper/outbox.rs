@@ -340,12 +340,12 @@ pub async fn note_delivered(
 ) -> Result<(), KeeperError> {
     for delivery in delivered {
         let session = &delivery.detail.session_id;
-        for (user, device) in &delivery.detail.recipients {
-            let (to, at) = ((user.as_ref(), device.as_ref()), delivery.at);
-            if delivery.taken {
-                ledger::sent(store, db, session, to, at, delivery.tick).await?;
-            } else {
-                ledger::withdraw(store, db, session, to, at).await?;
+        let (recipients, at) = (&delivery.detail.recipients, delivery.at);
+        if delivery.taken {
+            ledger::delivered(store, db, session, recipients, at, delivery.tick).await?;
+        } else {
+            for (user, device) in recipients {
+                ledger::withdraw(store, db, session, (user.as_ref(), device.as_ref()), at).await?;
             }
         }
         outbox::remove(db, delivery.outbox_id).await?;

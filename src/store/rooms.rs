@@ -1,5 +1,7 @@
 //! What the keeper knows of rooms and of who is in them.
 
+use std::collections::HashMap;
+
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::Value;
 use sqlx::SqliteConnection;
@@ -325,6 +327,31 @@ pub async fn get_member(
         .fetch_optional(connection)
         .await?;
     row.map(member).transpose()
+}
+
+/// How many users are looked up one by one; of more, the whole room is read.
+const FEW: usize = 64;
+
+/// What the members among `users` are in a room.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn memberships<'u>(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    users: impl ExactSizeIterator<Item = &'u UserId>,
+) -> Result<HashMap<OwnedUserId, Membership>> {
+    if users.len() > FEW {
+        let present = present_members(connection, room).await?;
+        return Ok(present.into_iter().map(|row| (row.user_id, row.membership)).collect());
+    }
+    let mut memberships = HashMap::new();
+    for user in users {
+        let row = get_member(connection, room, user).await?;
+        memberships.extend(row.map(|row| (row.user_id, row.membership)));
+    }
+    Ok(memberships)
 }
 
 /// Everybody who is joined to or invited into a room.

@@ -1,5 +1,6 @@
 //! The ledger: who holds what, and the history of what was given and refused. No grant, no key.
 
+mod delivery;
 mod history;
 mod names;
 
@@ -8,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
+pub use self::delivery::delivered;
 pub use self::history::{History, HistoryFilter, HistoryRow};
 pub(in crate::store) use self::names::Cache;
 use self::names::Kind;
@@ -169,36 +171,6 @@ async fn holder(
     let user = names::find(store, connection, Kind::User, user.as_str()).await?;
     let device = names::find(store, connection, Kind::Device, device.as_str()).await?;
     Ok(user.zip(device))
-}
-
-/// Notes that the homeserver took a key. A device that held it keeps the time at which it got it first.
-///
-/// # Errors
-///
-/// [`StoreError`] when the database cannot be written.
-pub async fn sent(
-    store: &Store,
-    connection: &mut SqliteConnection,
-    session_id: &str,
-    (user, device): (&UserId, &DeviceId),
-    now: i64,
-    tick: i64,
-) -> Result<()> {
-    let Some((user, device)) = holder(store, connection, user, device).await? else {
-        return Ok(());
-    };
-    sqlx::query(
-        "UPDATE grants SET sent_at = COALESCE(sent_at, ?), sent_tick = COALESCE(sent_tick, ?) \
-         WHERE session_id = ? AND user = ? AND device = ?",
-    )
-    .bind(now)
-    .bind(tick)
-    .bind(session_id)
-    .bind(user)
-    .bind(device)
-    .execute(&mut *connection)
-    .await?;
-    conclude(connection, session_id, (user, device), "delivered", now).await
 }
 
 /// A key that was on its way when its grant was withdrawn is concluded, too: what became of it is what counts.

@@ -62,7 +62,10 @@ async fn a_grant_is_of_unknown_delivery_until_the_homeserver_says_what_it_did() 
         give(&store, session, 1).await;
     }
     let mut db = store.begin().await.unwrap();
-    sent(&store, &mut db, "taken", bob(), 2, 7).await.unwrap();
+    let (user, device) = bob();
+    let stranger = (owned_user_id!("@carol:localhost"), "CAROLS".into());
+    let took = [stranger, (user.to_owned(), device.to_owned())];
+    delivered(&store, &mut db, "taken", &took, 2, 7).await.unwrap();
     withdraw(&store, &mut db, "refused", bob(), 2).await.unwrap();
     db.commit().await.unwrap();
     let outcomes: Vec<String> = history(&store).await.into_iter().map(|(what, _)| what).collect();
@@ -73,7 +76,6 @@ async fn a_grant_is_of_unknown_delivery_until_the_homeserver_says_what_it_did() 
         .map(|row| (row.session_id, row.user_id, row.device_id, row.grant.sent_tick))
         .collect();
     held.sort();
-    let (user, device) = bob();
     let row = |session: &str, tick| (session.to_owned(), user.to_owned(), device.to_owned(), tick);
     assert_eq!(held, [row("taken", Some(7)), row("unknown", None)]);
 }
@@ -86,7 +88,8 @@ async fn a_grant_of_a_room_that_was_left_is_withdrawn_unless_its_key_arrived_all
         give(&store, session, 1).await;
     }
     let mut db = store.begin().await.unwrap();
-    sent(&store, &mut db, "taken", bob(), 2, 7).await.unwrap();
+    let took = [(bob().0.to_owned(), bob().1.to_owned())];
+    delivered(&store, &mut db, "taken", &took, 2, 7).await.unwrap();
     let other = room_id!("!other:localhost");
     grant(&store, &mut db, other, &[to_bob("elsewhere")], 3).await.unwrap();
     withdraw_unsent(&store, &mut db, room(), 4).await.unwrap();
@@ -99,7 +102,7 @@ async fn a_grant_of_a_room_that_was_left_is_withdrawn_unless_its_key_arrived_all
     assert_eq!(held, ["taken"]);
     // The answer to a request that was under way when the keeper left comes in after that.
     let mut db = store.begin().await.unwrap();
-    sent(&store, &mut db, "on its way", bob(), 5, 8).await.unwrap();
+    delivered(&store, &mut db, "on its way", &took, 5, 8).await.unwrap();
     db.commit().await.unwrap();
     assert_eq!(outcomes().await, ["delivered", "withdrawn", "delivered", "granted"]);
 }

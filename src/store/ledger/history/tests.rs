@@ -109,8 +109,8 @@ async fn a_row_that_changed_since_is_shown_however_old_it_is() {
     let site = Site::filled().await;
     let store = Store::open(&site.path(), &SecretString::from("right")).await.unwrap();
     let mut db = store.begin().await.unwrap();
-    let (user, device) = (user(4), "PHONE".into());
-    ledger::sent(&store, &mut db, "session4", (&user, device), 9_000, 1).await.unwrap();
+    let holders = [(user(4), "PHONE".into())];
+    ledger::delivered(&store, &mut db, "session4", &holders, 9_000, 1).await.unwrap();
     db.commit().await.unwrap();
     store.close().await;
     let since = HistoryFilter { since: Some(ROWS - 2), ..HistoryFilter::default() };

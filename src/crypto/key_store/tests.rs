@@ -1,0 +1,174 @@
+//! What the key store promises about the disk, on real files.
+
+use matrix_sdk_crypto::{
+    Account,
+    vodozemac::olm::{OlmMessage, SessionConfig},
+};
+use ruma::{device_id, user_id};
+
+use super::*;
+
+struct Kept {
+    folder: tempfile::TempDir,
+    keeper: Account,
+    bob: Account,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            keeper: Account::with_device_id(user_id!("@keeper:localhost"), device_id!("KEEPER")),
+            bob: Account::with_device_id(user_id!("@bob:localhost"), device_id!("BOBSPHONE")),
+        }
+    }
+
+    /// The key store as another process finds it, for instance after a kill.
+    async fn on_disk(&self) -> SqliteCryptoStore {
+        let store = SqliteCryptoStore::open(self.folder.path(), None).await.unwrap();
+        store.load_account().await.unwrap();
+        store
+    }
+
+    async fn open(&self) -> KeyStore {
+        let (user, device) = (self.keeper.user_id(), self.keeper.device_id());
+        let store = KeyStore::new(self.on_disk().await, Arc::default(), user, device);
+        let account = PendingChanges { account: Some(deep_clone(&self.keeper)) };
+        store.save_pending_changes(account).await.unwrap();
+        let own = DeviceData::from_account(&self.keeper);
+        store.save_changes(devices(vec![own])).await.unwrap();
+        store
+    }
+
+    /// A new Olm session with Bob's device.
+    fn session(&mut self) -> Session {
+        self.bob.generate_one_time_keys(1);
+        let one_time_key = *self.bob.one_time_keys().values().next().unwrap();
+        let identity_key = self.bob.identity_keys().curve25519;
+        let device_keys = DeviceData::from_account(&self.keeper).as_device_keys().clone();
+        let config = SessionConfig::version_1();
+        let account = &self.keeper;
+        account
+            .create_outbound_session_helper(config, identity_key, one_time_key, false, device_keys)
+            .unwrap()
+    }
+
+    fn bobs_key(&self) -> String {
+        self.bob.identity_keys().curve25519.to_base64()
+    }
+}
+
+fn deep_clone(account: &Account) -> Account {
+    Account::from_pickle(account.pickle()).unwrap()
+}
+
+fn devices(new: Vec<DeviceData>) -> Changes {
+    let mut changes = Changes::default();
+    changes.devices.new = new;
+    changes
+}
+
+fn sessions(sessions: Vec<Session>) -> Changes {
+    Changes { sessions, ..Changes::default() }
+}
+
+/// The index that the next message of a session is encrypted with, as a copy from the disk has it.
+async fn next_index(store: &impl CryptoStore, sender_key: &str) -> Option<u64> {
+    let session = store.get_sessions(sender_key).await.ok()??.pop()?;
+    match session.inner.lock().await.encrypt("what comes next").ok()? {
+        OlmMessage::PreKey(message) => Some(message.message().chain_index()),
+        OlmMessage::Normal(message) => Some(message.chain_index()),
+    }
+}
+
+#[tokio::test]
+async fn what_waits_for_the_disk_is_read_as_if_it_were_there() {
+    let kept = Kept::new();
+    let store = kept.open().await;
+    let (bob, phone) = (kept.bob.user_id(), kept.bob.device_id());
+    assert!(store.get_user_devices(bob).await.unwrap().is_empty());
+    store.save_changes(devices(vec![DeviceData::from_account(&kept.bob)])).await.unwrap();
+    assert!(store.get_device(bob, phone).await.unwrap().is_some());
+    assert_eq!(store.get_user_devices(bob).await.unwrap().len(), 1);
+    // Also by somebody for whom it is not at hand any more.
+    store.at_hand.forget(&[bob.to_owned()]);
+    assert!(store.get_device(bob, phone).await.unwrap().is_some());
+    let mut gone = Changes::default();
+    gone.devices.deleted = vec![DeviceData::from_account(&kept.bob)];
+    store.save_changes(gone).await.unwrap();
+    assert!(store.get_device(bob, phone).await.unwrap().is_none());
+    store.written().await.unwrap();
+    assert!(kept.on_disk().await.get_device(bob, phone).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn nothing_that_was_saved_is_missing_on_the_disk_once_it_is_said_to_be_written() {
+    let mut kept = Kept::new();
+    let store = kept.open().await;
+    let session = kept.session();
+    let key = kept.bobs_key();
+    let bob = kept.bob.user_id().to_owned();
+    store.save_changes(sessions(vec![session])).await.unwrap();
+    // A session waits for its first use: a kill here costs one one-time key.
+    assert!(kept.on_disk().await.get_sessions(&key).await.unwrap().is_none());
+    store.save_changes(devices(vec![DeviceData::from_account(&kept.bob)])).await.unwrap();
+    store.save_tracked_users(&[(&bob, true)]).await.unwrap();
+    store.written().await.unwrap();
+    let disk = kept.on_disk().await;
+    assert_eq!(disk.get_sessions(&key).await.unwrap().unwrap().len(), 1);
+    assert_eq!(disk.get_user_devices(&bob).await.unwrap().len(), 1);
+    let tracked = disk.load_tracked_users().await.unwrap();
+    assert!(tracked.iter().any(|tracked| tracked.user_id == bob && tracked.dirty));
+}
+
+#[tokio::test]
+async fn a_ratchet_is_on_the_disk_as_far_as_it_has_moved() {
+    let mut kept = Kept::new();
+    let store = kept.open().await;
+    let session = kept.session();
+    let key = kept.bobs_key();
+    store.save_changes(sessions(vec![session.clone()])).await.unwrap();
+    store.written().await.unwrap();
+    assert_eq!(next_index(&kept.on_disk().await, &key).await, Some(0));
+    session.inner.lock().await.encrypt("a message on its way").unwrap();
+    store.save_changes(sessions(vec![session])).await.unwrap();
+    // Read through the store, the session is the moved one at any time.
+    assert_eq!(next_index(&store, &key).await, Some(1));
+    store.written().await.unwrap();
+    assert_eq!(next_index(&kept.on_disk().await, &key).await, Some(1));
+}
+
+#[tokio::test]
+async fn what_may_not_wait_is_written_after_what_came_before_it() {
+    let mut kept = Kept::new();
+    let store = kept.open().await;
+    let session = kept.session();
+    let key = kept.bobs_key();
+    store.save_changes(sessions(vec![session])).await.unwrap();
+    let changes = Changes { next_batch_token: Some("s1".to_owned()), ..Changes::default() };
+    store.save_changes(changes).await.unwrap();
+    let disk = kept.on_disk().await;
+    assert_eq!(disk.next_batch_token().await.unwrap().as_deref(), Some("s1"));
+    assert!(disk.get_sessions(&key).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_account_is_written_when_it_has_changed_and_not_again() {
+    let kept = Kept::new();
+    let store = kept.open().await;
+    let mut account = deep_clone(&kept.keeper);
+    account.generate_one_time_keys(3);
+    let (before, expected) = (kept.keeper.one_time_keys().len(), account.one_time_keys().len());
+    assert_ne!(before, expected);
+    let changes = PendingChanges { account: Some(deep_clone(&account)) };
+    store.save_pending_changes(changes).await.unwrap();
+    let found = kept.on_disk().await.load_account().await.unwrap().unwrap();
+    assert_eq!(found.one_time_keys().len(), expected);
+    // Something else wrote it since: to save the same again does not touch it.
+    let other = PendingChanges { account: Some(deep_clone(&kept.keeper)) };
+    kept.on_disk().await.save_pending_changes(other).await.unwrap();
+    let same = PendingChanges { account: Some(account) };
+    store.save_pending_changes(same).await.unwrap();
+    let found = kept.on_disk().await.load_account().await.unwrap().unwrap();
+    assert_eq!(found.one_time_keys().len(), before);
+}
