@@ -55,6 +55,9 @@ struct Inner {
     key_requests_queued: IntGauge,
     rate_limited: IntCounterVec,
     key_request_seconds: Histogram,
+    rotations: IntCounterVec,
+    sessions: LabelledGauge,
+    rotation_seconds: Histogram,
 }
 
 /// A gauge that is set as a whole: a label that is no longer named falls to zero.
@@ -212,6 +215,28 @@ impl Metrics {
                     .buckets(JOIN_TO_KEY_BUCKETS.to_vec()),
                 )?,
             )?,
+            rotations: counter(
+                "statekeeper_rotations_total",
+                "State sessions that were retired, by reason.",
+                "reason",
+            )?,
+            sessions: LabelledGauge::new(
+                &registry,
+                "statekeeper_sessions",
+                "State sessions that the keeper made, by whether they may still encrypt.",
+                "state",
+            )?,
+            rotation_seconds: register(
+                &registry,
+                Histogram::with_opts(
+                    HistogramOpts::new(
+                        "statekeeper_rotation_seconds",
+                        "From a session's retirement to the 200 of the last key of the one that \
+                         follows, where that is shared at once.",
+                    )
+                    .buckets(JOIN_TO_KEY_BUCKETS.to_vec()),
+                )?,
+            )?,
             registry,
         };
         // An alert on a rate needs the series before the first failure, not after it.
@@ -322,6 +347,28 @@ impl Metrics {
         self.inner.key_request_seconds.observe(seconds);
     }
 
+    /// Makes the series of `statekeeper_rotations_total` stand at zero.
+    pub fn expect_rotations(&self, reasons: &[&'static str]) {
+        for reason in reasons {
+            self.inner.rotations.with_label_values(&[reason]);
+        }
+    }
+
+    /// Counts retired sessions in `statekeeper_rotations_total`.
+    pub fn rotations(&self, reason: &str, count: u64) {
+        self.inner.rotations.with_label_values(&[reason]).inc_by(count);
+    }
+
+    /// Sets `statekeeper_sessions`.
+    pub fn set_sessions(&self, by_state: &BTreeMap<&str, i64>) {
+        self.inner.sessions.set_all(by_state);
+    }
+
+    /// Puts one rotation into `statekeeper_rotation_seconds`.
+    pub fn rotation_done(&self, seconds: f64) {
+        self.inner.rotation_seconds.observe(seconds);
+    }
+
     /// All metrics in Prometheus' text format 0.0.4.
     ///
     /// # Errors
@@ -408,6 +455,9 @@ mod tests {
         metrics.set_key_requests_queued(6);
         metrics.rate_limited("room");
         metrics.key_request_answered(0.02);
+        metrics.rotations("member_left", 2);
+        metrics.set_sessions(&BTreeMap::from([("active", 3), ("retired", 1)]));
+        metrics.rotation_done(5.5);
 
         let version = env!("CARGO_PKG_VERSION");
         for line in [
@@ -431,6 +481,9 @@ mod tests {
             "statekeeper_key_requests_queued 6",
             "statekeeper_rate_limited_total{scope=\"room\"} 1",
             "statekeeper_key_request_seconds_bucket{le=\"0.02\"} 1",
+            "statekeeper_rotations_total{reason=\"member_left\"} 2",
+            "statekeeper_sessions{state=\"retired\"} 1",
+            "statekeeper_rotation_seconds_bucket{le=\"10\"} 1",
         ] {
             assert_shows(&metrics, line);
         }

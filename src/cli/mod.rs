@@ -14,6 +14,7 @@ mod logging;
 mod output;
 mod policy;
 mod registration;
+mod rotate;
 mod serve;
 mod when;
 mod word;
@@ -52,6 +53,8 @@ enum Command {
     Unblock(block::Arguments),
     /// Accept that a user's cross-signing identity has changed
     ConfirmIdentity(confirm_identity::Arguments),
+    /// Retire the sessions of a room's state: what is sealed next is sealed under new ones
+    Rotate(rotate::Arguments),
     /// Look into the policies that differ from room to room
     Policy(policy::Arguments),
     /// Print the configuration's JSON schema
@@ -85,6 +88,7 @@ pub fn run() -> ExitCode {
         Command::Block(arguments) => block::block(&arguments),
         Command::Unblock(arguments) => block::unblock(&arguments),
         Command::ConfirmIdentity(arguments) => confirm_identity::run(&arguments),
+        Command::Rotate(arguments) => rotate::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
         Command::ConfigSchema => generate::schema(),
         Command::ConfigSample => generate::sample(),

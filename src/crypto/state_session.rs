@@ -92,11 +92,16 @@ impl StateSession {
         self.inner.message_index()
     }
 
+    /// The key that opens the next event and those after it.
+    pub fn snapshot(&self) -> KeySnapshot {
+        KeySnapshot::from_base64(self.inner.session_key().to_base64())
+    }
+
     /// Encrypts `payload` (a state event's plaintext, JSON) as the next event of the session, which moves on.
     /// `sender_key` is the keeper's Curve25519 key in base64, `device_id` its device.
     pub fn seal(&mut self, payload: &str, sender_key: &str, device_id: &str) -> Sealed {
         let message_index = self.inner.message_index();
-        let snapshot = KeySnapshot::from_base64(self.inner.session_key().to_base64());
+        let snapshot = self.snapshot();
         let ciphertext = self.inner.encrypt(payload).to_base64();
         let content = json!({
             "algorithm": MEGOLM,

@@ -5,17 +5,22 @@
 //! none of them: whoever decides next finds the same difference again.
 
 mod asked;
+mod rotation;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 
-pub use self::asked::{Answer, RequestView};
+pub use self::{
+    asked::{Answer, RequestView},
+    rotation::Handover,
+};
 use super::rules::{Reseal, Rules};
 use crate::{
+    config::RotateWhen,
     policy::{self, DeviceFacts, Entitlement, HoldReason, MemberFacts, UserFacts},
     state::{Membership, StateTuple},
-    store::Grant,
+    store::{Grant, Over, Retired},
 };
 
 /// A device in the scope of a decision.
@@ -91,6 +96,12 @@ pub struct TupleView {
     pub sealed: Option<SealedView>,
     /// The session that may encrypt next, with the index that it is at; `None` calls for a new one.
     pub active: Option<(String, u32)>,
+    /// One that would encrypt next if it were not too old or had not encrypted too much, and which of these it is.
+    pub worn: Option<(String, Retired)>,
+    /// Since when the session of the sealed value encrypts no more.
+    pub over: Option<Over>,
+    /// When the active session is too old, in milliseconds.
+    pub wears_out_at: Option<i64>,
     /// Whether the current event is one that the keeper may stand on.
     pub current_fit: bool,
     /// Whether its value was redacted: final.
@@ -135,6 +146,8 @@ pub enum Reason {
     Resend,
     /// It asked for a session that a member made.
     Forward,
+    /// The session before was retired, and nothing is sealed under this one yet.
+    Rotation,
 }
 
 impl Reason {
@@ -148,6 +161,7 @@ impl Reason {
             Self::Request => "request",
             Self::Resend => "resend",
             Self::Forward => "forward",
+            Self::Rotation => "rotation",
         }
     }
 
@@ -166,6 +180,8 @@ pub enum Cause {
     Join,
     /// Devices got the key after they had seen the event.
     Device,
+    /// The session that it was sealed under was retired.
+    Rotation,
 }
 
 impl Cause {
@@ -175,6 +191,7 @@ impl Cause {
             Self::Reseal => "reseal",
             Self::Join => "join",
             Self::Device => "device",
+            Self::Rotation => "rotation",
         }
     }
 }
@@ -217,8 +234,10 @@ pub struct Plan {
     pub shares: Vec<Share>,
     /// Tuples to seal, after the keys.
     pub seals: Vec<Seal>,
-    /// Sessions that must never encrypt again: a device that holds them is no longer entitled.
-    pub retire: BTreeSet<String>,
+    /// Sessions that must never encrypt again, and why.
+    pub retire: BTreeMap<String, Retired>,
+    /// Sessions to hand over before anything is sealed under them.
+    pub handovers: Vec<Handover>,
     /// Keys to hand over because they were asked for.
     pub given: Vec<Share>,
     /// What becomes of each of [`Knowledge::requests`], in its order.
@@ -231,6 +250,8 @@ pub struct Plan {
     pub needs_whole_room: bool,
     /// When to decide again though nothing happens, in milliseconds.
     pub again_at: Option<i64>,
+    /// When the first of the sessions is too old that are to be followed at once, in milliseconds.
+    pub wears_out_at: Option<i64>,
 }
 
 impl MemberView {
@@ -245,6 +266,7 @@ impl Plan {
     pub fn is_idle(&self) -> bool {
         self.shares.is_empty()
             && self.seals.is_empty()
+            && self.handovers.is_empty()
             && self.retire.is_empty()
             && self.answers.is_empty()
     }
@@ -258,35 +280,29 @@ impl Plan {
 pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
     let mut plan = Plan::default();
     find_refused(known, rules, &mut plan);
+    rotation::find_over(known, rules, &mut plan);
     for (place, tuple) in known.tuples.iter().enumerate() {
         decide_tuple(known, rules, now, place, tuple, &mut plan);
     }
     asked::decide_requests(known, rules, now, &mut plan);
+    if rules.rotate_when == RotateWhen::AtOnce {
+        plan.wears_out_at = known.tuples.iter().filter_map(|view| view.wears_out_at).min();
+    }
     plan
 }
 
 fn find_refused(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
-    plan.retire.extend(known.departed.iter().cloned());
     for member in &known.members {
         let held = policy::hold(&member.user, &member.facts(), &rules.sharing);
         plan.holds.extend(held.map(|reason| (member.user_id.clone(), reason)));
-        plan.retire.extend(member.orphaned.iter().cloned());
         for device in &member.devices {
-            let entitled = |tuple: &StateTuple| entitlement(member, device, tuple, rules);
-            let refused = entitled(&StateTuple::new("m.room.name", ""));
+            let name = StateTuple::new("m.room.name", "");
+            let refused = entitlement(member, device, &name, rules);
             if matches!(refused, Entitlement::Withhold(_) | Entitlement::Hold(_)) {
                 plan.refusals.push((member.user_id.clone(), device.device_id.clone(), refused));
             }
-            let any = known.tuples.iter().any(|view| entitled(&view.tuple).is_grant());
-            if !any && !known.tuples.is_empty() {
-                plan.retire.extend(device.grants.keys().cloned());
-            }
         }
     }
-    // Only what could still encrypt is worth retiring.
-    let active: BTreeSet<&String> =
-        known.tuples.iter().filter_map(|view| view.active.as_ref().map(|(id, _)| id)).collect();
-    plan.retire.retain(|session| active.contains(session));
 }
 
 fn entitlement(
@@ -316,6 +332,7 @@ fn decide_tuple(
     };
     if sealed.stands {
         decide_sharing(known, rules, now, place, view, sealed, plan);
+        rotation::decide_rotation(known, rules, now, (place, view), sealed, plan);
     }
 }
 
@@ -485,7 +502,7 @@ fn decide_refresh(
         Cause::Device if view.tuple.is_aesthetic() => {
             view.device_refresh_at.saturating_add(rules.device_refresh_interval)
         }
-        Cause::Device | Cause::Reseal => return,
+        Cause::Device | Cause::Reseal | Cause::Rotation => return,
     };
     if now < due {
         return plan.again(due);

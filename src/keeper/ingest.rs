@@ -13,7 +13,7 @@ use super::{
     KeeperError,
     clock::now_ms,
     people::{inviter, mark_all_let_in, mark_let_in},
-    places,
+    places, rotation,
     rule_book::RuleBook,
     state_events,
 };
@@ -26,8 +26,8 @@ use crate::{
         power::room_version_of,
     },
     store::{
-        InboxRow, MemberRow, RoomRow, Store, held_sessions, inbox, ledger, marks, people, rooms,
-        sessions,
+        InboxRow, MemberRow, Retired, RoomRow, Store, held_sessions, inbox, ledger, marks, people,
+        rooms, sessions,
     },
 };
 
@@ -228,6 +228,9 @@ impl Taker {
                 }
                 Ok(())
             }
+            ("m.room.history_visibility", "") => {
+                rotation::take_visibility(self, db, &room, event, arrival).await
+            }
             ("m.room.history_visibility" | "m.room.join_rules", _) => Ok(()),
             _ if room.state_encrypted => {
                 state_events::take_state(self, db, &room, event, body, arrival).await
@@ -306,9 +309,9 @@ impl Taker {
             }
             Membership::Leave | Membership::Ban | Membership::Knock => {
                 held_sessions::left(db, &room.room_id, Some(&user_id), arrival.at).await?;
-                let why = "a member who holds it is gone";
-                sessions::retire_known_to(&self.store, db, &room.room_id, Some(&user_id), why)
-                    .await?;
+                let invited = before.is_some_and(|before| before.membership == Membership::Invite);
+                let why = if invited { Retired::InviteWithdrawn } else { Retired::MemberLeft };
+                rotation::retire_known_to(self, db, room, &user_id, (why, arrival)).await?;
             }
         }
         Ok(())
@@ -345,7 +348,7 @@ pub async fn forget(
     db: &mut SqliteConnection,
     room_id: &RoomId,
 ) -> Result<(), KeeperError> {
-    sessions::retire_known_to(store, db, room_id, None, "the keeper left").await?;
+    sessions::retire_all(db, room_id, Retired::KeeperLeft, now_ms()).await?;
     held_sessions::left(db, room_id, None, now_ms()).await?;
     marks::clear(db, room_id).await?;
     people::let_go(db, room_id, None).await?;

@@ -16,7 +16,10 @@ use crate::{
     crypto::KnownDevice,
     policy::{DeviceFacts, MemberFacts, UserFacts},
     state::{Membership, StateTuple},
-    store::{Grant, GrantRow, MemberRow, SessionRow, TupleRow, ledger, rooms, sessions, tuples},
+    store::{
+        Grant, GrantRow, MemberRow, Over, Retired, SessionRow, TupleRow, ledger, rooms, sessions,
+        tuples,
+    },
 };
 
 /// By device and session.
@@ -53,7 +56,14 @@ impl Visit<'_> {
             }
             let scope = session_scope(&self.rules, &row.tuple);
             let active = sessions::active(db, &room_id, scope).await?;
-            tuple_views.push(tuple_view(row, active, &self.lanes.taker.keeper, &self.rules));
+            let sealed = row.sealed.as_ref().map(|sealed| sealed.session_id.as_str());
+            let over = match sealed.filter(|id| active.as_ref().is_none_or(|a| a.session_id != *id))
+            {
+                Some(sealed) => sessions::over(db, &room_id, scope, sealed).await?,
+                None => None,
+            };
+            let sessions = (active, over);
+            tuple_views.push(tuple_view(row, sessions, &self.lanes.taker.keeper, &self.rules));
         }
         Ok(Knowledge {
             elevated: self.room.elevated,
@@ -189,21 +199,29 @@ pub(super) fn session_scope<'a>(rules: &Rules, tuple: &'a StateTuple) -> Option<
     }
 }
 
-/// Whether a session is too old, or has encrypted too much, to go on.
-pub(super) fn is_worn(session: &SessionRow, rules: &Rules, now: i64) -> bool {
-    now.saturating_sub(session.created_at) >= rules.rotation_age
-        || session.messages >= rules.rotation_messages
+/// Whether a session is too old, or has encrypted too much, to go on. One that has encrypted nothing is not too old:
+/// nothing is gained by another in its place.
+pub(super) fn worn(session: &SessionRow, rules: &Rules, now: i64) -> Option<Retired> {
+    if session.messages >= rules.rotation_messages {
+        return Some(Retired::Messages);
+    }
+    let old = now.saturating_sub(session.created_at) >= rules.rotation_age;
+    (old && session.messages > 0).then_some(Retired::Age)
 }
 
 fn tuple_view(
     row: TupleRow,
-    active: Option<SessionRow>,
+    (active, over): (Option<SessionRow>, Option<Over>),
     keeper: &UserId,
     rules: &Rules,
 ) -> TupleView {
     let now = now_ms();
+    let wear = active.as_ref().and_then(|session| worn(session, rules, now));
+    let worn = active.as_ref().and_then(|session| Some((session.session_id.clone(), wear?)));
+    let active = active.filter(|_| wear.is_none());
+    let used = active.as_ref().filter(|session| session.messages > 0);
+    let wears_out_at = used.map(|session| session.created_at.saturating_add(rules.rotation_age));
     let active = active
-        .filter(|session| !is_worn(session, rules, now))
         .map(|session| (session.session_id, u32::try_from(session.messages).unwrap_or(u32::MAX)));
     let keepers = row.current_sender.as_deref() == Some(keeper);
     let current = row.current_event_id.clone();
@@ -222,6 +240,9 @@ fn tuple_view(
             tick: sealed.tick,
         }),
         active,
+        worn,
+        over,
+        wears_out_at,
         current_fit: row.current_fit,
         redacted: row.redacted,
         refreshed_at: row.refreshed_at,

@@ -24,6 +24,7 @@ use super::{
     people::Held,
     requests::{desk::Desk, request::KeyRequest},
     rooms as entering,
+    rotation_pace::RotationPace,
     rules::Rules,
     seal::Prepared,
 };
@@ -41,7 +42,7 @@ use crate::{
 /// How often one visit decides anew before it leaves the rest to the next one.
 const MOST_ROUNDS: usize = 12;
 /// How long one visit may take up a lane before it leaves the rest to the next one.
-const LONGEST_VISIT: Duration = Duration::from_secs(2);
+pub(super) const LONGEST_VISIT: Duration = Duration::from_secs(2);
 /// How many tuples are sealed side by side.
 pub(super) const MOST_SEALS: usize = 8;
 /// For how long after the start the homeserver may hold back what it could not push before.
@@ -60,6 +61,8 @@ pub struct Lanes {
     pub homeserver: Homeserver,
     /// Paces refreshes.
     pub pacer: Arc<Pacer>,
+    /// Paces what is sealed anew after rotations.
+    pub rotations: Arc<RotationPace>,
     /// How many devices are given keys that they did not ask for.
     pub unasked: Arc<Allowance>,
     /// Budgets of those who invite the keeper.
@@ -102,6 +105,10 @@ pub(super) struct Visit<'a> {
     pub(super) asked: Vec<Asked>,
     /// Whether anything was sealed: somebody may have asked for its key before it was.
     pub(super) sealed: bool,
+    /// Whether the next round is due though the visit has lasted long.
+    pub(super) pressing: bool,
+    /// When the first of the sessions wears out that are to be followed at once, in milliseconds.
+    pub(super) wears_out_at: Option<i64>,
 }
 
 impl Lanes {
@@ -207,6 +214,8 @@ impl<'a> Visit<'a> {
             refusals: Vec::new(),
             asked: Vec::new(),
             sealed: false,
+            pressing: false,
+            wears_out_at: None,
         }
     }
 }
@@ -220,7 +229,7 @@ impl Visit<'_> {
         let began = Instant::now();
         self.take_up_requests(ready).await?;
         for _ in 0..MOST_ROUNDS {
-            if began.elapsed() > LONGEST_VISIT {
+            if !std::mem::take(&mut self.pressing) && began.elapsed() > LONGEST_VISIT {
                 break;
             }
             let known = self.know().await?;
@@ -236,6 +245,7 @@ impl Visit<'_> {
             }
             if !self.perform(&known, &plan).await? {
                 self.again_at = earliest(self.again_at, plan.again_at);
+                self.wears_out_at = plan.wears_out_at;
                 return Ok(());
             }
         }
@@ -248,9 +258,8 @@ impl Visit<'_> {
     async fn perform(&mut self, known: &Knowledge, plan: &Plan) -> Result<bool, KeeperError> {
         if !plan.retire.is_empty() {
             let mut transaction = self.lanes.taker.store.begin().await?;
-            for session in &plan.retire {
-                let why = "a device that holds it is no longer entitled";
-                sessions::retire(&mut transaction, session, why).await?;
+            for (session, why) in &plan.retire {
+                sessions::retire(&mut transaction, session, *why, now_ms()).await?;
             }
             transaction.commit().await?;
             return Ok(true);
@@ -269,11 +278,13 @@ impl Visit<'_> {
             .flat_map(split)
             .partition(|share| share.recipients.iter().all(|to| to.reason == Reason::Invite));
         // Somebody who looks at a room without a name waits for a refresh: that comes first, keys and all.
+        let (rotations, seals): (Vec<Seal>, Vec<Seal>) =
+            plan.seals.iter().cloned().partition(|seal| seal.cause == Cause::Rotation);
         let (refreshes, reseals): (Vec<Seal>, Vec<Seal>) =
-            plan.seals.iter().cloned().partition(|seal| seal.cause != Cause::Reseal);
+            seals.into_iter().partition(|seal| seal.cause != Cause::Reseal);
         let refreshes = self.permitted(refreshes).await?;
         if !refreshes.is_empty() && self.affords(refreshes.iter().flat_map(|s| &s.recipients)) {
-            return self.seal(known, &refreshes).await;
+            return self.seal_in_order(known, &refreshes).await;
         }
         if !members.is_empty() && self.affords(members.iter().flat_map(|s| &s.recipients)) {
             self.share(known, &members).await?;
@@ -282,11 +293,18 @@ impl Visit<'_> {
         if let Some(reseals) =
             reseals.get(..reseals.len().min(MOST_SEALS)).filter(|s| !s.is_empty())
         {
-            return self.seal(known, reseals).await;
+            return self.seal_in_order(known, reseals).await;
         }
         if !invitees.is_empty() && self.affords(invitees.iter().flat_map(|s| &s.recipients)) {
             self.share(known, &invitees).await?;
             return Ok(true);
+        }
+        if !plan.handovers.is_empty() {
+            return self.hand_over(known, &plan.handovers).await;
+        }
+        let rotations = self.paced(rotations);
+        if !rotations.is_empty() {
+            return self.seal_in_order(known, &rotations).await;
         }
         Ok(false)
     }
@@ -575,6 +593,9 @@ impl Visit<'_> {
                 marks::settle(&mut transaction, &room_id, mark).await?;
             }
             self.come_again(&mut transaction, due).await?;
+            if let Some(at) = self.wears_out_at {
+                marks::mark(&mut transaction, &room_id, None, at, store.next_tick()).await?;
+            }
             if self.sealed && !self.lanes.desk.unheard_of(&room_id).is_empty() {
                 marks::mark(&mut transaction, &room_id, None, now, store.next_tick()).await?;
             }

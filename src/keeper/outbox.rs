@@ -254,6 +254,7 @@ impl Sender {
         let cause = match detail.cause.as_str() {
             "join" => "join",
             "device" => "device",
+            "rotation" => "rotation",
             _ => "reseal",
         };
         self.metrics.state_event_sealed(cause);

@@ -31,7 +31,7 @@ impl Visit<'_> {
             }
             let urgency = match seal.cause {
                 Cause::Device => self.urgency().await?,
-                Cause::Join | Cause::Reseal => Urgency::Joiner,
+                Cause::Join | Cause::Reseal | Cause::Rotation => Urgency::Joiner,
             };
             match self.lanes.pacer.take(urgency, Instant::now()) {
                 Ok(()) => permitted.push(seal),
@@ -52,7 +52,7 @@ impl Visit<'_> {
         spent.map_err(|wait| self.wait(wait)).is_ok()
     }
 
-    fn wait(&mut self, wait: Duration) {
+    pub(super) fn wait(&mut self, wait: Duration) {
         let wait = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX).max(1);
         self.again_at = earliest(self.again_at, Some(now_ms().saturating_add(wait)));
     }

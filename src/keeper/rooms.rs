@@ -16,8 +16,8 @@ use crate::{
     homeserver::Homeserver,
     state::{Membership, RoomEvent},
     store::{
-        NewEvent, RoomRow, held_sessions, inbox, marks, people, places as belonging, rooms,
-        sessions,
+        NewEvent, Retired, RoomRow, held_sessions, inbox, marks, people, places as belonging,
+        rooms, sessions,
     },
 };
 
@@ -149,8 +149,11 @@ pub async fn load(
             people::left(&mut transaction, &room_id, &member.user_id).await?;
             let maker = Some(member.user_id.as_ref());
             held_sessions::left(&mut transaction, &room_id, maker, now).await?;
-            let why = "a member who holds it is gone";
-            let user = Some(member.user_id.as_ref());
+            let why = match member.membership {
+                Membership::Invite => Retired::InviteWithdrawn,
+                _ => Retired::MemberLeft,
+            };
+            let (user, why) = (&member.user_id, (why, now));
             sessions::retire_known_to(&taker.store, &mut transaction, &room_id, user, why).await?;
         }
     }

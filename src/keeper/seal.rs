@@ -11,7 +11,7 @@ use super::{
     KeeperError,
     clock::now_ms,
     decide::{Cause, Knowledge, Reason, Recipient, Seal, TupleView},
-    knowledge::{is_worn, session_scope},
+    knowledge::{session_scope, worn},
     lane::Visit,
     letters::Letters,
 };
@@ -139,7 +139,7 @@ impl Visit<'_> {
         }
         let active = sessions::active(db, room_id, scope).await?;
         let now = now_ms();
-        let active = active.filter(|active| !is_worn(active, rules, now));
+        let active = active.filter(|active| worn(active, rules, now).is_none());
         // The recipients were decided for one session: with another one, decide anew.
         if active.as_ref().map(|kept| &kept.session_id) != view.active.as_ref().map(|(id, _)| id) {
             return Ok(None);
@@ -257,10 +257,6 @@ impl Visit<'_> {
         let rules = &self.rules;
         let tuple: &StateTuple = &work.tuple.tuple;
         let scope = session_scope(rules, tuple);
-        let before = sessions::active(db, room_id, scope).await?;
-        if let Some(before) = before.filter(|before| before.session_id != work.kept.session_id) {
-            sessions::retire(db, &before.session_id, "its time was over").await?;
-        }
         let pickle = self.lanes.taker.store.lock(&work.session.pickle())?;
         let kept = SessionRow { pickle, ..work.kept.clone() };
         Ok(sessions::put(db, room_id, scope, &kept).await?)

@@ -32,6 +32,7 @@ use super::{
         desk::Desk,
         limits::{RateLimits, Scope},
     },
+    rotation_pace::RotationPace,
     rule_book::RuleBook,
     rules::GlobalRules,
     scheduler, upkeep,
@@ -43,7 +44,7 @@ use crate::{
     crypto::KeeperDevice,
     homeserver::{Homeserver, HomeserverOptions, RequestObserver, retrying},
     state::Membership,
-    store::{NewEvent, RoomRow, Store, inbox, marks, outbox, rooms, set_meta, tuples},
+    store::{NewEvent, Retired, RoomRow, Store, inbox, marks, outbox, rooms, set_meta, tuples},
 };
 
 /// How often it is looked whether all rooms are loaded at the start.
@@ -350,6 +351,7 @@ async fn start(
         sender,
         homeserver: homeserver.clone(),
         pacer: Arc::new(Pacer::new(global.refresh_per_second)),
+        rotations: Arc::new(RotationPace::default()),
         unasked: Arc::new(Allowance::new(global.unasked_budget)),
         inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
         newcomers,
@@ -357,6 +359,7 @@ async fn start(
         desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
         began: Instant::now(),
     };
+    metrics.expect_rotations(&Retired::ALL.map(Retired::as_str));
     metrics.expect_key_requests(&Outcome::ALL.map(Outcome::as_str), &Scope::ALL.map(Scope::as_str));
     lanes.restore_requests().await?;
     let keeper = Keeper {

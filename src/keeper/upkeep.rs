@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
-    store::{inbox, ledger, marks, outbox, people, rooms, tuples},
+    store::{inbox, ledger, marks, outbox, people, rooms, sessions, tuples},
 };
 
 /// How often the gauges are set.
@@ -32,6 +32,7 @@ const PRUNED_AT_ONCE: i64 = 1000;
 pub async fn count(taker: Taker) -> Result<(), KeeperError> {
     loop {
         set_gauges(&taker).await?;
+        count_rotations(&taker).await?;
         tokio::time::sleep(COUNT_EVERY).await;
     }
 }
@@ -54,6 +55,22 @@ pub async fn set_gauges(taker: &Taker) -> Result<(), KeeperError> {
     taker.metrics.set_intents(&intents);
     taker.metrics.set_undecryptable_state_events(tuples::count_unreadable(db).await?);
     taker.metrics.set_holds(people::count_holds(db).await?);
+    let (active, retired) = sessions::count(db).await?;
+    taker.metrics.set_sessions(&BTreeMap::from([("active", active), ("retired", retired)]));
+    Ok(())
+}
+
+/// Counts the sessions that were retired since the last time, whichever process did it.
+async fn count_rotations(taker: &Taker) -> Result<(), KeeperError> {
+    if !sessions::any_uncounted(&mut *taker.store.read().await?).await? {
+        return Ok(());
+    }
+    let mut transaction = taker.store.begin().await?;
+    let counts = sessions::take_uncounted(&mut transaction).await?;
+    transaction.commit().await?;
+    for (reason, count) in counts {
+        taker.metrics.rotations(&reason, u64::try_from(count).unwrap_or(0));
+    }
     Ok(())
 }
 

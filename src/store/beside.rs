@@ -18,6 +18,7 @@ use super::{
     BEGIN, History, HistoryFilter, HoldRow, MIGRATIONS, StoreError, kept_cipher, marks, people,
     reserve_ticks,
     rooms::{self, MemberRow, RoomRow},
+    sessions::{self, Retired},
 };
 use crate::{policy::Word, state::Membership};
 
@@ -245,6 +246,21 @@ impl Beside {
         promise_everywhere(&mut transaction, user, now).await?;
         transaction.commit().await?;
         Ok(key)
+    }
+
+    /// Retires all sessions of a room's state, at `now` (milliseconds). Returns how many those are.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`] when the keeper is not in the room, or the store fails.
+    pub async fn rotate(&mut self, room: &RoomId, now: i64) -> Result<u64, Refused> {
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        known_room(&mut transaction, room).await?;
+        let retired = sessions::retire_all(&mut transaction, room, Retired::Admin, now).await?;
+        let tick = reserve_ticks(&mut transaction, 1).await?;
+        marks::mark(&mut transaction, room, None, now, tick).await?;
+        transaction.commit().await?;
+        Ok(retired)
     }
 
     /// Ends the connection, so that no file of SQLite's is left behind where no keeper runs.

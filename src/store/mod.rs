@@ -51,7 +51,7 @@ pub use self::{
     outbox::{NewOutbox, OutboxKind, OutboxRow, StateDetail, ToDeviceDetail},
     people::{HoldRow, Identity, People},
     rooms::{Inviter, MemberRow, RoomRow},
-    sessions::SessionRow,
+    sessions::{Over, Retired, SessionRow},
     tuples::{SealedValue, SourceValue, StateEventRow, TupleRow},
 };
 

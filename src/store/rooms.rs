@@ -7,7 +7,7 @@ use serde_json::Value;
 use sqlx::SqliteConnection;
 
 use super::{Result, StoreError};
-use crate::state::{Membership, rooms_let_in};
+use crate::state::{HistoryVisibility, Membership, rooms_let_in};
 
 /// A room that the keeper is, was or is about to be in.
 #[derive(Clone, Debug)]
@@ -228,6 +228,41 @@ pub async fn put(connection: &mut SqliteConnection, room: &RoomRow) -> Result<()
     .bind(room.elevated)
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Who may read a room's past, as it was last heard of; `None` when it never was.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn history_visibility(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<Option<HistoryVisibility>> {
+    let row: Option<(Option<String>,)> =
+        sqlx::query_as("SELECT history_visibility FROM rooms WHERE room_id = ?")
+            .bind(room.as_str())
+            .fetch_optional(connection)
+            .await?;
+    Ok(row.and_then(|(name,)| HistoryVisibility::from_name(&name?)))
+}
+
+/// Notes who may read a room's past.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn set_history_visibility(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    visibility: HistoryVisibility,
+) -> Result<()> {
+    sqlx::query("UPDATE rooms SET history_visibility = ? WHERE room_id = ?")
+        .bind(visibility.as_str())
+        .bind(room.as_str())
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

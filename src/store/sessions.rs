@@ -1,10 +1,80 @@
 //! The keeper's state sessions.
 
-use ruma::RoomId;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use ruma::{RoomId, UserId};
+use sqlx::SqliteConnection;
 
 use super::{Result, Store, ledger};
 use crate::state::StateTuple;
+
+/// Why a session encrypts no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Retired {
+    /// A member who holds it left, was kicked or was banned.
+    MemberLeft,
+    /// An invite whose user holds it was withdrawn or turned down.
+    InviteWithdrawn,
+    /// A device that holds it is gone.
+    DeviceGone,
+    /// A device that holds it lost its owner's signature.
+    DeviceUnsigned,
+    /// A user who holds it has another identity than the one that counts.
+    IdentityChanged,
+    /// Policy, or an administrator, gives a device that holds it nothing any more.
+    NotEntitled,
+    /// The room's history is to be read by fewer than before.
+    HistoryVisibility,
+    /// It is too old.
+    Age,
+    /// It has encrypted too much.
+    Messages,
+    /// An administrator said so.
+    Admin,
+    /// The keeper itself left, and cannot know who comes and goes.
+    KeeperLeft,
+}
+
+impl Retired {
+    /// Every reason there is.
+    pub const ALL: [Self; 11] = [
+        Self::MemberLeft,
+        Self::InviteWithdrawn,
+        Self::DeviceGone,
+        Self::DeviceUnsigned,
+        Self::IdentityChanged,
+        Self::NotEntitled,
+        Self::HistoryVisibility,
+        Self::Age,
+        Self::Messages,
+        Self::Admin,
+        Self::KeeperLeft,
+    ];
+
+    /// The label in the store and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MemberLeft => "member_left",
+            Self::InviteWithdrawn => "invite_withdrawn",
+            Self::DeviceGone => "device_gone",
+            Self::DeviceUnsigned => "device_unsigned",
+            Self::IdentityChanged => "identity_changed",
+            Self::NotEntitled => "not_entitled",
+            Self::HistoryVisibility => "history_visibility",
+            Self::Age => "age",
+            Self::Messages => "messages",
+            Self::Admin => "admin",
+            Self::KeeperLeft => "keeper_left",
+        }
+    }
+}
+
+/// That the session of a sealed value encrypts no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// When it, or the last one of those that followed it, was retired, in milliseconds.
+    pub at: i64,
+    /// Whether nothing but age and use retired them: nobody had to go.
+    pub by_wear: bool,
+}
 
 /// A state session as it is kept.
 #[derive(Clone)]
@@ -81,22 +151,29 @@ pub async fn put(
     Ok(())
 }
 
-/// Retires a session: it never encrypts again.
+/// Retires a session at `now` (milliseconds): it never encrypts again.
 ///
 /// # Errors
 ///
 /// [`super::StoreError::Database`] when the database cannot be written.
-pub async fn retire(connection: &mut SqliteConnection, session_id: &str, why: &str) -> Result<u64> {
-    let done =
-        sqlx::query("UPDATE sessions SET retired = ? WHERE session_id = ? AND retired IS NULL")
-            .bind(why)
-            .bind(session_id)
-            .execute(connection)
-            .await?;
+pub async fn retire(
+    connection: &mut SqliteConnection,
+    session_id: &str,
+    why: Retired,
+    now: i64,
+) -> Result<u64> {
+    let done = sqlx::query(
+        "UPDATE sessions SET retired = ?, retired_at = ? WHERE session_id = ? AND retired IS NULL",
+    )
+    .bind(why.as_str())
+    .bind(now)
+    .bind(session_id)
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected())
 }
 
-/// Retires every session of a room that `user` was granted, or all of them where `user` is `None`.
+/// Retires every session of a room that `user` was granted, at `now` (milliseconds). Returns how many those are.
 ///
 /// # Errors
 ///
@@ -105,20 +182,155 @@ pub async fn retire_known_to(
     store: &Store,
     connection: &mut SqliteConnection,
     room: &RoomId,
-    user: Option<&ruma::UserId>,
-    why: &str,
+    user: &UserId,
+    (why, now): (Retired, i64),
 ) -> Result<u64> {
-    let mut query: QueryBuilder<Sqlite> = QueryBuilder::new("UPDATE sessions SET retired = ");
-    query.push_bind(why).push(" WHERE retired IS NULL AND room_id = ").push_bind(room.as_str());
-    if let Some(user) = user {
-        let room = ledger::room_number(store, connection, room).await?;
-        let user = ledger::user_number(store, connection, user).await?;
-        let Some((room, user)) = room.zip(user) else { return Ok(0) };
-        query.push(" AND session_id IN (SELECT session_id FROM grants WHERE room = ");
-        query.push_bind(room).push(" AND user = ").push_bind(user).push(")");
-    }
-    let done = query.build().execute(connection).await?;
+    let room_number = ledger::room_number(store, connection, room).await?;
+    let user = ledger::user_number(store, connection, user).await?;
+    let Some((number, user)) = room_number.zip(user) else { return Ok(0) };
+    let done = sqlx::query(
+        "UPDATE sessions SET retired = ?, retired_at = ? WHERE retired IS NULL AND room_id = ? AND \
+         session_id IN (SELECT session_id FROM grants WHERE room = ? AND user = ?)",
+    )
+    .bind(why.as_str())
+    .bind(now)
+    .bind(room.as_str())
+    .bind(number)
+    .bind(user)
+    .execute(connection)
+    .await?;
     Ok(done.rows_affected())
+}
+
+/// Retires every session of a room at `now` (milliseconds). Returns how many those are.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be written.
+pub async fn retire_all(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    why: Retired,
+    now: i64,
+) -> Result<u64> {
+    let done = sqlx::query(
+        "UPDATE sessions SET retired = ?, retired_at = ? WHERE retired IS NULL AND room_id = ?",
+    )
+    .bind(why.as_str())
+    .bind(now)
+    .bind(room.as_str())
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Since when the session of a sealed value encrypts no more, where nothing of its scope follows it yet: those that
+/// followed it and were retired in their turn count as well. `None` when it may go on.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be read.
+pub async fn over(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    scope: Option<&StateTuple>,
+    session_id: &str,
+) -> Result<Option<Over>> {
+    let (event_type, state_key) = columns(scope);
+    let (at, others): (Option<i64>, Option<bool>) = sqlx::query_as(
+        "SELECT MAX(retired_at), MAX(retired NOT IN ('age', 'messages')) FROM sessions WHERE room_id = ? AND \
+         event_type = ? AND state_key = ? AND retired IS NOT NULL AND created_at >= \
+         (SELECT created_at FROM sessions WHERE session_id = ? AND retired IS NOT NULL)",
+    )
+    .bind(room.as_str())
+    .bind(event_type)
+    .bind(state_key)
+    .bind(session_id)
+    .fetch_one(connection)
+    .await?;
+    Ok(at.map(|at| Over { at, by_wear: others != Some(true) }))
+}
+
+/// Notes that a session was given to all who are to have it, at `now` (milliseconds). Returns when the one before it
+/// was retired, the first time.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be written.
+pub async fn shared(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    scope: Option<&StateTuple>,
+    session_id: &str,
+    now: i64,
+) -> Result<Option<i64>> {
+    let done =
+        sqlx::query("UPDATE sessions SET shared_at = ? WHERE session_id = ? AND shared_at IS NULL")
+            .bind(now)
+            .bind(session_id)
+            .execute(&mut *connection)
+            .await?;
+    if done.rows_affected() == 0 {
+        return Ok(None);
+    }
+    let (event_type, state_key) = columns(scope);
+    let (before,): (Option<i64>,) = sqlx::query_as(
+        "SELECT MAX(retired_at) FROM sessions WHERE room_id = ? AND event_type = ? AND \
+         state_key = ? AND retired IS NOT NULL",
+    )
+    .bind(room.as_str())
+    .bind(event_type)
+    .bind(state_key)
+    .fetch_one(connection)
+    .await?;
+    Ok(before)
+}
+
+/// How many sessions may encrypt, and how many were retired.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be read.
+pub async fn count(connection: &mut SqliteConnection) -> Result<(i64, i64)> {
+    Ok(sqlx::query_as(
+        "SELECT (SELECT COUNT(*) FROM sessions WHERE retired IS NULL), \
+         (SELECT COUNT(*) FROM sessions WHERE retired IS NOT NULL)",
+    )
+    .fetch_one(connection)
+    .await?)
+}
+
+/// Whether there are retirements that no metric has counted yet.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be read.
+pub async fn any_uncounted(connection: &mut SqliteConnection) -> Result<bool> {
+    let (any,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM sessions WHERE retired IS NOT NULL AND counted = 0)",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok(any)
+}
+
+/// Retirements that no metric has counted yet, by reason; from now on they are counted. An administrator's come from
+/// another process, which has no metrics.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be written.
+pub async fn take_uncounted(connection: &mut SqliteConnection) -> Result<Vec<(String, i64)>> {
+    let counts = sqlx::query_as(
+        "SELECT retired, COUNT(*) FROM sessions WHERE retired IS NOT NULL AND counted = 0 \
+         GROUP BY retired",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    sqlx::query("UPDATE sessions SET counted = 1 WHERE retired IS NOT NULL AND counted = 0")
+        .execute(connection)
+        .await?;
+    Ok(counts)
 }
 
 /// Whether a session may not encrypt any more; one that is not known counts as retired.

@@ -144,10 +144,18 @@ async fn a_departure_retires_what_the_leaver_was_granted_and_nothing_else() {
         policy: "devices=cross_signed".to_owned(),
     };
     ledger::grant(&store, &mut db, room, &[grant], 1).await.unwrap();
-    let bob = Some(user_id!("@bob:localhost"));
-    assert_eq!(sessions::retire_known_to(&store, &mut db, room, bob, "gone").await.unwrap(), 1);
+    let bob = user_id!("@bob:localhost");
+    let why = (Retired::MemberLeft, 7);
+    assert_eq!(sessions::retire_known_to(&store, &mut db, room, bob, why).await.unwrap(), 1);
     assert!(sessions::is_retired(&mut db, "known").await.unwrap());
     assert!(!sessions::is_retired(&mut db, "unknown").await.unwrap());
+    let over = sessions::over(&mut db, room, None, "known").await.unwrap();
+    assert_eq!(over, Some(Over { at: 7, by_wear: false }));
+    assert_eq!(sessions::over(&mut db, room, None, "unknown").await.unwrap(), None);
+    assert_eq!(sessions::count(&mut db).await.unwrap(), (1, 1));
+    let counted = [("member_left".to_owned(), 1)];
+    assert_eq!(sessions::take_uncounted(&mut db).await.unwrap(), counted);
+    assert!(!sessions::any_uncounted(&mut db).await.unwrap(), "each is counted once");
 }
 
 #[tokio::test]

@@ -1,0 +1,124 @@
+//! Deciding about rotation: which sessions encrypt no more, and what follows one that does not.
+//!
+//! What follows is not remembered either. A tuple whose value is sealed under a session that was retired is one of
+//! which a rotation is under way, until a value is sealed under the next one.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Cause, DeviceView, Entitlement, Knowledge, MemberView, Plan, Reason, Recipient, Rules, Seal,
+    SealedView, TupleView, before_a_seal, entitlement,
+};
+use crate::{
+    config::{RotateReseal, RotateWhen},
+    keeper::rules::SessionScope,
+    policy::{HoldReason, WithheldCode},
+    state::StateTuple,
+    store::{Over, Retired},
+};
+
+/// The key of the session that a tuple's next value is sealed under, for devices that lack it: it goes out before
+/// there is such a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// Which tuple, by its place in [`Knowledge::tuples`].
+    pub tuple: usize,
+    /// To whom.
+    pub recipients: Vec<Recipient>,
+}
+
+/// Finds the sessions that must never encrypt again, each with one reason.
+pub(super) fn find_over(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
+    let mut note = |sessions: Vec<&String>, why: Retired| {
+        for session in sessions {
+            plan.retire.entry(session.clone()).or_insert(why);
+        }
+    };
+    note(known.departed.iter().collect(), Retired::MemberLeft);
+    for member in &known.members {
+        note(member.orphaned.iter().collect(), Retired::DeviceGone);
+        for device in &member.devices {
+            if let Some(why) = refusal(known, rules, member, device) {
+                note(device.grants.keys().collect(), why);
+            }
+        }
+    }
+    // Only what could still encrypt is worth retiring.
+    let active: BTreeSet<&String> =
+        known.tuples.iter().filter_map(|view| view.active.as_ref().map(|(id, _)| id)).collect();
+    plan.retire.retain(|session, _| active.contains(session));
+    for (session, why) in known.tuples.iter().filter_map(|view| view.worn.as_ref()) {
+        plan.retire.entry(session.clone()).or_insert(*why);
+    }
+}
+
+/// Why a device may have the key of no tuple of the room; `None` where it may have one.
+fn refusal(
+    known: &Knowledge,
+    rules: &Rules,
+    member: &MemberView,
+    device: &DeviceView,
+) -> Option<Retired> {
+    let entitled = |tuple: &StateTuple| entitlement(member, device, tuple, rules);
+    if known.tuples.iter().any(|view| entitled(&view.tuple).is_grant()) {
+        return None;
+    }
+    let refused = entitled(&known.tuples.first()?.tuple);
+    Some(match refused {
+        _ if device.facts.deleted => Retired::DeviceGone,
+        Entitlement::Withhold(WithheldCode::Unverified) => Retired::DeviceUnsigned,
+        Entitlement::Hold(HoldReason::IdentityChanged) => Retired::IdentityChanged,
+        _ => Retired::NotEntitled,
+    })
+}
+
+/// The tuple's value is sealed, and its session was retired: what is sealed anew, and who is given the next session
+/// before anything is.
+pub(super) fn decide_rotation(
+    known: &Knowledge,
+    rules: &Rules,
+    now: i64,
+    (place, view): (usize, &TupleView),
+    sealed: &SealedView,
+    plan: &mut Plan,
+) {
+    let goes_on = view.active.as_ref().is_some_and(|(active, _)| *active == sealed.session_id);
+    let Some(over) = view.over.filter(|_| !goes_on && known.elevated) else { return };
+    let anew = is_sealed_anew(rules, &view.tuple, over);
+    let at_once = rules.rotate_when == RotateWhen::AtOnce;
+    if !anew && !at_once {
+        return;
+    }
+    // Whoever else leaves until then makes no further rotation of it.
+    let due = over.at.saturating_add(rules.rotation_settle);
+    if now < due {
+        return plan.again(due);
+    }
+    if !known.whole_room && (anew || view.active.is_none()) {
+        plan.needs_whole_room = true;
+        return;
+    }
+    let mut recipients = before_a_seal(known, rules, view);
+    let shown_anyway = plan.seals.iter().any(|seal| seal.tuple == place);
+    if anew && !shown_anyway {
+        let recipients = recipients.clone();
+        plan.seals.push(Seal { tuple: place, cause: Cause::Rotation, recipients });
+    }
+    // One session for the room: it is handed over once.
+    let handed_over = rules.session_scope == SessionScope::Room && !plan.handovers.is_empty();
+    if at_once && !handed_over && !recipients.is_empty() {
+        recipients.iter_mut().for_each(|to| to.reason = Reason::Rotation);
+        plan.handovers.push(Handover { tuple: place, recipients });
+    }
+}
+
+/// Whether a value is sealed anew because its session was retired. One that is merely worn calls for nothing: nobody
+/// had to go.
+fn is_sealed_anew(rules: &Rules, tuple: &StateTuple, over: Over) -> bool {
+    !over.by_wear
+        && match rules.rotate_reseal {
+            RotateReseal::None => false,
+            RotateReseal::Aesthetic => tuple.is_aesthetic(),
+            RotateReseal::All => true,
+        }
+}
