@@ -22,6 +22,8 @@ mod entering;
 mod independent;
 #[path = "e2e/kills.rs"]
 mod kills;
+#[path = "e2e/rotating.rs"]
+mod rotating;
 #[path = "e2e/secrecy.rs"]
 mod secrecy;
 #[path = "e2e/service.rs"]

@@ -25,6 +25,7 @@ mod races {
     mod people;
     mod policies;
     mod refusing;
+    mod rotation;
     mod settings;
     mod stage;
     mod storm;

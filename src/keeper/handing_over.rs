@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How many devices are served by one commit.
-const BATCH: usize = 500;
+const BATCH: usize = 250;
 
 /// The session that a tuple's next value is sealed under.
 struct Next {

@@ -1,0 +1,375 @@
+//! When a session is retired and when it is not, and what follows it.
+//!
+//! The names of complement-crypto's scenarios stand in those of the tests that show the same of the keeper.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    races::stage::{NAME, Stage},
+    simulated::{
+        RoomRef, Trust, UserRef, World, device::SimDevice, queries::megolm_place, sim::PATIENCE,
+    },
+};
+
+const PLAN: &str = "org.example.plan";
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// The session of the keeper's current value of a tuple.
+fn session(stage: &Stage, room: &RoomRef, packed: &str) -> String {
+    let seal = stage.sim.with(|world| world.keeper_seal(&room.room_id, packed));
+    megolm_place(seal.expect("it is sealed").sent_content()).expect("a ciphertext").0
+}
+
+/// Waits until so many sessions were retired for this reason.
+async fn retired(stage: &Stage, reason: &str, count: f64) {
+    let label = format!("reason=\"{reason}\"");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = stage.keeper.metric("statekeeper_rotations_total", &[&label]).await;
+        if (now - count).abs() < f64::EPSILON {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{reason}: {now} and not {count}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn reader(stage: &Stage, room: &RoomRef, name: &str, shown: &str) -> UserRef {
+    let user = stage.sim.user(name).create();
+    stage.sim.join(room, &user.user_id);
+    stage.shows(&user.device(1), room, shown).await;
+    user
+}
+
+fn opens(stage: &Stage, user: &UserRef, room: &RoomRef, packed: &str) -> bool {
+    let seal = stage.sim.with(|world| world.keeper_seal(&room.room_id, packed));
+    user.device(1).opens(&seal.expect("it is sealed")).is_ok()
+}
+
+/// A room whose name Bob and Carol read; Bob goes as told, the room is renamed, and only Carol reads that.
+async fn is_cycled_when_bob_goes(goes: impl Fn(&RoomRef, &UserRef)) {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let bob = reader(&stage, &room, "bob", "Tea").await;
+    let carol = reader(&stage, &room, "carol", "Tea").await;
+    assert!(opens(&stage, &bob, &room, NAME), "he can, as long as he is there");
+    let before = session(&stage, &room, NAME);
+    goes(&room, &bob);
+    stage.name(&room, "Without Bob").await;
+    assert_ne!(session(&stage, &room, NAME), before);
+    assert!(!opens(&stage, &bob, &room, NAME) && opens(&stage, &carol, &room, NAME));
+    retired(&stage, "member_left", 1.0).await;
+    let active = ["state=\"active\""];
+    let deadline = Instant::now() + PATIENCE;
+    while stage.keeper.metric("statekeeper_sessions", &active).await < 1.0 {
+        assert!(Instant::now() < deadline, "the session in use is shown");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_on_member_leaving() {
+    is_cycled_when_bob_goes(|room, bob| room.leave(&bob.user_id)).await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_on_a_kick() {
+    is_cycled_when_bob_goes(|room, bob| room.membership(&room.creator, &bob.user_id, "leave"))
+        .await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_on_a_ban() {
+    is_cycled_when_bob_goes(|room, bob| room.membership(&room.creator, &bob.user_id, "ban")).await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_an_invite_that_was_given_keys_is_withdrawn() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let dave = stage.sim.user("dave").create();
+    room.invite("dave");
+    let has_key = |world: &mut World| {
+        let seal = world.keeper_seal(&room.room_id, NAME).expect("it is sealed");
+        world.open(dave.device(1).id(), &seal).is_ok()
+    };
+    stage.sim.wait_for("the invitee has the key", has_key).await;
+    room.membership(&room.creator, &dave.user_id, "leave");
+    stage.name(&room, "Without Dave").await;
+    assert!(!opens(&stage, &dave, &room, NAME));
+    retired(&stage, "invite_withdrawn", 1.0).await;
+}
+
+/// Logs a device out: what it held stays with whoever has it.
+fn log_out(stage: &Stage, user: &UserRef) -> SimDevice {
+    let device = user.device(1);
+    stage.sim.change(|world| {
+        let gone = world.user_mut(&user.user_id).devices.remove(&device.device_id);
+        world.devices_changed(&user.user_id);
+        gone.expect("it was there")
+    })
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_on_device_logout() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let bob = reader(&stage, &room, "bob", "Tea").await;
+    let gone = log_out(&stage, &bob);
+    retired(&stage, "device_gone", 1.0).await;
+    stage.name(&room, "Without his phone").await;
+    stage.sim.with(|world| {
+        world.user_mut(&bob.user_id).devices.insert(bob.device(1).device_id, gone);
+    });
+    assert!(!opens(&stage, &bob, &room, NAME));
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_an_identity_changes() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let bob = reader(&stage, &room, "bob", "Tea").await;
+    bob.reset_identity();
+    retired(&stage, "identity_changed", 1.0).await;
+    stage.name(&room, "Without him").await;
+    assert!(!opens(&stage, &bob, &room, NAME));
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_after_enough_messages() {
+    let stage = Stage::with(json!({ "rotation": { "messages": 2 } })).await;
+    let room = stage.named_room("0").await;
+    let mut sessions = vec![session(&stage, &room, NAME)];
+    for name in 1..6 {
+        stage.name(&room, &name.to_string()).await;
+        sessions.push(session(&stage, &room, NAME));
+    }
+    let distinct: BTreeSet<&String> = sessions.iter().collect();
+    assert_eq!(distinct.len(), 3, "two events each: {sessions:?}");
+    assert!(sessions.chunks(2).all(|pair| pair[0] == pair[1]), "{sessions:?}");
+    retired(&stage, "messages", 3.0).await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_after_enough_time() {
+    const AGE: Duration = Duration::from_millis(1500);
+    let stage = Stage::with(json!({ "rotation": { "milliseconds": 1500 } })).await;
+    let started = Instant::now();
+    let room = stage.named_room("Tea").await;
+    let before = session(&stage, &room, NAME);
+    stage.name(&room, "At once").await;
+    assert!(session(&stage, &room, NAME) == before || started.elapsed() >= AGE);
+    let mut renames = 0;
+    while session(&stage, &room, NAME) == before {
+        assert!(started.elapsed() < AGE + PATIENCE, "it is still in use");
+        renames += 1;
+        stage.name(&room, &format!("rename {renames}")).await;
+    }
+    assert!(started.elapsed() >= AGE, "it was in use for {:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn room_key_is_not_cycled_by_a_join_a_display_name_or_a_new_device() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let before = session(&stage, &room, NAME);
+    let bob = reader(&stage, &room, "bob", "Tea").await;
+    stage.name(&room, "After the join").await;
+    let renamed = json!({ "membership": "join", "displayname": "Robert" });
+    let member = ("m.room.member", Some(bob.user_id.as_str()));
+    stage.sim.change(|world| world.append(&room.room_id, &bob.user_id, member, renamed));
+    stage.name(&room, "After the display name").await;
+    let phone = stage.sim.add_device(&bob.user_id, 2, Trust::CrossSigned);
+    let has_key = |world: &mut World| {
+        let seal = world.keeper_seal(&room.room_id, NAME).expect("it is sealed");
+        world.open(phone.id(), &seal).is_ok()
+    };
+    stage.sim.wait_for("the new device has the key", has_key).await;
+    stage.name(&room, "After the new device").await;
+    assert_eq!(session(&stage, &room, NAME), before);
+}
+
+#[tokio::test]
+async fn room_key_is_not_cycled_on_client_restart() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let before = session(&stage, &room, NAME);
+    stage.keeper.terminate().await;
+    stage.keeper.start().await;
+    stage.name(&room, "After the end").await;
+    stage.keeper.kill();
+    stage.keeper.start().await;
+    stage.name(&room, "After the kill").await;
+    assert_eq!(session(&stage, &room, NAME), before);
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_fewer_may_read_the_past_and_not_when_more_may() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let sets = |visibility: &str| {
+        let content = json!({ "history_visibility": visibility });
+        room.put_state(&room.creator, ("m.room.history_visibility", ""), content);
+    };
+    let mut before = session(&stage, &room, NAME);
+    let steps = [
+        ("joined", true),
+        ("invited", false),
+        ("joined", true),
+        ("world_readable", false),
+        ("shared", true),
+    ];
+    for (visibility, cycles) in steps {
+        sets(visibility);
+        stage.name(&room, visibility).await;
+        let now = session(&stage, &room, NAME);
+        assert_eq!(now != before, cycles, "{visibility}");
+        before = now;
+    }
+    retired(&stage, "history_visibility", 3.0).await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_an_administrator_says_so() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let before = session(&stage, &room, NAME);
+    let (code, out, err) = stage.keeper.command("rotate", &[&room.room_id]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(out.contains("sessions retired: 1"), "{out}");
+    stage.name(&room, "Anew").await;
+    assert_ne!(session(&stage, &room, NAME), before);
+    retired(&stage, "admin", 1.0).await;
+    let (code, _, err) = stage.keeper.command("rotate", &["!nowhere:localhost"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("no such room"), "{err}");
+}
+
+fn at_once(settle: &str, more: &Value) -> Value {
+    let mut settings = json!({ "rotation": { "when": "at_once", "settle": settle } });
+    crate::simulated::keeper::merge(&mut settings, more);
+    settings
+}
+
+/// The sessions of which a device was given a key by the keeper.
+fn sessions_of(user: &UserRef) -> BTreeSet<String> {
+    let keys = user.device(1).keys_from_keeper();
+    keys.iter().filter_map(|key| Some(key.content["session_id"].as_str()?.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn departures_close_together_are_one_rotation_and_the_next_change_costs_no_key() {
+    let stage = Stage::with(at_once("2s", &json!({}))).await;
+    let room = stage.named_room("Tea").await;
+    let carol = reader(&stage, &room, "carol", "Tea").await;
+    let mut leavers = Vec::new();
+    for name in ["bob", "dave", "eve"] {
+        leavers.push(reader(&stage, &room, name, "Tea").await);
+    }
+    let started = Instant::now();
+    let before = session(&stage, &room, NAME);
+    for leaver in &leavers {
+        room.leave(&leaver.user_id);
+    }
+    stage.keeper.wait_for_metric("statekeeper_rotation_seconds_count", 1.0).await;
+    assert!(started.elapsed() >= Duration::from_secs(2), "others have time to go as well");
+    assert_eq!(session(&stage, &room, NAME), before, "nothing was sealed for it");
+    let held = sessions_of(&carol);
+    assert_eq!(held.len(), 2, "one that is over and one that follows it");
+    stage.name(&room, "Without them").await;
+    assert_eq!(sessions_of(&carol), held);
+    assert!(held.contains(&session(&stage, &room, NAME)) && opens(&stage, &carol, &room, NAME));
+    for leaver in &leavers {
+        assert!(!opens(&stage, leaver, &room, NAME));
+    }
+    retired(&stage, "member_left", 1.0).await;
+}
+
+#[tokio::test]
+async fn what_the_rules_say_is_sealed_anew_and_a_later_joiner_opens_nothing_from_before() {
+    for (reseal, plan_too) in [("aesthetic", false), ("all", true)] {
+        let settings = json!({ "rotation": { "reseal": reseal, "settle": "20ms" } });
+        let stage = Stage::with(settings).await;
+        let room = stage.named_room("Tea").await;
+        stage.set(&room, (PLAN, ""), json!({ "plan": "Scones" })).await;
+        let bob = reader(&stage, &room, "bob", "Tea").await;
+        let packed_plan = format!("{PLAN}:");
+        let old: Vec<_> = stage.sim.with(|world| {
+            let seals = world.keeper_seals(&room.room_id, NAME);
+            seals.into_iter().chain(world.keeper_seals(&room.room_id, &packed_plan)).collect()
+        });
+        let before = [NAME, &packed_plan].map(|packed| session(&stage, &room, packed));
+        room.leave(&bob.user_id);
+        let anew = |world: &mut World| {
+            let of = |packed: &str| {
+                let seal = world.keeper_seal(&room.room_id, packed);
+                seal.and_then(|seal| megolm_place(seal.sent_content())).map(|(session, _)| session)
+            };
+            let now = [of(NAME), of(&packed_plan)];
+            now[0].as_ref() != Some(&before[0])
+                && (!plan_too || now[1].as_ref() != Some(&before[1]))
+        };
+        stage.sim.wait_for("it is sealed anew", anew).await;
+        stage.settle(&room, "all is done").await;
+        assert_eq!(session(&stage, &room, &packed_plan) != before[1], plan_too, "{reseal}");
+        let standing = stage.sim.with(|world| world.keeper_seal(&room.room_id, &packed_plan));
+        let carol = reader(&stage, &room, "carol", "Tea").await;
+        let has_plan = |world: &mut World| {
+            let seal = world.keeper_seal(&room.room_id, &packed_plan).expect("it is sealed");
+            world.open(carol.device(1).id(), &seal).is_ok()
+        };
+        stage.sim.wait_for("the joiner has the plan's key", has_plan).await;
+        let opened = old.iter().filter(|seal| carol.device(1).opens(seal).is_ok()).count();
+        assert!(!plan_too || opened == 0, "{opened} of {}", old.len());
+        assert!(carol.device(1).opens(&standing.expect("it is sealed")).is_ok(), "{reseal}");
+        assert!(!opens(&stage, &bob, &room, NAME));
+    }
+}
+
+#[tokio::test]
+async fn a_kill_in_the_middle_of_a_large_room_s_rotation_goes_on_with_those_who_were_not_served() {
+    const MEMBERS: usize = 400;
+    let mut stage = Stage::prepare(at_once("20ms", &json!({}))).await;
+    let room = stage.sim.room().keeper_power(100).members(MEMBERS).create();
+    stage.keeper.start().await;
+    stage.alice_device().rename(&room, "Tea");
+    let patience = Duration::from_secs(120);
+    let named = |world: &mut World| world.keeper_seal(&room.room_id, NAME).is_some();
+    assert!(stage.sim.holds_within(patience, named).await);
+    let before = session(&stage, &room, NAME);
+    let served = |world: &mut World| {
+        let has_next = |number: &usize| {
+            let user = format!("@m{number}:localhost");
+            let device = crate::simulated::sim::device_name(&user, 1);
+            let keys = &world.read_inbox(&user, &device).room_keys;
+            keys.keys().any(|(_, session)| *session != before)
+        };
+        (2..=MEMBERS).filter(has_next).count()
+    };
+    stage.sim.latency("sendToDevice", Duration::from_millis(300));
+    room.leave("m1");
+    stage.sim.wait_for("some were served", |world| served(world) > 0).await;
+    stage.keeper.kill();
+    let so_far = stage.sim.with(served);
+    assert!(so_far < MEMBERS - 1, "the kill fell into the middle");
+    stage.sim.latency("sendToDevice", Duration::ZERO);
+    stage.keeper.start().await;
+    let all = |world: &mut World| served(world) == MEMBERS - 1;
+    assert!(stage.sim.holds_within(patience, all).await);
+    stage.name(&room, "Without the first").await;
+    let twice = (2..=MEMBERS)
+        .filter(|number| {
+            stage.sim.device(&format!("@m{number}:localhost"), 1).keys_from_keeper().len() != 2
+        })
+        .count();
+    assert_eq!(twice, 0, "nobody was given it twice, and the change cost no key");
+    let gone = stage.sim.device("@m1:localhost", 1);
+    let seal =
+        stage.sim.with(|world| world.keeper_seal(&room.room_id, NAME)).expect("it is sealed");
+    assert!(gone.opens(&seal).is_err());
+}
