@@ -16,6 +16,7 @@ use super::{
     requests::{Outcome, request::KeyRequest},
 };
 use crate::{
+    crypto::wipe,
     policy::entitlement,
     state::Membership,
     store::{AskedSession, NewGrant, key_requests, ledger, member_sessions},
@@ -166,7 +167,7 @@ impl Visit<'_> {
             return Ok(());
         };
         let encrypted = device.encrypt_for(&[recipient], "m.forwarded_room_key", &content).await;
-        super::lane::wipe(&mut content);
+        wipe(&mut content);
         let (requests, _) = encrypted?;
         for letter in requests {
             letters.grants.push(NewGrant {
