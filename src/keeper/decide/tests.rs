@@ -78,6 +78,7 @@ fn sealed_name() -> TupleView {
         }),
         active: Some(("session".to_owned(), 5)),
         current_fit: true,
+        breach: None,
         redacted: false,
         refreshed_at: 0,
         device_refresh_at: 0,
@@ -91,6 +92,8 @@ fn renamed() -> TupleView {
 
 fn room(members: Vec<MemberView>, tuples: Vec<TupleView>) -> Knowledge {
     Knowledge {
+        may_redact: true,
+        forged: vec![],
         elevated: true,
         whole_room: true,
         members,
