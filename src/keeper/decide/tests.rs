@@ -1,6 +1,7 @@
 //! The decisions, case by case, and what holds for all of them.
 
 mod asked;
+mod restore;
 
 use proptest::prelude::*;
 use ruma::{event_id, owned_device_id, owned_event_id};
