@@ -14,6 +14,7 @@ mod races {
     mod askers_themselves;
     mod asking;
     mod audience;
+    mod enforcing;
     mod flood;
     mod homeserver_itself;
     mod joins;

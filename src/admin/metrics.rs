@@ -45,6 +45,8 @@ struct Inner {
     room_keys_withheld: IntCounterVec,
     state_events_sealed: IntCounterVec,
     state_refused: IntCounterVec,
+    policy_violations: IntCounterVec,
+    state_restored: IntCounter,
     undecryptable_state_events: IntGauge,
     holds: IntGauge,
     intents: LabelledGauge,
@@ -140,6 +142,19 @@ impl Metrics {
                 "statekeeper_state_refused_total",
                 "State that the keeper found unfit to reseal, by the rule that it broke.",
                 "rule",
+            )?,
+            policy_violations: counters(
+                &registry,
+                "statekeeper_policy_violations_total",
+                "State events that broke a rule of `enforce`, by what the keeper does about it.",
+                &["rule", "action"],
+            )?,
+            state_restored: register(
+                &registry,
+                IntCounter::new(
+                    "statekeeper_state_restored_total",
+                    "Allowed values that were sealed again over what broke a rule.",
+                )?,
             )?,
             undecryptable_state_events: register(
                 &registry,
@@ -283,6 +298,16 @@ impl Metrics {
     /// Counts one sealed state event in `statekeeper_state_events_sealed_total`.
     pub fn state_event_sealed(&self, cause: &'static str) {
         self.inner.state_events_sealed.with_label_values(&[cause]).inc();
+    }
+
+    /// Counts one broken rule in `statekeeper_policy_violations_total`.
+    pub fn policy_violation(&self, rule: &'static str, action: &'static str) {
+        self.inner.policy_violations.with_label_values(&[rule, action]).inc();
+    }
+
+    /// Counts one value that was sealed again in `statekeeper_state_restored_total`.
+    pub fn state_restored(&self) {
+        self.inner.state_restored.inc();
     }
 
     /// Counts one state event that the keeper refused to reseal in

@@ -5,6 +5,7 @@
 //! none of them: whoever decides next finds the same difference again.
 
 mod asked;
+mod restore;
 mod rotation;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,13 +14,14 @@ use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 
 pub use self::{
     asked::{Answer, RequestView},
+    restore::{Breach, MOST_ROUNDS, Remedy, WAR_WITHIN},
     rotation::Handover,
 };
 use super::rules::{Reseal, Rules};
 use crate::{
     config::RotateWhen,
     policy::{self, DeviceFacts, Entitlement, HoldReason, MemberFacts, UserFacts},
-    state::{Membership, StateTuple},
+    state::{Membership, Rule, StateTuple},
     store::{Grant, Over, Retired},
 };
 
@@ -104,6 +106,8 @@ pub struct TupleView {
     pub wears_out_at: Option<i64>,
     /// Whether the current event is one that the keeper may stand on.
     pub current_fit: bool,
+    /// The rule that what it shows has broken.
+    pub breach: Option<Breach>,
     /// Whether its value was redacted: final.
     pub redacted: bool,
     /// When it was last refreshed for joiners, in milliseconds.
@@ -117,12 +121,16 @@ pub struct TupleView {
 pub struct Knowledge {
     /// Whether the keeper may send sealed state there.
     pub elevated: bool,
+    /// Whether the keeper may redact what others sent.
+    pub may_redact: bool,
     /// Whether `members` is everybody, or only those about whom there is something to decide.
     pub whole_room: bool,
     /// The members in scope.
     pub members: Vec<MemberView>,
     /// The room's tuples.
     pub tuples: Vec<TupleView>,
+    /// What broke a rule where the keeper never seals.
+    pub forged: Vec<Breach>,
     /// Sessions that users hold who are not in the room any more.
     pub departed: BTreeSet<String>,
     /// What is asked for and has to be answered.
@@ -182,6 +190,8 @@ pub enum Cause {
     Device,
     /// The session that it was sealed under was retired.
     Rotation,
+    /// What stands there broke a rule.
+    Restore,
 }
 
 impl Cause {
@@ -192,6 +202,7 @@ impl Cause {
             Self::Join => "join",
             Self::Device => "device",
             Self::Rotation => "rotation",
+            Self::Restore => "restore",
         }
     }
 }
@@ -225,6 +236,8 @@ pub struct Seal {
     pub cause: Cause,
     /// Who must have the key before the event goes out.
     pub recipients: Vec<Recipient>,
+    /// The event that is redacted once this one stands.
+    pub redacts: Option<OwnedEventId>,
 }
 
 /// What has to be done about a room.
@@ -238,6 +251,8 @@ pub struct Plan {
     pub retire: BTreeMap<String, Retired>,
     /// Sessions to hand over before anything is sealed under them.
     pub handovers: Vec<Handover>,
+    /// What is redacted, with nothing sealed in its place.
+    pub redactions: Vec<Breach>,
     /// Keys to hand over because they were asked for.
     pub given: Vec<Share>,
     /// What becomes of each of [`Knowledge::requests`], in its order.
@@ -268,6 +283,7 @@ impl Plan {
             && self.seals.is_empty()
             && self.handovers.is_empty()
             && self.retire.is_empty()
+            && self.redactions.is_empty()
             && self.answers.is_empty()
     }
 
@@ -283,6 +299,9 @@ pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
     rotation::find_over(known, rules, &mut plan);
     for (place, tuple) in known.tuples.iter().enumerate() {
         decide_tuple(known, rules, now, place, tuple, &mut plan);
+    }
+    for breach in &known.forged {
+        restore::decide_alone(known, rules, now, breach, &mut plan);
     }
     asked::decide_requests(known, rules, now, &mut plan);
     if rules.rotate_when == RotateWhen::AtOnce {
@@ -322,7 +341,17 @@ fn decide_tuple(
     view: &TupleView,
     plan: &mut Plan,
 ) {
-    if view.redacted || !view.current_fit {
+    if view.redacted {
+        return;
+    }
+    if let Some(breach) = &view.breach
+        && breach.remedy(rules, now) != Remedy::Report
+        // A value that is not read yet may be an allowed one, whatever its time.
+        && (view.current_fit || breach.rule != Rule::Timestamp)
+    {
+        return restore::decide_tuple(known, rules, now, (place, view, breach), plan);
+    }
+    if !view.current_fit {
         return;
     }
     let Some(source) = &view.source else { return };
@@ -360,7 +389,7 @@ fn decide_reseal(
         return;
     }
     let recipients = before_a_seal(known, rules, view);
-    plan.seals.push(Seal { tuple: place, cause: Cause::Reseal, recipients });
+    plan.seals.push(Seal { tuple: place, cause: Cause::Reseal, recipients, redacts: None });
 }
 
 /// Whether somebody came, or some device, after the value did: its author's client had no key for them.
@@ -502,7 +531,7 @@ fn decide_refresh(
         Cause::Device if view.tuple.is_aesthetic() => {
             view.device_refresh_at.saturating_add(rules.device_refresh_interval)
         }
-        Cause::Device | Cause::Reseal | Cause::Rotation => return,
+        Cause::Device | Cause::Reseal | Cause::Rotation | Cause::Restore => return,
     };
     if now < due {
         return plan.again(due);
@@ -526,7 +555,7 @@ fn decide_refresh(
         let why = reasons.get(&(&to.user_id, &to.device_id));
         to.reason = why.copied().unwrap_or(to.reason);
     }
-    plan.seals.push(Seal { tuple: place, cause, recipients });
+    plan.seals.push(Seal { tuple: place, cause, recipients, redacts: None });
 }
 
 #[cfg(test)]

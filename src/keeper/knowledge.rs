@@ -7,7 +7,8 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use super::{
     KeeperError,
     clock::now_ms,
-    decide::{DeviceView, Knowledge, MemberView, SealedView, SourceView, TupleView},
+    decide::{Breach, DeviceView, Knowledge, MemberView, SealedView, SourceView, TupleView},
+    ingest::power_levels,
     lane::Visit,
     people::Company,
     rules::{Rules, SessionScope},
@@ -15,10 +16,10 @@ use super::{
 use crate::{
     crypto::KnownDevice,
     policy::{DeviceFacts, MemberFacts, UserFacts},
-    state::{Membership, StateTuple},
+    state::{Membership, Rule, StateTuple},
     store::{
-        Grant, GrantRow, MemberRow, Over, Retired, SessionRow, TupleRow, ledger, rooms, sessions,
-        tuples,
+        Grant, GrantRow, MemberRow, Over, Retired, SealedValue, SessionRow, TupleRow, ledger,
+        rooms, sessions, tuples,
     },
 };
 
@@ -49,9 +50,11 @@ impl Visit<'_> {
             None => grants.values().flat_map(orphaned).collect(),
             Some(_) => BTreeSet::new(),
         };
-        let mut tuple_views = Vec::new();
+        let (mut tuple_views, mut forged) = (Vec::new(), Vec::new());
         for row in tuples::of_room(&store, db, &room_id).await? {
+            let breach = self.breach(db, &row).await?;
             if self.rules.exempt.contains(&row.tuple.event_type) || row.tuple.packed().is_err() {
+                forged.extend(breach);
                 continue;
             }
             let scope = session_scope(&self.rules, &row.tuple);
@@ -63,10 +66,13 @@ impl Visit<'_> {
                 None => None,
             };
             let sessions = (active, over);
-            tuple_views.push(tuple_view(row, sessions, &self.lanes.taker.keeper, &self.rules));
+            let view = tuple_view(row, sessions, &self.lanes.taker.keeper, &self.rules);
+            tuple_views.push(enforced(view, breach, &self.rules));
         }
         Ok(Knowledge {
             elevated: self.room.elevated,
+            may_redact: power_levels(&self.room).may_redact_other(&self.lanes.taker.keeper),
+            forged,
             whole_room: self.scope.is_none(),
             members: views,
             tuples: tuple_views,
@@ -225,15 +231,15 @@ fn tuple_view(
         .map(|session| (session.session_id, u32::try_from(session.messages).unwrap_or(u32::MAX)));
     let keepers = row.current_sender.as_deref() == Some(keeper);
     let current = row.current_event_id.clone();
-    let bound = rules.sender_bound.binds(&row.tuple);
+    let stands = |sealed: &SealedValue| keepers || current.as_ref() == Some(&sealed.event_id);
     TupleView {
-        source: row.source.filter(|_| !bound).map(|source| SourceView {
+        source: row.source.map(|source| SourceView {
             event_id: source.event_id,
             at: source.at,
             tick: source.tick,
         }),
         sealed: row.sealed.map(|sealed| SealedView {
-            stands: keepers || current.as_ref() == Some(&sealed.event_id),
+            stands: stands(&sealed),
             from: sealed.from,
             session_id: sealed.session_id,
             message_index: sealed.message_index,
@@ -244,9 +250,25 @@ fn tuple_view(
         over,
         wears_out_at,
         current_fit: row.current_fit,
+        breach: None,
         redacted: row.redacted,
         refreshed_at: row.refreshed_at,
         device_refresh_at: row.device_refresh_at,
         tuple: row.tuple,
     }
+}
+
+/// A tuple with the rule that what it shows has broken. A value whose meaning hangs on its sender is the keeper's to say
+/// only where it repairs what somebody else did to its owner's key, and for as long as that stands.
+fn enforced(mut view: TupleView, breach: Option<Breach>, rules: &Rules) -> TupleView {
+    view.breach = breach;
+    if rules.sender_bound.binds(&view.tuple) {
+        let wronged = view.breach.as_ref().is_some_and(|breach| breach.rule != Rule::Timestamp);
+        let repaired =
+            |from| view.sealed.as_ref().is_some_and(|sealed| sealed.stands && sealed.from == from);
+        let repairs = !rules.sender_bound.binds_type(&view.tuple.event_type);
+        view.source =
+            view.source.filter(|source| repairs && (wronged || repaired(source.event_id.clone())));
+    }
+    view
 }

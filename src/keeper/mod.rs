@@ -2,6 +2,7 @@
 //!
 //! - [`ingest`] and [`state_events`] take events in, from the inbox into what is known;
 //! - [`decide`] says what has to be done about a room: a pure function;
+//! - [`enforcing`] holds the rules that the homeserver cannot hold for hidden state;
 //! - [`lane`], [`seal`] and [`outbox`] do it, one room at a time each, [`scheduler`] many side by side;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
 //! - [`people`] knows what was seen of members and what administrators said of them;
@@ -16,6 +17,7 @@ mod answering;
 mod asking;
 pub mod clock;
 pub mod decide;
+mod enforcing;
 mod error;
 mod forwarding;
 mod handing_over;

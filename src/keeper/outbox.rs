@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use ruma::{OwnedEventId, RoomId};
 use serde_json::{Value, value::RawValue};
 
-use super::{KeeperError, clock::now_ms};
+use super::{KeeperError, clock::now_ms, enforcing};
 use crate::{
     admin::Metrics,
     homeserver::{Homeserver, HomeserverError},
@@ -250,13 +250,22 @@ impl Sender {
             }
             tuples::put(&self.store, db, room, &known).await?;
         }
+        if let Some(offence) = &detail.redacts {
+            outbox::insert(db, room, &enforcing::offence(offence), now_ms()).await?;
+            marks::mark(db, room, None, now_ms(), self.store.next_tick()).await?;
+        }
         self.redact_if_source_is(db, row, detail).await?;
         let cause = match detail.cause.as_str() {
             "join" => "join",
             "device" => "device",
             "rotation" => "rotation",
+            "restore" => "restore",
             _ => "reseal",
         };
+        if cause == "restore" {
+            self.metrics.state_restored();
+            tracing::info!(room = %room, event = %event_id, "the last allowed value is sealed again");
+        }
         self.metrics.state_event_sealed(cause);
         Ok(())
     }
@@ -282,14 +291,17 @@ impl Sender {
         let Ok(target) = OwnedEventId::try_from(row.request.state_key.as_str()) else {
             return Ok(outbox::remove(&mut *self.store.begin().await?, row.id).await?);
         };
-        let reason = Some("The event that this one stood for was redacted");
+        let reason = match row.request.body.as_str() {
+            "" => Some("The event that this one stood for was redacted"),
+            reason => Some(reason),
+        };
         let answer =
             self.homeserver.redact(&row.room_id, &target, &row.request.txn_id, reason).await;
         match answer {
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => {
                 tracing::error!(room = %row.room_id, event = %target, %error,
-                    "a sealed copy of a redacted event could not be redacted");
+                    "an event could not be redacted");
             }
             Ok(_) => {}
         }

@@ -92,6 +92,7 @@ impl Reloader {
         transaction.commit().await?;
         self.promised.notify_one();
         tracing::info!(rooms = changed, "the configuration is reloaded");
+        taker.rules.warn_of_noop();
         Ok(())
     }
 }

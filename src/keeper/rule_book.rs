@@ -49,6 +49,15 @@ impl RuleBook {
         such(&edition.default) || edition.policies.iter().any(|(_, rules)| such(rules))
     }
 
+    /// Says once that there are rooms in which nothing is sent.
+    pub fn warn_of_noop(&self) {
+        if self.any(|rules| rules.noop) {
+            tracing::warn!(
+                "`noop` is set: where it holds, everything is decided and reported, and nothing is sent"
+            );
+        }
+    }
+
     /// Whether rooms may differ in their rules.
     pub fn has_policies(&self) -> bool {
         !self.edition().policies.is_empty()

@@ -4,13 +4,14 @@ use ruma::OwnedUserId;
 
 use crate::{
     config::{
-        self, Config, Enforce, ExemptSealed, PlainCopy, Policy, RotateReseal, RotateWhen, Seal,
+        self, Action, Config, Enforce, ExemptSealed, PlainCopy, Policy, RotateReseal, RotateWhen,
+        Seal,
     },
     policy::{
         AccessPolicy, DevicePolicy, InviteePolicy, MemberPolicy, ServerGlob, SharingPolicy,
         UserGlob,
     },
-    state::{ExemptTypes, PowerLevel, SenderBound},
+    state::{ExemptTypes, PowerLevel, Rule, SenderBound},
 };
 
 /// When a member's value is sealed.
@@ -174,6 +175,20 @@ impl Rules {
             && self.sender_bound == other.sender_bound
             && self.require_cross_signed == other.require_cross_signed
             && self.seal == other.seal
+    }
+
+    /// What is done about state that breaks a rule.
+    pub fn action(&self, rule: Rule) -> Action {
+        let enforce = &self.enforce;
+        match rule {
+            Rule::Power => enforce.power,
+            Rule::Ownership => enforce.ownership,
+            Rule::Critical => enforce.critical,
+            Rule::Timestamp => enforce.timestamp,
+            Rule::Shape => enforce.shape,
+            Rule::Plain => enforce.plain,
+            Rule::Replay => enforce.replay,
+        }
     }
 
     fn of_sections(

@@ -203,6 +203,7 @@ impl Visit<'_> {
             stands_for: source.event_id,
             based_on: work.tuple.current_event_id.clone(),
             cause: work.seal.cause.as_str().to_owned(),
+            redacts: work.seal.redacts.clone(),
             snapshot: sealed.snapshot.as_base64().to_owned(),
             tick: self.lanes.taker.store.next_tick(),
         };
@@ -235,7 +236,7 @@ impl Visit<'_> {
     ) -> Result<Option<(u32, KeySnapshot)>, KeeperError> {
         let store = &self.lanes.taker.store;
         let repeats = work.tuple.sealed.as_ref().filter(|sealed| {
-            work.seal.cause != Cause::Reseal
+            !matches!(work.seal.cause, Cause::Reseal | Cause::Restore)
                 && sealed.session_id == work.kept.session_id
                 && work.tuple.source.as_ref().is_some_and(|source| source.event_id == sealed.from)
         });

@@ -341,6 +341,7 @@ async fn start(
     )
     .await?;
     device.publish().await.context("the device could not be published")?;
+    rules.warn_of_noop();
     let taker =
         Taker { store: store.clone(), device, rules, metrics: metrics.clone(), keeper: bot };
     let sender = Sender { store, homeserver: homeserver.clone(), metrics: metrics.clone() };

@@ -7,6 +7,7 @@ use sqlx::SqliteConnection;
 use super::{
     KeeperError,
     clock::now_ms,
+    enforcing::{broken_on_key, conclude, keep, note_time, plain_beside, refusal_on_key, report},
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
     pacing::war_wait,
@@ -15,7 +16,7 @@ use crate::{
     crypto::Decrypted,
     state::{
         DeviceTrust, Form, JsonMap, Judgement, MegolmContent, PayloadFacts, PowerLevels, Refusal,
-        RoomEvent, StateTuple, Verdict, judge, payload::STANDS_FOR,
+        RoomEvent, Rule, StateTuple, Verdict, judge, payload::STANDS_FOR,
     },
     store::{
         RoomRow, SourceValue, StateEventRow, TupleRow, held_sessions, inbox, marks, outbox, people,
@@ -78,7 +79,7 @@ async fn take_plain(
     }
     let mut row = tuple_row(taker, db, room, &tuple).await?;
     if row.current_event_id.is_some() || row.redacted {
-        return Ok(());
+        return plain_beside(taker, db, room, (event, &row), arrival).await;
     }
     let power = power_levels(room);
     let verdict = judge(&Judgement {
@@ -150,22 +151,11 @@ async fn remember(
         session_id: None,
         powerful: true,
         verdict: verdict.to_owned(),
+        breach: None,
+        live: arrival.live,
         body: None,
     };
     Ok(tuples::put_event(&taker.store, db, &room.room_id, &row).await?)
-}
-
-fn report(
-    taker: &Taker,
-    room: &RoomRow,
-    event_id: &str,
-    sender: &UserId,
-    tuple: &StateTuple,
-    refusal: &Refusal,
-) {
-    taker.metrics.state_refused(refusal.as_label());
-    tracing::warn!(room = %room.room_id, event = event_id, %sender, event_type = tuple.event_type,
-        rule = refusal.as_label(), "a state event was left as it is: {refusal}");
 }
 
 /// Takes in an `m.room.encrypted` state event: the keeper's own echo, or somebody's value.
@@ -221,13 +211,17 @@ async fn take_encrypted(
         session_id: megolm.as_ref().ok().map(|content| content.session_id.clone()),
         powerful: power.may_send_state(&event.sender, &tuple.event_type),
         verdict: if fresh { "unreadable" } else { Refusal::Replayed.as_label() }.to_owned(),
+        breach: broken_on_key(taker, room, &tuple, &event.sender),
+        live: arrival.live,
         body: fresh.then(|| body.to_owned()),
     };
+    note_time(event, &mut seen);
     if !fresh {
         row.current_fit = false;
         tuples::put(&taker.store, db, &room.room_id, &row).await?;
+        seen.breach = seen.breach.filter(|rule| *rule != Rule::Timestamp).or(Some(Rule::Replay));
         report(taker, room, event.event_id.as_str(), &event.sender, &tuple, &Refusal::Replayed);
-        return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
+        return keep(taker, db, room, &seen).await;
     }
     weigh(taker, db, room, &mut row, &mut seen, arrival.at).await
 }
@@ -320,13 +314,10 @@ async fn weigh(
         // Power, exemption and ownership need no key: what is wrong with an event is said at once.
         None if judged_before(taker, db, room, row, seen).await? => {}
         None => {
-            let rules = taker.rules.of(room);
-            let hopeless = !seen.powerful || rules.exempt.is_critical(&seen.tuple.event_type);
             if stands {
                 row.current_fit = false;
             }
-            if hopeless {
-                let refusal = refusal_without_key(taker, room, seen);
+            if let Some(refusal) = refusal_on_key(room, seen) {
                 conclude(taker, room, seen, &refusal);
             } else {
                 tracing::info!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender,
@@ -339,6 +330,15 @@ async fn weigh(
             }
             conclude(taker, room, seen, &refusal);
         }
+        // What it was not allowed when it came, it is not because its sender was given more power since.
+        Some((Verdict::Accept, _)) if refusal_on_key(room, seen).is_some() => {
+            if stands {
+                row.current_fit = false;
+            }
+            if let Some(refusal) = refusal_on_key(room, seen) {
+                conclude(taker, room, seen, &refusal);
+            }
+        }
         Some((Verdict::Accept, value)) => {
             seen.verdict = "accepted".to_owned();
             seen.body = None;
@@ -346,7 +346,7 @@ async fn weigh(
         }
     }
     tuples::put(&taker.store, db, &room.room_id, row).await?;
-    Ok(tuples::put_event(&taker.store, db, &room.room_id, seen).await?)
+    keep(taker, db, room, seen).await
 }
 
 /// Whether an event that cannot be read was read and judged when its key was here: what was said of it then holds.
@@ -373,30 +373,6 @@ async fn judged_before(
         *seen = before;
     }
     Ok(holds)
-}
-
-fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &Refusal) {
-    let told = seen.verdict == refusal.as_label();
-    seen.verdict = refusal.as_label().to_owned();
-    // A device may be signed yet, an identity confirmed: these are judged again when its owner's devices change, or
-    // an administrator has spoken.
-    if !matches!(refusal, Refusal::DeviceNotCrossSigned | Refusal::IdentityChanged) {
-        seen.body = None;
-    }
-    if !told {
-        report(taker, room, seen.event_id.as_str(), &seen.sender, &seen.tuple, refusal);
-    }
-}
-
-fn refusal_without_key(taker: &Taker, room: &RoomRow, seen: &StateEventRow) -> Refusal {
-    if taker.rules.of(room).exempt.is_critical(&seen.tuple.event_type) {
-        return Refusal::Critical;
-    }
-    let power = power_levels(room);
-    Refusal::NoPower {
-        needed: power.needed_for_state(&seen.tuple.event_type),
-        has: power.user_level(&seen.sender),
-    }
 }
 
 /// What a decrypted state event says.
@@ -441,7 +417,7 @@ fn judge_encrypted(
     };
     // The power was weighed when the event came; what the sender may do today is not what counts.
     let power = if seen.powerful {
-        PowerLevels::from_content(None, std::slice::from_ref(&seen.sender), "11")
+        PowerLevels::from_content(None, std::slice::from_ref(&seen.sender), &room.version)
     } else {
         power_levels(room)
     };
@@ -483,9 +459,7 @@ async fn accept(
     if row.current_event_id.as_ref() == Some(&seen.event_id) {
         row.current_fit = true;
     }
-    if taker.rules.of(room).sender_bound.binds(&row.tuple) {
-        return Ok(());
-    }
+    let bound = taker.rules.of(room).sender_bound.binds(&row.tuple);
     // Looked at anew, it says what it said before.
     if row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id) {
         return Ok(());
@@ -498,7 +472,9 @@ async fn accept(
     if origin.is_some_and(known) {
         return Ok(());
     }
-    let at = now.saturating_add(silence(taker, room, row, &seen.sender, &value.content, now));
+    let silent =
+        if bound { 0 } else { silence(taker, room, row, &seen.sender, &value.content, now) };
+    let at = now.saturating_add(silent);
     row.source = Some(SourceValue {
         event_id: seen.event_id.clone(),
         sender: seen.sender.clone(),

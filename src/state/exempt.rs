@@ -85,8 +85,12 @@ impl SenderBound {
 
     /// Whether this tuple's meaning hangs on who sent it, so that it is never resealed.
     pub fn binds(&self, tuple: &StateTuple) -> bool {
-        holds_user_id(&tuple.state_key)
-            || self.types.iter().any(|glob| glob.matches(&tuple.event_type))
+        holds_user_id(&tuple.state_key) || self.binds_type(&tuple.event_type)
+    }
+
+    /// Whether the type alone binds: no key repairs what another sender would break.
+    pub fn binds_type(&self, event_type: &str) -> bool {
+        self.types.iter().any(|glob| glob.matches(event_type))
     }
 }
 

@@ -37,6 +37,8 @@ pub struct PowerLevels {
     state_default: i64,
     redact: i64,
     invite: i64,
+    /// Whether owned state may be somebody else's who outranks its owner (MSC3757).
+    owned_state: bool,
 }
 
 impl PowerLevels {
@@ -74,6 +76,7 @@ impl PowerLevels {
             state_default: reader.level(content, "state_default", 50),
             redact: reader.level(content, "redact", 50),
             invite: reader.level(content, "invite", 0),
+            owned_state: room_version.starts_with(OWNED_STATE_PREFIX),
         }
     }
 
@@ -99,6 +102,27 @@ impl PowerLevels {
     /// Whether a user has the power to send state of this type.
     pub fn may_send_state(&self, user: &UserId, event_type: &str) -> bool {
         self.user_level(user) >= self.needed_for_state(event_type)
+    }
+
+    /// Whether a state key may be used by this sender: one that begins with a user id is that user's.
+    ///
+    /// The homeserver protects a state key that starts with `@`, but not the same key once it is
+    /// packed, nor the `_@user:server_device` of call memberships (spec: "Authorization rules"). Who
+    /// outranks the owner may use it too, in room versions that have MSC3757.
+    pub fn may_own(&self, sender: &UserId, state_key: &str) -> bool {
+        let underscored = state_key.strip_prefix('_').filter(|key| key.starts_with('@'));
+        let Some(key) = underscored.or_else(|| state_key.starts_with('@').then_some(state_key))
+        else {
+            return true;
+        };
+        let suffixes = underscored.is_some() || self.owned_state;
+        let behind = key.strip_prefix(sender.as_str());
+        if behind.is_some_and(|behind| behind.is_empty() || (suffixes && behind.starts_with('_'))) {
+            return true;
+        }
+        self.owned_state
+            && underscored.is_none()
+            && owner_of(key).is_some_and(|owner| self.user_level(sender) > self.user_level(owner))
     }
 
     /// Whether a user has the power to redact what somebody else sent.
@@ -146,6 +170,16 @@ pub fn room_version_of(create_content: &JsonMap) -> &str {
     create_content.get("room_version").and_then(Value::as_str).unwrap_or("1")
 }
 
+/// The user id at the start of an owned state key: a server's name has no underscore (MSC3757).
+fn owner_of(key: &str) -> Option<&UserId> {
+    let (localpart, rest) = key.split_once(':')?;
+    let server = rest.split_once('_').map_or(rest, |(server, _)| server);
+    let length = localpart.len().checked_add(1)?.checked_add(server.len())?;
+    key.get(..length)?.try_into().ok()
+}
+
+/// Room versions that have owned state.
+const OWNED_STATE_PREFIX: &str = "org.matrix.msc3757.";
 /// Room versions that were given to MSC4289 before it became version 12.
 const HYDRA_PREFIX: &str = "org.matrix.hydra.";
 

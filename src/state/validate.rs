@@ -214,26 +214,12 @@ fn type_refusal(input: &Judgement<'_>) -> Option<Refusal> {
 }
 
 fn authority_refusal(input: &Judgement<'_>) -> Option<Refusal> {
-    if !is_owner(&input.tuple.state_key, input.sender) {
+    if !input.power.may_own(input.sender, &input.tuple.state_key) {
         return Some(Refusal::NotOwner);
     }
     let needed = input.power.needed_for_state(&input.tuple.event_type);
     let has = input.power.user_level(input.sender);
     (has < needed).then_some(Refusal::NoPower { needed, has })
-}
-
-/// The homeserver protects a state key that starts with `@`, but not the same key once it is
-/// packed, nor the `_@user:server_device` of call memberships (spec: "Authorization rules").
-fn is_owner(state_key: &str, sender: &UserId) -> bool {
-    if state_key.starts_with('@') {
-        return state_key == sender.as_str();
-    }
-    let Some(named) = state_key.strip_prefix('_').filter(|key| key.starts_with('@')) else {
-        return true;
-    };
-    named
-        .strip_prefix(sender.as_str())
-        .is_some_and(|behind| behind.is_empty() || behind.starts_with('_'))
 }
 
 fn shape_refusal(tuple: &StateTuple, content: &JsonMap) -> Option<&'static str> {

@@ -228,6 +228,8 @@ mod tests {
             session_id: Some(session_id.to_owned()),
             powerful: true,
             verdict: "accepted".to_owned(),
+            breach: None,
+            live: true,
             body: body.map(str::to_owned),
         };
         let mut row = TupleRow::new(event.tuple.clone());

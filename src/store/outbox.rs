@@ -54,8 +54,11 @@ pub struct StateDetail {
     pub stands_for: OwnedEventId,
     /// What stood at the packed state key when it was made.
     pub based_on: Option<OwnedEventId>,
-    /// Why it was made: `reseal`, `join`, `device`.
+    /// Why it was made: `reseal`, `join`, `device`, `restore`.
     pub cause: String,
+    /// The event that is redacted once this one stands.
+    #[serde(default)]
+    pub redacts: Option<OwnedEventId>,
     /// The signed session key at its index, base64.
     pub snapshot: String,
     /// The tick before its sending.
@@ -79,7 +82,7 @@ pub struct NewOutbox {
     pub event_type: String,
     /// The true state key of a sealed event; the event to be redacted.
     pub state_key: String,
-    /// The request's body, as it is sent.
+    /// The request's body, as it is sent; of a redaction, its reason.
     pub body: String,
     /// The locked detail.
     pub detail: Vec<u8>,

@@ -105,6 +105,8 @@ async fn a_members_session_is_its_states_only_from_behind_its_last_message_on() 
             session_id: Some("s".to_owned()),
             powerful: true,
             verdict: "accepted".to_owned(),
+            breach: None,
+            live: true,
             body: None,
         };
         tuples::put_event(&store, &mut db, room, &event).await.unwrap();

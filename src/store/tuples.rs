@@ -13,7 +13,8 @@ mod seals;
 
 pub use self::{
     events::{
-        StateEventRow, count_unreadable, get_event, put_event, rooms_with_unreadable, unreadable,
+        StateEventRow, breaches_since, count_unreadable, get_event, newest_plain_breach, put_event,
+        rooms_with_unreadable, unreadable,
     },
     indices::{last_message, record_index, record_message},
     seals::{put_prepared, put_seal, seal, take_prepared, take_seal, take_seals_of},

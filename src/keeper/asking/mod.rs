@@ -103,7 +103,8 @@ impl Asker {
             let Some(room) = rooms::get(db, &wanted.room_id).await? else { continue };
             let rules = self.taker.rules.of(&room);
             let event_type = &wanted.tuple.event_type;
-            if !rules.exempt.contains(event_type)
+            if !rules.noop
+                && !rules.exempt.contains(event_type)
                 && !rules.exempt.is_critical(event_type)
                 && !rules.sender_bound.binds(&wanted.tuple)
             {

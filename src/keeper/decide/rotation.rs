@@ -102,7 +102,7 @@ pub(super) fn decide_rotation(
     let shown_anyway = plan.seals.iter().any(|seal| seal.tuple == place);
     if anew && !shown_anyway {
         let recipients = recipients.clone();
-        plan.seals.push(Seal { tuple: place, cause: Cause::Rotation, recipients });
+        plan.seals.push(Seal { tuple: place, cause: Cause::Rotation, recipients, redacts: None });
     }
     // One session for the room: it is handed over once.
     let handed_over = rules.session_scope == SessionScope::Room && !plan.handovers.is_empty();

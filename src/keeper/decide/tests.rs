@@ -1,6 +1,7 @@
 //! The decisions, case by case, and what holds for all of them.
 
 mod asked;
+mod restore;
 mod rotation;
 
 use proptest::prelude::*;
@@ -82,6 +83,7 @@ fn sealed_name() -> TupleView {
         over: None,
         wears_out_at: None,
         current_fit: true,
+        breach: None,
         redacted: false,
         refreshed_at: 0,
         device_refresh_at: 0,
@@ -95,6 +97,8 @@ fn renamed() -> TupleView {
 
 fn room(members: Vec<MemberView>, tuples: Vec<TupleView>) -> Knowledge {
     Knowledge {
+        may_redact: true,
+        forged: vec![],
         elevated: true,
         whole_room: true,
         members,

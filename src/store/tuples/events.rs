@@ -1,11 +1,11 @@
 //! The state events that others sent under encryption, and what became of each.
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{event_id, user_id};
 use crate::{
-    state::StateTuple,
+    state::{Rule, StateTuple},
     store::{Result, Store, StoreError},
 };
 
@@ -28,6 +28,10 @@ pub struct StateEventRow {
     pub powerful: bool,
     /// What became of it: `accepted`, `unreadable`, `redacted`, or the label of a refusal.
     pub verdict: String,
+    /// Which rule it broke.
+    pub breach: Option<Rule>,
+    /// Whether it came as it was sent, and was not found in a fetched state.
+    pub live: bool,
     /// The event as JSON, while its key is awaited.
     pub body: Option<String>,
 }
@@ -35,6 +39,7 @@ pub struct StateEventRow {
 impl StateEventRow {
     fn load(store: &Store, row: &SqliteRow) -> Result<Self> {
         let body: Option<Vec<u8>> = row.try_get("body")?;
+        let breach: Option<String> = row.try_get("breach")?;
         let missing = || StoreError::Corrupt { what: "state event" };
         Ok(Self {
             event_id: event_id(row.try_get("event_id")?)?.ok_or_else(missing)?,
@@ -48,6 +53,8 @@ impl StateEventRow {
             session_id: row.try_get("session_id")?,
             powerful: row.try_get("powerful")?,
             verdict: row.try_get("verdict")?,
+            breach: breach.as_deref().and_then(Rule::from_label),
+            live: row.try_get("live")?,
             body: body.map(|body| store.unlock(&body)).transpose()?,
         })
     }
@@ -67,7 +74,8 @@ pub async fn put_event(
     let body = event.body.as_ref().map(|body| store.lock(body)).transpose()?;
     sqlx::query(
         "INSERT OR REPLACE INTO state_events (event_id, room_id, event_type, state_key, sender, tick, \
-         received_at, session_id, powerful, verdict, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         received_at, session_id, powerful, verdict, body, breach, live) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(event.event_id.as_str())
     .bind(room.as_str())
@@ -80,6 +88,8 @@ pub async fn put_event(
     .bind(event.powerful)
     .bind(&event.verdict)
     .bind(body)
+    .bind(event.breach.map(Rule::as_label))
+    .bind(event.live)
     .execute(connection)
     .await?;
     Ok(())
@@ -150,4 +160,50 @@ pub async fn count_unreadable(connection: &mut SqliteConnection) -> Result<i64> 
     .fetch_one(connection)
     .await?;
     Ok(count)
+}
+
+/// How many events of a user broke a rule in a room and came after `since`, in milliseconds.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn breaches_since(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    sender: &UserId,
+    since: i64,
+) -> Result<u32> {
+    let (count,): (i64,) = sqlx::query_as(
+        "SELECT COUNT(*) FROM state_events WHERE room_id = ? AND sender = ? AND breach IS NOT NULL \
+         AND live AND received_at > ?",
+    )
+    .bind(room.as_str())
+    .bind(sender.as_str())
+    .bind(since)
+    .fetch_one(connection)
+    .await?;
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// The newest event that gave a tuple a value in plain where it has to be encrypted.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn newest_plain_breach(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+) -> Result<Option<StateEventRow>> {
+    let row = sqlx::query(
+        "SELECT * FROM state_events WHERE room_id = ? AND breach = 'plain' AND event_type = ? \
+         AND state_key = ? AND verdict <> 'redacted' ORDER BY tick DESC LIMIT 1",
+    )
+    .bind(room.as_str())
+    .bind(&tuple.event_type)
+    .bind(&tuple.state_key)
+    .fetch_optional(connection)
+    .await?;
+    row.as_ref().map(|row| StateEventRow::load(store, row)).transpose()
 }

@@ -1,0 +1,113 @@
+//! Deciding about state that breaks a rule: whether the last allowed value is sealed again, and whether the event that
+//! broke it is redacted. Pure.
+//!
+//! The keeper repairs only what it saw happen: of what it found when it came nobody can tell whether its sender was
+//! allowed it in its time. Only a critical type is wrong whenever it was sent.
+
+use ruma::OwnedEventId;
+
+use super::{Cause, Knowledge, Plan, Seal, TupleView, before_a_seal};
+use crate::{
+    config::Action,
+    keeper::rules::Rules,
+    state::{Rule, StateTuple},
+};
+
+/// How many rounds the keeper goes with one sender in one room before it stops restoring.
+pub const MOST_ROUNDS: u32 = 4;
+/// Within which time, in milliseconds: and for how long that sender has to be quiet before the keeper restores again.
+pub const WAR_WITHIN: i64 = 600_000;
+
+/// A state event that stands in the room and breaks a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    /// The event.
+    pub event_id: OwnedEventId,
+    /// The tuple that its packed key names.
+    pub tuple: StateTuple,
+    /// Which rule.
+    pub rule: Rule,
+    /// When it came, in milliseconds.
+    pub at: i64,
+    /// How often its sender broke a rule in this room within [`WAR_WITHIN`], this time included.
+    pub rounds: u32,
+}
+
+/// What becomes of a broken rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// It was reported, and that is all.
+    Report,
+    /// The keeper and its sender are at war: nothing until this time, in milliseconds.
+    Wait(i64),
+    /// The last allowed value is sealed again; or, where that cannot be, nothing.
+    Restore,
+    /// As before, and the event is redacted.
+    Redact,
+}
+
+impl Breach {
+    /// What the rules say, at `now`.
+    pub fn remedy(&self, rules: &Rules, now: i64) -> Remedy {
+        let action = rules.action(self.rule);
+        let quiet_at = self.at.saturating_add(WAR_WITHIN);
+        match action {
+            Action::Report => Remedy::Report,
+            Action::Restore | Action::Redact if self.rounds > MOST_ROUNDS && now < quiet_at => {
+                Remedy::Wait(quiet_at)
+            }
+            // The value is an allowed one: it is kept, and its time alone goes.
+            Action::Redact if self.rule != Rule::Timestamp => Remedy::Redact,
+            Action::Restore | Action::Redact => Remedy::Restore,
+        }
+    }
+}
+
+/// Decides about a tuple that shows what broke a rule.
+pub(super) fn decide_tuple(
+    known: &Knowledge,
+    rules: &Rules,
+    now: i64,
+    (place, view, breach): (usize, &TupleView, &Breach),
+    plan: &mut Plan,
+) {
+    let remedy = breach.remedy(rules, now);
+    match remedy {
+        Remedy::Report => return,
+        Remedy::Wait(until) => return plan.again(until),
+        Remedy::Restore | Remedy::Redact => {}
+    }
+    if view.source.is_none() {
+        return decide_alone(known, rules, now, breach, plan);
+    }
+    if !known.elevated {
+        return;
+    }
+    if !known.whole_room {
+        plan.needs_whole_room = true;
+        return;
+    }
+    let redacts = (remedy == Remedy::Redact && known.may_redact).then(|| breach.event_id.clone());
+    let recipients = before_a_seal(known, rules, view);
+    plan.seals.push(Seal { tuple: place, cause: Cause::Restore, recipients, redacts });
+}
+
+/// Decides about an event in whose place the keeper has nothing to say. A forged critical type is redacted also where
+/// values are only restored: what the homeserver goes by stands in plain, and stock clients come back to that.
+pub(super) fn decide_alone(
+    known: &Knowledge,
+    rules: &Rules,
+    now: i64,
+    breach: &Breach,
+    plan: &mut Plan,
+) {
+    let redacts = match breach.remedy(rules, now) {
+        Remedy::Report => false,
+        Remedy::Wait(until) => return plan.again(until),
+        Remedy::Restore => breach.rule == Rule::Critical,
+        Remedy::Redact => true,
+    };
+    if redacts && known.may_redact {
+        plan.redactions.push(breach.clone());
+    }
+}

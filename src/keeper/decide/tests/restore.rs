@@ -1,0 +1,100 @@
+//! What is done about state that breaks a rule.
+
+use super::*;
+use crate::config::Action;
+
+fn breach(rule: Rule, rounds: u32) -> Breach {
+    let tuple = StateTuple::new("m.room.name", "");
+    Breach { event_id: owned_event_id!("$bad"), tuple, rule, at: NOW, rounds }
+}
+
+fn broken(rule: Rule, rounds: u32) -> TupleView {
+    TupleView { current_fit: false, breach: Some(breach(rule, rounds)), ..sealed_name() }
+}
+
+fn enforcing(action: Action) -> Rules {
+    let mut rules = rules();
+    let enforce = &mut rules.enforce;
+    for of in [
+        &mut enforce.power,
+        &mut enforce.ownership,
+        &mut enforce.critical,
+        &mut enforce.timestamp,
+        &mut enforce.shape,
+        &mut enforce.plain,
+        &mut enforce.replay,
+    ] {
+        *of = action;
+    }
+    rules
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    use Rule::{Critical, Ownership, Plain, Power, Replay, Shape};
+    prop::sample::select(vec![Power, Ownership, Critical, Shape, Plain, Replay])
+}
+
+fn bob() -> Vec<MemberView> {
+    vec![member("bob", Membership::Join, vec![device("PHONE")])]
+}
+
+#[test]
+fn an_absurd_time_is_sealed_anew_and_never_redacted_and_waits_for_its_key() {
+    let rules = enforcing(Action::Redact);
+    let read = TupleView { current_fit: true, ..broken(Rule::Timestamp, 1) };
+    let plan = decide(&room(bob(), vec![read]), &rules, NOW);
+    assert_eq!((plan.seals.len(), plan.seals[0].cause), (1, Cause::Restore));
+    assert_eq!(plan.seals[0].redacts, None);
+    let unread = broken(Rule::Timestamp, 1);
+    assert!(decide(&room(bob(), vec![unread]), &rules, NOW).seals.is_empty());
+}
+
+#[test]
+fn where_nothing_can_be_said_only_what_is_critical_is_redacted() {
+    for (action, rule, redacted) in [
+        (Action::Report, Rule::Critical, 0),
+        (Action::Restore, Rule::Critical, 1),
+        (Action::Restore, Rule::Power, 0),
+        (Action::Redact, Rule::Power, 1),
+    ] {
+        let mut known = Knowledge { forged: vec![breach(rule, 1)], ..room(bob(), vec![]) };
+        let plan = decide(&known, &enforcing(action), NOW);
+        assert_eq!(plan.redactions.len(), redacted, "{action:?} {rule:?}");
+        known.may_redact = false;
+        assert!(decide(&known, &enforcing(action), NOW).redactions.is_empty());
+    }
+}
+
+proptest! {
+    /// The last allowed value goes out at once, and every entitled device has its key before.
+    #[test]
+    fn what_broke_a_rule_is_sealed_over_keys_first(rule in rule(), redacts: bool, rounds in 1..=4_u32) {
+        let action = if redacts { Action::Redact } else { Action::Restore };
+        let plan = decide(&room(bob(), vec![broken(rule, rounds)]), &enforcing(action), NOW);
+        prop_assert_eq!(plan.seals.len(), 1);
+        let seal = &plan.seals[0];
+        prop_assert_eq!((seal.cause, seal.recipients.len()), (Cause::Restore, 1));
+        prop_assert_eq!(seal.redacts.is_some(), redacts);
+    }
+
+    /// Nothing is done by a keeper without power, where policy reports, about what was redacted, or in a war.
+    #[test]
+    fn nothing_is_done_that_must_not_be(rule in rule(), why in 0..4_u32, redacts: bool) {
+        let action = if redacts { Action::Redact } else { Action::Restore };
+        let (mut rules, mut view) = (enforcing(action), broken(rule, 1));
+        let mut elevated = true;
+        match why {
+            0 => rules = enforcing(Action::Report),
+            1 => view.redacted = true,
+            2 => view = broken(rule, MOST_ROUNDS + 1),
+            _ => elevated = false,
+        }
+        let known = Knowledge { elevated, ..room(bob(), vec![view]) };
+        let plan = decide(&known, &rules, NOW);
+        prop_assert!(plan.seals.is_empty() && plan.redactions.is_empty());
+        prop_assert_eq!(plan.again_at, (why == 2).then_some(NOW + WAR_WITHIN));
+        // Once its sender has been quiet, it goes back.
+        let later = decide(&known, &rules, NOW + WAR_WITHIN);
+        prop_assert_eq!(later.seals.len(), usize::from(why == 2));
+    }
+}

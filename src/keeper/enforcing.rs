@@ -1,0 +1,246 @@
+//! Enforcing what the homeserver cannot: which rule an event broke is noted and told in the commit that takes it in;
+//! [`super::decide`] says what follows, and here that is performed.
+
+use ruma::{RoomId, UserId};
+use sqlx::SqliteConnection;
+
+use super::{
+    KeeperError,
+    clock::now_ms,
+    decide::{Breach, MOST_ROUNDS, Plan, Remedy, WAR_WITHIN},
+    ingest::{Arrival, Taker, power_levels},
+    lane::Visit,
+    outbox::redaction_of,
+    requests::Outcome,
+    rules::Rules,
+};
+use crate::{
+    state::{Refusal, RoomEvent, Rule, StateTuple, rule::is_absurd_time},
+    store::{RoomRow, StateEventRow, TupleRow, marks, outbox, tuples},
+};
+
+/// Tells of an event that is not sealed.
+pub(super) fn report(
+    taker: &Taker,
+    room: &RoomRow,
+    event_id: &str,
+    sender: &UserId,
+    tuple: &StateTuple,
+    refusal: &Refusal,
+) {
+    taker.metrics.state_refused(refusal.as_label());
+    tracing::warn!(room = %room.room_id, event = event_id, %sender, event_type = tuple.event_type,
+        rule = refusal.as_label(), "a state event was left as it is: {refusal}");
+}
+
+/// Which rule a live event breaks by its packed key alone.
+pub(super) fn broken_on_key(
+    taker: &Taker,
+    room: &RoomRow,
+    tuple: &StateTuple,
+    sender: &UserId,
+) -> Option<Rule> {
+    let rules = taker.rules.of(room);
+    Rule::broken_on_key(tuple, sender, &power_levels(room), &rules.exempt)
+}
+
+/// What is wrong with an event that broke a rule by its packed key, which needs no reading to be said.
+pub(super) fn refusal_on_key(room: &RoomRow, seen: &StateEventRow) -> Option<Refusal> {
+    match seen.breach? {
+        Rule::Critical => Some(Refusal::Critical),
+        Rule::Ownership => Some(Refusal::NotOwner),
+        Rule::Power => {
+            let power = power_levels(room);
+            Some(Refusal::NoPower {
+                needed: power.needed_for_state(&seen.tuple.event_type),
+                has: power.user_level(&seen.sender),
+            })
+        }
+        Rule::Timestamp | Rule::Shape | Rule::Plain | Rule::Replay => None,
+    }
+}
+
+/// Notes an event's refusal, and tells of it once.
+pub(super) fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &Refusal) {
+    let told = seen.verdict == refusal.as_label();
+    seen.verdict = refusal.as_label().to_owned();
+    let known = seen.breach.filter(|rule| *rule != Rule::Timestamp);
+    seen.breach = known.or_else(|| Rule::of_refusal(refusal)).or(seen.breach);
+    // A device may be signed yet, an identity confirmed: these are judged again when its owner's devices change, or
+    // an administrator has spoken.
+    if !matches!(refusal, Refusal::DeviceNotCrossSigned | Refusal::IdentityChanged) {
+        seen.body = None;
+    }
+    if !told {
+        report(taker, room, seen.event_id.as_str(), &seen.sender, &seen.tuple, refusal);
+    }
+}
+
+/// Keeps what became of an event. A rule that it broke and that is not told of yet is counted and, where something is
+/// done about it, that is promised for now.
+pub(super) async fn keep(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    seen: &StateEventRow,
+) -> Result<(), KeeperError> {
+    let before = tuples::get_event(&taker.store, db, &seen.event_id).await?;
+    tuples::put_event(&taker.store, db, &room.room_id, seen).await?;
+    let told = before.is_some_and(|before| before.breach == seen.breach);
+    let Some(rule) = seen.breach.filter(|_| !told) else { return Ok(()) };
+    let Some(breach) = breach_of(db, &room.room_id, seen).await? else {
+        // Found when the keeper came.
+        taker.metrics.policy_violation(rule.as_label(), "report");
+        return Ok(());
+    };
+    let rules = taker.rules.of(room);
+    let action = action_label(taker, room, &rules, &breach);
+    taker.metrics.policy_violation(rule.as_label(), action);
+    tracing::warn!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender, action,
+        event_type = seen.tuple.event_type, rule = rule.as_label(), "a state event broke a rule");
+    if breach.rounds == MOST_ROUNDS.saturating_add(1) && action == "report" {
+        taker.metrics.state_refused("war");
+        tracing::error!(room = %room.room_id, sender = %seen.sender,
+            "a member breaks the room's rules again and again; the keeper stops restoring what he changes until he \
+             has been quiet for ten minutes: take his power to send encrypted state, or remove him");
+    }
+    Ok(marks::mark(db, &room.room_id, None, now_ms(), taker.store.next_tick()).await?)
+}
+
+/// What is done about a broken rule, as a label.
+fn action_label(taker: &Taker, room: &RoomRow, rules: &Rules, breach: &Breach) -> &'static str {
+    let redacts = power_levels(room).may_redact_other(&taker.keeper);
+    match breach.remedy(rules, now_ms()) {
+        Remedy::Report | Remedy::Wait(_) => "report",
+        _ if rules.noop => "noop",
+        Remedy::Restore if breach.rule == Rule::Critical && redacts => "redact",
+        Remedy::Redact if redacts => "redact",
+        Remedy::Restore | Remedy::Redact if room.elevated && breach.rule != Rule::Critical => {
+            "restore"
+        }
+        Remedy::Restore | Remedy::Redact => "report",
+    }
+}
+
+/// The rule that an event broke, where the keeper may do something about it: it saw it happen, or the type is critical.
+pub(super) async fn breach_of(
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    seen: &StateEventRow,
+) -> Result<Option<Breach>, KeeperError> {
+    let Some(rule) = seen.breach.filter(|rule| seen.live || *rule == Rule::Critical) else {
+        return Ok(None);
+    };
+    let since = seen.received_at.saturating_sub(WAR_WITHIN);
+    Ok(Some(Breach {
+        event_id: seen.event_id.clone(),
+        tuple: seen.tuple.clone(),
+        rule,
+        at: seen.received_at,
+        rounds: tuples::breaches_since(db, room, &seen.sender, since).await?,
+    }))
+}
+
+/// An allowed value may claim a time in the far future: nothing goes by that, and the keeper's seal has a sane one.
+pub(super) fn note_time(event: &RoomEvent, seen: &mut StateEventRow) {
+    if is_absurd_time(event.origin_server_ts, seen.received_at) {
+        seen.breach = seen.breach.or(Some(Rule::Timestamp));
+    }
+}
+
+/// Somebody says in plain what stands there under encryption.
+pub(super) async fn plain_beside(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (event, row): (&RoomEvent, &TupleRow),
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let ours = row.current_sender.as_ref() == Some(&taker.keeper);
+    if !arrival.live || event.sender == taker.keeper || !ours || !room.state_encrypted {
+        return Ok(());
+    }
+    let seen = StateEventRow {
+        event_id: event.event_id.clone(),
+        tuple: row.tuple.clone(),
+        sender: event.sender.clone(),
+        tick: arrival.tick,
+        received_at: arrival.at,
+        session_id: None,
+        powerful: true,
+        verdict: "plain".to_owned(),
+        breach: Some(Rule::Plain),
+        live: true,
+        body: None,
+    };
+    keep(taker, db, room, &seen).await
+}
+
+impl Visit<'_> {
+    /// The rule that what a tuple shows has broken, if any.
+    pub(super) async fn breach(
+        &self,
+        db: &mut SqliteConnection,
+        row: &TupleRow,
+    ) -> Result<Option<Breach>, KeeperError> {
+        let (store, room) = (&self.lanes.taker.store, &self.room.room_id);
+        let Some(current) = row.current_event_id.as_ref().filter(|_| !row.redacted) else {
+            return Ok(None);
+        };
+        let ours = row.current_sender.as_ref() == Some(&self.lanes.taker.keeper);
+        let seen = if ours {
+            let plain = tuples::newest_plain_breach(store, db, room, &row.tuple).await?;
+            let sealed = row.sealed.as_ref().map_or(0, |sealed| sealed.tick);
+            plain.filter(|plain| plain.tick > sealed)
+        } else {
+            tuples::get_event(store, db, current).await?
+        };
+        match seen {
+            Some(seen) => breach_of(db, room, &seen).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Redacts events in whose place the keeper has nothing to say.
+    pub(super) async fn redact(&self, breaches: &[Breach]) -> Result<(), KeeperError> {
+        let store = &self.lanes.taker.store;
+        let room = self.room_id();
+        let mut transaction = store.begin().await?;
+        for breach in breaches {
+            let Some(mut row) = tuples::get(store, &mut transaction, &room, &breach.tuple).await?
+            else {
+                continue;
+            };
+            if row.current_event_id.as_ref() != Some(&breach.event_id) || row.redacted {
+                continue;
+            }
+            row.redacted = true;
+            tuples::put(store, &mut transaction, &room, &row).await?;
+            let redaction = offence(&breach.event_id);
+            outbox::insert(&mut transaction, &room, &redaction, now_ms()).await?;
+        }
+        transaction.commit().await?;
+        self.lanes.sender.flush(&room).await
+    }
+
+    /// Tells what a keeper would do that may: nothing of it is done, and requests for keys are not answered.
+    pub(super) fn rehearse(&mut self, plan: &Plan) {
+        for asked in std::mem::take(&mut self.asked) {
+            self.lanes.taker.metrics.key_request(Outcome::Silence.as_str());
+            self.lanes.desk.dismiss(asked.request.name());
+        }
+        let keys: usize = plan.shares.iter().chain(&plan.given).map(|s| s.recipients.len()).sum();
+        if !plan.is_idle() {
+            tracing::info!(room = %self.room.room_id, keys, seals = plan.seals.len(),
+                redactions = plan.redactions.len(), answers = plan.answers.len(),
+                retired_sessions = plan.retire.len(), "noop: this would be done");
+        }
+        self.again_at = super::lane::earliest(self.again_at, plan.again_at);
+    }
+}
+
+/// The request that redacts what broke a rule.
+pub(super) fn offence(event: &ruma::EventId) -> crate::store::NewOutbox {
+    let body = "The event broke a rule of this room that its server cannot enforce".to_owned();
+    crate::store::NewOutbox { body, ..redaction_of(event) }
+}

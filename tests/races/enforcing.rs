@@ -1,0 +1,239 @@
+//! The rules that the homeserver cannot hold for encrypted state, held by the keeper: what was not allowed goes back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::{
+    races::stage::{NAME, Stage},
+    simulated::{DeviceRef, RoomRef, World},
+};
+
+const LEVELS: &str = "m.room.power_levels:";
+
+/// A room in which anybody may send encrypted state, with a name of Alice's, and Bob in it.
+async fn scene(settings: Value) -> (Stage, RoomRef, DeviceRef) {
+    let stage = Stage::with(settings).await;
+    let room = stage.sim.room().encrypted_power(0).create();
+    stage.invite_keeper(&room).await;
+    stage.name(&room, "Alice's").await;
+    let bob = stage.sim.user("bob").create();
+    stage.sim.join(&room, "bob");
+    stage.shows(&bob.device(1), &room, "Alice's").await;
+    (stage, room, bob.device(1))
+}
+
+fn stands(world: &World, room: &RoomRef, packed: &str, event_id: &str) -> bool {
+    let current = world.room(&room.room_id).current("m.room.encrypted", packed);
+    current.is_some_and(|event| event.event_id == event_id)
+}
+
+fn is_redacted(world: &World, room: &RoomRef, event_id: &str) -> bool {
+    world.room(&room.room_id).event(event_id).is_some_and(|event| event.redacted.is_some())
+}
+
+/// Waits until the keeper has said something over this event.
+async fn goes_back(stage: &Stage, room: &RoomRef, packed: &str, event_id: &str) {
+    let back = |world: &mut World| {
+        let current = world.room(&room.room_id).current("m.room.encrypted", packed);
+        !stands(world, room, packed, event_id)
+            && current.is_some_and(|event| event.sender == world.keeper())
+    };
+    stage.sim.wait_for(&format!("{event_id} goes back"), back).await;
+}
+
+/// Waits until the keeper has counted one violation of a rule with this action.
+async fn counted(stage: &Stage, (rule, action): (&str, &str)) {
+    let labels = [rule, action];
+    while stage.keeper.metric("statekeeper_policy_violations_total", &labels).await < 1.0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn name_is(stage: &Stage, device: &DeviceRef, room: &RoomRef, name: &str) -> bool {
+    stage.sim.with(|world| device.reads_name_in(world, room, name))
+}
+
+#[tokio::test]
+async fn a_rename_without_the_power_for_it_goes_back_within_a_second() {
+    // Long enough that nothing but a restoring is as quick.
+    let (stage, room, bob) = scene(json!({ "state": { "reseal_delay": "800ms" } })).await;
+    let began = Instant::now();
+    let rename = bob.rename(&room, "Bob's");
+    goes_back(&stage, &room, NAME, &rename).await;
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(800), "it took {took:?}");
+    assert!(name_is(&stage, &bob, &room, "Alice's"));
+    assert!(name_is(&stage, &stage.alice_device(), &room, "Alice's"));
+    stage.keeper.wait_for_metric("statekeeper_state_restored_total", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_rename_whose_key_the_keeper_is_not_given_goes_back_as_well() {
+    let (stage, room, bob) = scene(json!({})).await;
+    bob.withhold(&room);
+    let rename = bob.rename(&room, "Bob's");
+    goes_back(&stage, &room, NAME, &rename).await;
+    assert!(name_is(&stage, &stage.alice_device(), &room, "Alice's"));
+}
+
+#[tokio::test]
+async fn where_policy_only_reports_a_rename_stands() {
+    let (stage, room, bob) = scene(json!({ "enforce": { "power": "report" } })).await;
+    let rename = bob.rename(&room, "Bob's");
+    stage.settle(&room, "after the rename").await;
+    assert!(stage.sim.with(|world| stands(world, &room, NAME, &rename)));
+    counted(&stage, ("power", "report")).await;
+}
+
+#[tokio::test]
+async fn where_policy_redacts_the_rename_goes_back_and_is_redacted() {
+    let (stage, room, bob) = scene(json!({ "enforce": { "power": "redact" } })).await;
+    let rename = bob.rename(&room, "Bob's");
+    goes_back(&stage, &room, NAME, &rename).await;
+    stage.sim.wait_for("it is redacted", |world| is_redacted(world, &room, &rename)).await;
+    stage.settle(&room, "after the redaction").await;
+    assert!(name_is(&stage, &bob, &room, "Alice's"), "and the name stays");
+}
+
+#[tokio::test]
+async fn forged_power_levels_are_redacted() {
+    let (stage, room, bob) = scene(json!({})).await;
+    let levels = json!({ "users": { "@bob:localhost": 100 } });
+    let forged = bob.send_state(&room, ("m.room.power_levels", ""), &levels);
+    stage.sim.wait_for("they are redacted", |world| is_redacted(world, &room, &forged)).await;
+    assert_eq!(stage.seals(&room, LEVELS), 0, "the keeper says nothing in their place");
+}
+
+#[tokio::test]
+async fn forged_power_levels_stand_where_policy_only_reports() {
+    let (stage, room, bob) = scene(json!({ "enforce": { "critical": "report" } })).await;
+    let forged = bob.send_state(&room, ("m.room.power_levels", ""), &json!({}));
+    stage.settle(&room, "after the levels").await;
+    assert!(!stage.sim.with(|world| is_redacted(world, &room, &forged)));
+}
+
+#[tokio::test]
+async fn state_under_another_users_key_goes_back_to_what_its_owner_said() {
+    let (stage, room, bob) = scene(json!({})).await;
+    let owned = ("com.example.note", "@alice:localhost");
+    let packed = "com.example.note:@alice:localhost";
+    room.set_power("bob", 100);
+    let hers = stage.alice_device().send_state(&room, owned, &json!({ "note": "mine" }));
+    stage.settle(&room, "after her note").await;
+    assert!(stage.sim.with(|world| stands(world, &room, packed, &hers)), "it is left to her");
+    let forged = bob.send_state(&room, owned, &json!({ "note": "yours" }));
+    goes_back(&stage, &room, packed, &forged).await;
+    stage.sealed(&room, packed, &json!({ "note": "mine" })).await;
+}
+
+#[tokio::test]
+async fn what_was_redacted_is_never_restored() {
+    let (stage, room, bob) = scene(json!({})).await;
+    let plan = ("com.example.plan", "");
+    let packed = "com.example.plan:";
+    let said = stage.alice_device().send_state(&room, plan, &json!({ "plan": "secret" }));
+    stage.sealed(&room, packed, &json!({ "plan": "secret" })).await;
+    room.redact(&said);
+    stage.settle(&room, "after the redaction").await;
+    let seals = stage.seals(&room, packed);
+    let forged = bob.send_state(&room, plan, &json!({ "plan": "Bob's" }));
+    stage.settle(&room, "after Bob's plan").await;
+    assert!(stage.sim.with(|world| stands(world, &room, packed, &forged)));
+    assert_eq!(stage.seals(&room, packed), seals);
+}
+
+#[tokio::test]
+async fn a_replayed_name_goes_back_where_policy_says_so() {
+    let stage = Stage::with(json!({ "enforce": { "replay": "restore" } })).await;
+    let room = stage.room().await;
+    let first = stage.alice_device().rename(&room, "Sold");
+    stage.sealed(&room, NAME, &json!({ "name": "Sold" })).await;
+    stage.name(&room, "Not sold").await;
+    let old =
+        stage.sim.with(|world| world.room(&room.room_id).event(&first).unwrap().content.clone());
+    let replay = room.put_state("alice", ("m.room.encrypted", NAME), old);
+    goes_back(&stage, &room, NAME, &replay).await;
+    assert!(name_is(&stage, &stage.alice_device(), &room, "Not sold"));
+}
+
+#[tokio::test]
+async fn a_name_of_the_wrong_shape_goes_back_where_policy_says_so() {
+    let stage = Stage::with(json!({ "enforce": { "shape": "restore" } })).await;
+    let room = stage.named_room("Tea").await;
+    let odd = stage.alice_device().send_state(&room, ("m.room.name", ""), &json!({ "name": 5 }));
+    goes_back(&stage, &room, NAME, &odd).await;
+    assert!(name_is(&stage, &stage.alice_device(), &room, "Tea"));
+}
+
+#[tokio::test]
+async fn a_name_in_plain_is_answered_by_the_sealed_one_where_policy_says_so() {
+    let stage = Stage::with(json!({ "enforce": { "plain": "redact" } })).await;
+    let room = stage.named_room("Tea").await;
+    let seals = stage.seals(&room, NAME);
+    let plain = room.put_state("alice", ("m.room.name", ""), json!({ "name": "Plain" }));
+    let redacted = |world: &mut World| is_redacted(world, &room, &plain);
+    stage.sim.wait_for("the name in plain is redacted", redacted).await;
+    stage.settle(&room, "after the name in plain").await;
+    assert_eq!(stage.seals(&room, NAME), seals + 1, "said once, and not for ever");
+    assert!(name_is(&stage, &stage.alice_device(), &room, "Tea"));
+}
+
+#[tokio::test]
+async fn what_the_keeper_finds_when_it_comes_is_left() {
+    let stage = Stage::open().await;
+    let room = stage.sim.room().encrypted_power(0).create();
+    room.put_state("alice", ("m.room.name", ""), json!({ "name": "Long ago" }));
+    let bob = stage.sim.user("bob").create();
+    stage.sim.join(&room, "bob");
+    let found = bob.device(1).rename(&room, "Bob's, when he was allowed to");
+    stage.invite_keeper(&room).await;
+    stage.settle(&room, "after the keeper came").await;
+    assert!(stage.sim.with(|world| stands(world, &room, NAME, &found)));
+}
+
+#[tokio::test]
+async fn a_restoring_war_ends_and_is_told_of() {
+    let (stage, room, bob) = scene(json!({})).await;
+    for round in 0..4 {
+        let rename = bob.rename(&room, &format!("Bob's {round}"));
+        goes_back(&stage, &room, NAME, &rename).await;
+    }
+    let last = bob.rename(&room, "Bob's last");
+    counted(&stage, ("power", "report")).await;
+    stage.settle(&room, "after the war").await;
+    assert!(stage.sim.with(|world| stands(world, &room, NAME, &last)));
+    // Whoever may say it ends it.
+    stage.name(&room, "Alice's again").await;
+}
+
+#[tokio::test]
+async fn with_noop_everything_is_told_and_nothing_is_sent() {
+    let stage = Stage::with(json!({ "noop": true })).await;
+    let room = stage.sim.room().encrypted_power(0).create();
+    stage.invite_keeper(&room).await;
+    while !stage.keeper.log().contains("a room was loaded") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stage.alice_device().rename(&room, "Alice's");
+    let bob = stage.sim.user("bob").create().device(1);
+    stage.sim.join(&room, "bob");
+    let rename = bob.rename(&room, "Bob's");
+    let forged = bob.send_state(&room, ("m.room.power_levels", ""), &json!({}));
+    for rule in ["power", "critical"] {
+        counted(&stage, (rule, "noop")).await;
+    }
+    let told = || stage.keeper.log().contains("noop: this would be done");
+    while !told() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(stage.seals(&room, NAME), 0);
+    assert!(stage.sim.with(|world| stands(world, &room, NAME, &rename)));
+    assert!(!stage.sim.with(|world| is_redacted(world, &room, &forged)));
+    assert!(bob.heard_from_keeper().is_empty());
+    // Once it may, it does.
+    stage.keeper.configure(&json!({ "noop": false }));
+    stage.keeper.hang_up();
+    goes_back(&stage, &room, NAME, &rename).await;
+    stage.sim.wait_for("it is redacted", |world| is_redacted(world, &room, &forged)).await;
+}
