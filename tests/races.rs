@@ -23,6 +23,7 @@ mod races {
     mod pace;
     mod patience;
     mod people;
+    mod plain;
     mod policies;
     mod refusing;
     mod settings;

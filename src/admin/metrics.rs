@@ -45,6 +45,7 @@ struct Inner {
     room_keys_withheld: IntCounterVec,
     state_events_sealed: IntCounterVec,
     state_refused: IntCounterVec,
+    membership_reasons: IntCounter,
     undecryptable_state_events: IntGauge,
     holds: IntGauge,
     intents: LabelledGauge,
@@ -137,6 +138,13 @@ impl Metrics {
                 "statekeeper_state_refused_total",
                 "State that the keeper found unfit to reseal, by the rule that it broke.",
                 "rule",
+            )?,
+            membership_reasons: register(
+                &registry,
+                IntCounter::new(
+                    "statekeeper_membership_reasons_total",
+                    "Membership events that gave a reason, where the policy warns of that.",
+                )?,
             )?,
             undecryptable_state_events: register(
                 &registry,
@@ -264,6 +272,11 @@ impl Metrics {
     /// `statekeeper_state_refused_total`.
     pub fn state_refused(&self, rule: &'static str) {
         self.inner.state_refused.with_label_values(&[rule]).inc();
+    }
+
+    /// Counts one membership event that gave a reason in `statekeeper_membership_reasons_total`.
+    pub fn membership_reason(&self) {
+        self.inner.membership_reasons.inc();
     }
 
     /// Sets `statekeeper_undecryptable_state_events`, over all rooms.
@@ -399,6 +412,7 @@ mod tests {
         metrics.room_keys_withheld("m.unverified", 1);
         metrics.state_event_sealed("reseal");
         metrics.state_refused("replayed");
+        metrics.membership_reason();
         metrics.set_undecryptable_state_events(4);
         metrics.set_holds(6);
         metrics.set_intents(&BTreeMap::from([("pending", 5)]));
@@ -420,6 +434,7 @@ mod tests {
             "statekeeper_room_keys_withheld_total{code=\"m.unverified\"} 1",
             "statekeeper_state_events_sealed_total{cause=\"reseal\"} 1",
             "statekeeper_state_refused_total{rule=\"replayed\"} 1",
+            "statekeeper_membership_reasons_total 1",
             "statekeeper_undecryptable_state_events 4",
             "statekeeper_holds 6",
             "statekeeper_intents{state=\"pending\"} 5",

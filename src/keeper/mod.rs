@@ -3,6 +3,7 @@
 //! - [`ingest`] and [`state_events`] take events in, from the inbox into what is known;
 //! - [`decide`] says what has to be done about a room: a pure function;
 //! - [`lane`], [`seal`] and [`outbox`] do it, one room at a time each, [`scheduler`] many side by side;
+//! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
@@ -30,6 +31,7 @@ pub mod pacing;
 mod people;
 mod permits;
 mod places;
+mod plain;
 pub mod reload;
 pub mod requests;
 mod rooms;
@@ -38,6 +40,7 @@ pub mod rules;
 pub mod scheduler;
 mod seal;
 mod service;
+mod standing;
 mod state_events;
 mod upkeep;
 
