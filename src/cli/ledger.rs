@@ -53,7 +53,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let filter = HistoryFilter {
         room: arguments.room.clone(),
         user: arguments.user.clone(),
-        since: arguments.since.map(|since| since.from_now(now_ms())),
+        since: arguments.since.map(|since| since.as_of(now_ms())),
         newest: arguments.limit,
     };
     beside::run_unlocked(&arguments.config, async |store, passphrase| {

@@ -25,7 +25,7 @@ pub(super) struct WhenError;
 
 impl When {
     /// The point in time, in milliseconds since the Unix epoch, where it is `now` (the same).
-    pub(super) fn from_now(self, now: i64) -> i64 {
+    pub(super) fn as_of(self, now: i64) -> i64 {
         match self {
             Self::At(time) => time,
             Self::Ago(length) => {
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_duration_is_counted_back_from_now() {
-        let ago = |text: &str| text.parse::<When>().unwrap().from_now(JANUARY);
+        let ago = |text: &str| text.parse::<When>().unwrap().as_of(JANUARY);
         assert_eq!(ago("12h"), JANUARY - 43_200_000);
         assert_eq!(ago("7d"), JANUARY - 604_800_000);
         assert!(ago("18446744073709551615ms") < 0);

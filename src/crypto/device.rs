@@ -31,6 +31,7 @@ use super::{
     key_store::{KeyStore, as_a_whole},
     known_users::KnownUsers,
     vouchers::Vouchers,
+    wipe,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
 
@@ -131,6 +132,8 @@ pub struct KeeperDevice {
     pub(super) store: KeyStore,
     /// Deletes what the key store would keep for ever.
     pub(super) eraser: Arc<Eraser>,
+    /// How many threads share the encrypting of many messages.
+    threads: usize,
     /// Whose devices were read lately.
     known: Arc<KnownUsers>,
     pub(super) homeserver: Homeserver,
@@ -198,6 +201,7 @@ impl KeeperDevice {
             known,
             homeserver,
             met: Arc::default(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
             pumping: Arc::default(),
             claiming: Arc::default(),
             remote: watch::Sender::new(0),
@@ -390,6 +394,38 @@ impl KeeperDevice {
         if devices.is_empty() {
             return Ok((Vec::new(), Vec::new()));
         }
+        if devices.len() <= AT_ONCE {
+            return self.encrypt_in_chunks(devices, event_type, content).await;
+        }
+        let share = devices.len().div_ceil(self.threads).next_multiple_of(AT_ONCE);
+        let mut sides = Vec::new();
+        for devices in devices.chunks(share) {
+            let (device, devices) = (self.clone(), devices.to_vec());
+            let (event_type, mut content) = (event_type.to_owned(), content.clone());
+            sides.push(tokio::task::spawn_blocking(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.map_err(interrupted)?;
+                let done = device.encrypt_in_chunks(&devices, &event_type, &content);
+                let done = runtime.block_on(done);
+                wipe(&mut content);
+                done
+            }));
+        }
+        let (mut encrypted, mut without) = (Vec::new(), Vec::new());
+        for side in sides {
+            let (requests, unreachable) = side.await.map_err(interrupted)??;
+            encrypted.extend(requests);
+            without.extend(unreachable);
+        }
+        Ok((encrypted, without))
+    }
+
+    async fn encrypt_in_chunks(
+        &self,
+        devices: &[KnownDevice],
+        event_type: &str,
+        content: &serde_json::Value,
+    ) -> Result<(Vec<ToDevice>, Vec<(OwnedUserId, OwnedDeviceId)>), CryptoError> {
         let (mut encrypted, mut without) = (Vec::new(), Vec::new());
         for devices in devices.chunks(AT_ONCE) {
             let wanted = devices.iter().map(|device| device.data.clone()).collect();
@@ -506,6 +542,10 @@ fn forwarder(event: &ProcessedToDeviceEvent) -> Option<Forwarder> {
 #[derive(Serialize)]
 struct Body<'a, T> {
     messages: &'a T,
+}
+
+fn interrupted(error: impl std::fmt::Display) -> CryptoError {
+    CryptoError::Interrupted(error.to_string())
 }
 
 fn to_device(

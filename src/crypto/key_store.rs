@@ -58,6 +58,8 @@ pub(super) struct KeyStore {
     /// Whose changes never wait: they are rare, and what is published follows from them.
     own: OwnedUserId,
     own_device: OwnedDeviceId,
+    /// Where writing goes on, whoever asked for it.
+    runtime: tokio::runtime::Handle,
     /// The account as it was written last: the machine saves it again for each new Olm session.
     account: Arc<Mutex<Option<Zeroizing<Vec<u8>>>>>,
 }
@@ -77,6 +79,7 @@ impl KeyStore {
             at_hand: Arc::default(),
             own: own.to_owned(),
             own_device: own_device.to_owned(),
+            runtime: tokio::runtime::Handle::current(),
             account: Arc::default(),
         }
     }
@@ -89,7 +92,7 @@ impl KeyStore {
     /// Begins to write what waits. Whoever needs it on the disk asks for [`KeyStore::written`].
     pub(super) fn write_soon(&self) {
         let put_off = self.put_off.clone();
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             if let Err(error) = put_off.write().await {
                 tracing::warn!(%error, "the device's key store could not be written; trying again");
             }

@@ -18,6 +18,6 @@ pub use self::{
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, MadeSession, Received, ToDevice},
     error::CryptoError,
     forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
-    state_session::{KeySnapshot, MEGOLM, Sealed, StateSession},
+    state_session::{KeySnapshot, MEGOLM, Sealed, StateSession, wipe},
     vouchers::Vouchers,
 };

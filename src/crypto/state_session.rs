@@ -39,6 +39,13 @@ impl KeySnapshot {
     }
 }
 
+/// Overwrites the session key in the content of an `m.room_key` or `m.forwarded_room_key` that is no longer needed.
+pub fn wipe(content: &mut serde_json::Value) {
+    if let Some(serde_json::Value::String(key)) = content.get_mut("session_key") {
+        key.zeroize();
+    }
+}
+
 impl std::fmt::Debug for KeySnapshot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("KeySnapshot(..)")

@@ -314,6 +314,9 @@ impl Visit<'_> {
         for (request, outcome) in answered {
             let metrics = &self.lanes.taker.metrics;
             metrics.key_request(outcome.as_str());
+            if *outcome == Outcome::Silence {
+                continue;
+            }
             let took = u32::try_from(now.saturating_sub(request.heard_at)).unwrap_or(0);
             metrics.key_request_answered(f64::from(took) / 1000.0);
         }

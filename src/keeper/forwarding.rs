@@ -16,9 +16,10 @@ use super::{
     requests::{Outcome, request::KeyRequest},
 };
 use crate::{
+    crypto::wipe,
     policy::entitlement,
     state::Membership,
-    store::{AskedSession, NewGrant, ledger, member_sessions},
+    store::{AskedSession, NewGrant, key_requests, ledger, member_sessions},
 };
 
 /// What may be forwarded of a session.
@@ -32,14 +33,17 @@ impl Visit<'_> {
     pub(super) async fn judge_forwarding(
         &self,
         known: &Knowledge,
-        request: &KeyRequest,
+        Asked { request, paid, .. }: &Asked,
     ) -> Result<Answer, KeeperError> {
         if !self.rules.forward_member_sessions {
             return Ok(Answer::Silence);
         }
         let Some((member, device)) = asker(known, request) else {
+            let is_member = known.members.iter().any(|member| member.user_id == request.sender);
             let settled = self.lanes.taker.device.is_settled(&request.sender);
-            return Ok(if settled { Answer::Silence } else { Answer::Wait });
+            // The request may have overtaken the join.
+            let ends = if is_member { settled } else { *paid };
+            return Ok(if ends { Answer::Silence } else { Answer::Wait });
         };
         match self.forwardable(member, device, request).await? {
             Some(forwardable) if self.holds(device, request, &forwardable) => Ok(Answer::Holds),
@@ -94,7 +98,7 @@ impl Visit<'_> {
         self.asked = others;
         let mut any = false;
         for asked in asked {
-            match self.judge_forwarding(known, &asked.request).await? {
+            match self.judge_forwarding(known, &asked).await? {
                 Answer::Give if asked.paid => {
                     self.forward_one(known, asked).await?;
                     any = true;
@@ -115,6 +119,7 @@ impl Visit<'_> {
     async fn forward_one(&mut self, known: &Knowledge, asked: Asked) -> Result<(), KeeperError> {
         let Some((member, device)) = asker(known, &asked.request) else { return Ok(()) };
         let Some(what) = self.forwardable(member, device, &asked.request).await? else {
+            self.lanes.desk.dismiss(asked.request.name());
             return Ok(());
         };
         let mut letters = Letters::default();
@@ -129,7 +134,16 @@ impl Visit<'_> {
         }
         self.note_delivered(&mut transaction).await?;
         ledger::grant(&store, &mut transaction, &room_id, &letters.grants, now).await?;
-        let answered = self.answered(&mut transaction, &[], &mut letters).await?;
+        let mut answered = self.answered(&mut transaction, &[], &mut letters).await?;
+        if answered.is_empty()
+            && let Some(asked) = self.asked.pop()
+        {
+            // No channel to the device, or the session is not there any more: nothing to say, as ever.
+            let request = asked.request;
+            let name = (&*request.sender, &*request.device, request.request_id.as_str());
+            key_requests::remove(&mut transaction, name).await?;
+            answered.push((request, Outcome::Silence));
+        }
         let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
         transaction.commit().await?;
         self.deliver(requests).await?;
@@ -153,7 +167,7 @@ impl Visit<'_> {
             return Ok(());
         };
         let encrypted = device.encrypt_for(&[recipient], "m.forwarded_room_key", &content).await;
-        super::lane::wipe(&mut content);
+        wipe(&mut content);
         let (requests, _) = encrypted?;
         for letter in requests {
             letters.grants.push(NewGrant {

@@ -151,7 +151,7 @@ impl Lanes {
             self.place(&visit, asked.request, *answer, news).await?;
         }
         for asked in members {
-            let answer = visit.judge_forwarding(&known, &asked.request).await?;
+            let answer = visit.judge_forwarding(&known, &asked).await?;
             self.place(&visit, asked.request, answer, news).await?;
         }
         Ok(())

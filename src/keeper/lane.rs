@@ -28,7 +28,7 @@ use super::{
     seal::Prepared,
 };
 use crate::{
-    crypto::{KeySnapshot, KnownDevice},
+    crypto::{KeySnapshot, KnownDevice, wipe},
     homeserver::Homeserver,
     policy::{self, Entitlement},
     state::{Membership, StateTuple},
@@ -644,12 +644,5 @@ pub(super) fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
-    }
-}
-
-/// Overwrites the session key in a value that is no longer needed.
-pub(super) fn wipe(content: &mut serde_json::Value) {
-    if let Some(serde_json::Value::String(key)) = content.get_mut("session_key") {
-        zeroize::Zeroize::zeroize(key);
     }
 }

@@ -83,7 +83,8 @@ async fn one_of_each(store: &Store) {
         let at = day(i64::try_from(number).unwrap());
         ledger::grant(store, &mut db, room, &[key(session, user)], at).await.unwrap();
     }
-    ledger::sent(store, &mut db, "delivered", (bob(), phone), day(0) + 40, 1).await.unwrap();
+    let took = [(bob().to_owned(), phone.to_owned())];
+    ledger::delivered(store, &mut db, "delivered", &took, day(0) + 40, 1).await.unwrap();
     ledger::withdraw(store, &mut db, "refused", (carol(), phone), day(2) + 40).await.unwrap();
     ledger::withdraw_unsent(store, &mut db, attic(), day(3) + 40).await.unwrap();
     let unsigned = Refusal {

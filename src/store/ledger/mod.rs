@@ -304,10 +304,13 @@ pub async fn of_room(
     user: Option<&UserId>,
 ) -> Result<Vec<GrantRow>> {
     let Some(room) = room_number(store, connection, room).await? else { return Ok(Vec::new()) };
+    // One row for each device: a row for each grant would cost more to hand over than to find.
     let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
-        "SELECT session_id, u.hash AS user_hash, u.name AS user_name, d.hash AS device_hash, \
-         d.name AS device_name, message_index, sent_at, sent_tick, granted_at, \
-         reason IN ('request', 'forward') AS asked FROM grants JOIN names u ON u.id = user JOIN names d ON d.id = device WHERE room = ",
+        "SELECT u.hash AS user_hash, u.name AS user_name, d.hash AS device_hash, \
+         d.name AS device_name, held FROM (SELECT user, device, group_concat( \
+         session_id || ' ' || message_index || ' ' || COALESCE(sent_at, '') || ' ' \
+         || COALESCE(sent_tick, '') || ' ' || granted_at || ' ' \
+         || (reason IN ('request', 'forward')), char(10)) AS held FROM grants WHERE room = ",
     );
     query.push_bind(room);
     if let Some(user) = user {
@@ -316,42 +319,55 @@ pub async fn of_room(
         };
         query.push(" AND user = ").push_bind(user);
     }
+    query.push(" GROUP BY user, device) JOIN names u ON u.id = user JOIN names d ON d.id = device");
     let rows: Vec<HeldColumns> = query.build_query_as().fetch_all(connection).await?;
-    rows.into_iter().map(|row| row.read(store)).collect()
+    let mut grants = Vec::new();
+    for row in rows {
+        row.read(store, &mut grants)?;
+    }
+    Ok(grants)
 }
 
-/// A row of `grants` as it is read, with the names of its holder.
+/// What a device holds, with the names of its holder.
 #[derive(sqlx::FromRow)]
 struct HeldColumns {
-    session_id: String,
     user_hash: Vec<u8>,
     user_name: Vec<u8>,
     device_hash: Vec<u8>,
     device_name: Vec<u8>,
-    message_index: i64,
-    sent_at: Option<i64>,
-    sent_tick: Option<i64>,
-    granted_at: i64,
-    asked: bool,
+    /// A line for each grant.
+    held: String,
 }
 
 impl HeldColumns {
-    fn read(self, store: &Store) -> Result<GrantRow> {
+    fn read(self, store: &Store, grants: &mut Vec<GrantRow>) -> Result<()> {
         let user = names::open(store, &self.user_hash, &self.user_name)?;
-        let message_index = u32::try_from(self.message_index);
-        Ok(GrantRow {
-            session_id: self.session_id,
-            user_id: user.try_into().map_err(StoreError::corrupt("user id"))?,
-            device_id: names::open(store, &self.device_hash, &self.device_name)?.into(),
-            grant: Grant {
-                message_index: message_index.map_err(StoreError::corrupt("message index"))?,
-                sent_at: self.sent_at,
-                sent_tick: self.sent_tick,
-                granted_at: self.granted_at,
-                asked: self.asked,
-            },
-        })
+        let user_id: OwnedUserId = user.try_into().map_err(StoreError::corrupt("user id"))?;
+        let device = names::open(store, &self.device_hash, &self.device_name)?;
+        let device_id = OwnedDeviceId::from(device);
+        for line in self.held.lines() {
+            let (session_id, grant) =
+                read_grant(line).ok_or(StoreError::Corrupt { what: "grant" })?;
+            let (user_id, device_id) = (user_id.clone(), device_id.clone());
+            grants.push(GrantRow { session_id, user_id, device_id, grant });
+        }
+        Ok(())
     }
+}
+
+/// A line of [`HeldColumns::held`]. A session id is base64: no space is in it.
+fn read_grant(line: &str) -> Option<(String, Grant)> {
+    let mut fields = line.split(' ');
+    let session_id = fields.next()?.to_owned();
+    let message_index = fields.next()?.parse().ok()?;
+    let time = |field: &str| match field {
+        "" => Some(None),
+        field => field.parse().ok().map(Some),
+    };
+    let (sent_at, sent_tick) = (time(fields.next()?)?, time(fields.next()?)?);
+    let granted_at = fields.next()?.parse().ok()?;
+    let asked = fields.next()? == "1";
+    Some((session_id, Grant { message_index, sent_at, sent_tick, granted_at, asked }))
 }
 
 /// A key that a known device is refused, or that is held back from it.
