@@ -24,6 +24,7 @@ mod races {
     mod pace;
     mod patience;
     mod people;
+    mod plain;
     mod policies;
     mod refusing;
     mod rotation;

@@ -47,6 +47,7 @@ struct Inner {
     state_refused: IntCounterVec,
     policy_violations: IntCounterVec,
     state_restored: IntCounter,
+    membership_reasons: IntCounter,
     undecryptable_state_events: IntGauge,
     holds: IntGauge,
     intents: LabelledGauge,
@@ -154,6 +155,13 @@ impl Metrics {
                 IntCounter::new(
                     "statekeeper_state_restored_total",
                     "Allowed values that were sealed again over what broke a rule.",
+                )?,
+            )?,
+            membership_reasons: register(
+                &registry,
+                IntCounter::new(
+                    "statekeeper_membership_reasons_total",
+                    "Membership events that gave a reason, where the policy warns of that.",
                 )?,
             )?,
             undecryptable_state_events: register(
@@ -316,6 +324,11 @@ impl Metrics {
         self.inner.state_refused.with_label_values(&[rule]).inc();
     }
 
+    /// Counts one membership event that gave a reason in `statekeeper_membership_reasons_total`.
+    pub fn membership_reason(&self) {
+        self.inner.membership_reasons.inc();
+    }
+
     /// Sets `statekeeper_undecryptable_state_events`, over all rooms.
     pub fn set_undecryptable_state_events(&self, count: i64) {
         self.inner.undecryptable_state_events.set(count);
@@ -471,6 +484,7 @@ mod tests {
         metrics.room_keys_withheld("m.unverified", 1);
         metrics.state_event_sealed("reseal");
         metrics.state_refused("replayed");
+        metrics.membership_reason();
         metrics.set_undecryptable_state_events(4);
         metrics.set_holds(6);
         metrics.set_intents(&BTreeMap::from([("pending", 5)]));
@@ -495,6 +509,7 @@ mod tests {
             "statekeeper_room_keys_withheld_total{code=\"m.unverified\"} 1",
             "statekeeper_state_events_sealed_total{cause=\"reseal\"} 1",
             "statekeeper_state_refused_total{rule=\"replayed\"} 1",
+            "statekeeper_membership_reasons_total 1",
             "statekeeper_undecryptable_state_events 4",
             "statekeeper_holds 6",
             "statekeeper_intents{state=\"pending\"} 5",

@@ -168,7 +168,7 @@ policies:
 policies:
   - match: { rooms: ["!a:b"], aliases: ["#x:*"], spaces: ["!s:b"], servers: ["b"] }
     sharing: { unasked: false, members: approved, devices: all, refresh_window: 1s }
-    state: { seal: encrypted_rooms, plain_copy: stub, exempt_sealed: publish, journal_days: 3, warn_membership_reasons: true }
+    state: { seal: encrypted_rooms, journal_days: 3, warn_membership_reasons: true }
     rotation: { settle: 1m, when: at_once, reseal: all, reseal_per_second: 2 }
     enforce: { power: redact, ownership: report, critical: redact, timestamp: restore, shape: restore, plain: redact, replay: restore }
     noop: true
@@ -193,8 +193,6 @@ policies:
             "sharing.devices",
             "sharing.refresh_window",
             "state.seal",
-            "state.plain_copy",
-            "state.exempt_sealed",
             "state.journal_days",
             "state.warn_membership_reasons",
             "rotation.settle",

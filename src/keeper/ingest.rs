@@ -13,18 +13,15 @@ use super::{
     KeeperError,
     clock::now_ms,
     people::{inviter, mark_all_let_in, mark_let_in},
-    places, rotation,
+    places, plain, rotation,
     rule_book::RuleBook,
-    state_events,
+    standing, state_events,
 };
 use crate::{
     admin::Metrics,
     crypto::KeeperDevice,
     policy::{MemberPolicy, UserGlob},
-    state::{
-        JsonMap, Membership, PowerLevels, RoomEncryption, RoomEvent, creators_of,
-        power::room_version_of,
-    },
+    state::{JsonMap, Membership, PowerLevels, RoomEvent, creators_of, power::room_version_of},
     store::{
         InboxRow, MemberRow, Retired, RoomRow, Store, held_sessions, inbox, ledger, marks, people,
         rooms, sessions,
@@ -116,6 +113,9 @@ impl Taker {
         };
         let arrival = Arrival { at: row.received_at, tick: self.store.next_tick(), live: true };
         if self.is_own_membership(&event) {
+            if let Some(room) = &known {
+                plain::warn_reason(self, room, &event, arrival);
+            }
             return self.take_own_membership(db, &row.room_id, known, &event, arrival).await;
         }
         let Some(room) = known.filter(|room| room.membership == Membership::Join) else {
@@ -190,7 +190,8 @@ impl Taker {
         if event.event_type == "m.room.redaction" {
             places::take_redaction(db, &room, event, arrival).await?;
         }
-        if event.event_type == "m.room.redaction" && room.state_encrypted {
+        // Also where state is not sealed any more: what was taken back must not come back with the next policy.
+        if event.event_type == "m.room.redaction" && room.encrypted {
             return state_events::take_redaction(self, db, &room, event, arrival).await;
         }
         let Some(state_key) = event.state_key.as_deref() else {
@@ -248,13 +249,11 @@ impl Taker {
             "m.room.power_levels" => room.power_levels = to_json(&event.content),
             "m.room.join_rules" => room.join_rules = to_json(&event.content),
             _ => {
-                // Once on, it stays on: clients refuse to turn encryption off, and so does the keeper.
-                let encrypts = RoomEncryption::from_content(&event.content)
-                    .is_some_and(|encryption| encryption.is_state_encrypted());
-                room.state_encrypted |= encrypts;
+                standing::hear(room, &event.content);
                 room.encryption = to_json(&event.content);
             }
         }
+        standing::weigh(self, room);
         room.elevated = power_levels(room).elevated(&self.keeper);
     }
 
@@ -274,6 +273,7 @@ impl Taker {
         if user_id == self.keeper {
             return Ok(());
         }
+        plain::warn_reason(self, room, event, arrival);
         let before = rooms::get_member(db, &room.room_id, &user_id).await?;
         if before.as_ref().is_some_and(|before| before.membership == membership) {
             return Ok(());

@@ -134,6 +134,10 @@ impl Lanes {
                 for request in self.desk.take(room_id) {
                     self.desk.dismiss(request.name());
                 }
+                // Redactions of what was sealed before policy said otherwise.
+                if room.is_some_and(|room| room.membership == Membership::Join && room.encrypted) {
+                    self.sender.flush(room_id).await?;
+                }
                 let mut transaction = store.begin().await?;
                 marks::clear(&mut transaction, room_id).await?;
                 Ok(transaction.commit().await?)

@@ -5,6 +5,7 @@
 //! - [`enforcing`] holds the rules that the homeserver cannot hold for hidden state;
 //! - [`lane`], [`seal`] and [`outbox`] do it, one room at a time each, [`scheduler`] many side by side;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
+//! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
@@ -34,6 +35,7 @@ pub mod pacing;
 mod people;
 mod permits;
 mod places;
+mod plain;
 pub mod reload;
 pub mod requests;
 mod rooms;
@@ -44,6 +46,7 @@ pub mod rules;
 pub mod scheduler;
 mod seal;
 mod service;
+mod standing;
 mod state_events;
 mod upkeep;
 

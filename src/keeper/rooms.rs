@@ -10,7 +10,7 @@ use super::{
     ingest::{Arrival, Taker},
     pacing::Inviters,
     people::mark_all_let_in,
-    places,
+    places, standing,
 };
 use crate::{
     homeserver::Homeserver,
@@ -157,6 +157,7 @@ pub async fn load(
             sessions::retire_known_to(&taker.store, &mut transaction, &room_id, user, why).await?;
         }
     }
+    standing::weigh(taker, &mut room);
     rooms::put(&mut transaction, &room).await?;
     let rules = places::rules_in(taker, &mut transaction, &room_id).await?;
     belonging::forget(&mut transaction, &room_id).await?;
@@ -173,11 +174,14 @@ pub async fn load(
                 | "m.space.parent"
         ) {
             room = rooms::get(&mut transaction, &room_id).await?.unwrap_or(room);
+            if standing::weigh(taker, &mut room) {
+                rooms::put(&mut transaction, &room).await?;
+            }
         }
     }
     places::mark_changed(taker, &mut transaction, rules).await?;
     if !room.state_encrypted {
-        held_sessions::left(&mut transaction, &room_id, None, now).await?;
+        standing::close(&mut transaction, &room_id).await?;
     }
     mark_all_let_in(taker, &mut transaction, &room_id).await?;
     inbox::release(&mut transaction, &room_id, Some(fence)).await?;

@@ -3,10 +3,7 @@
 use ruma::OwnedUserId;
 
 use crate::{
-    config::{
-        self, Action, Config, Enforce, ExemptSealed, PlainCopy, Policy, RotateReseal, RotateWhen,
-        Seal,
-    },
+    config::{self, Action, Config, Enforce, Policy, RotateReseal, RotateWhen, Seal},
     policy::{
         AccessPolicy, DevicePolicy, InviteePolicy, MemberPolicy, ServerGlob, SharingPolicy,
         UserGlob,
@@ -126,10 +123,6 @@ pub struct Rules {
     pub rotate_reseal_per_second: u32,
     /// In which rooms state is sealed.
     pub seal: Seal,
-    /// What becomes of state in plain beside the sealed value.
-    pub plain_copy: PlainCopy,
-    /// What is done where a member's client sealed an exempt type.
-    pub exempt_sealed: ExemptSealed,
     /// How long it is remembered who said what.
     pub journal: i64,
     /// Whether a reason in a membership event is warned about.
@@ -226,8 +219,6 @@ impl Rules {
             rotate_reseal: rotation.reseal,
             rotate_reseal_per_second: rotation.reseal_per_second,
             seal: state.seal,
-            plain_copy: state.plain_copy,
-            exempt_sealed: state.exempt_sealed,
             journal: i64::from(state.journal_days) * 24 * 3_600_000,
             warn_membership_reasons: state.warn_membership_reasons,
             enforce: enforce.clone(),

@@ -35,7 +35,7 @@ use super::{
     rotation_pace::RotationPace,
     rule_book::RuleBook,
     rules::GlobalRules,
-    scheduler, upkeep,
+    scheduler, standing, upkeep,
 };
 use crate::{
     admin::{self, Metrics, Readiness},
@@ -405,6 +405,12 @@ impl Keeper {
         }
         for mut room in known {
             // As after an update that wants to know more of it.
+            if room.membership == Membership::Join
+                && standing::weigh(&self.lanes.taker, &mut room.clone())
+            {
+                room.loaded = false;
+                rooms::put(&mut transaction, &room).await?;
+            }
             if room.membership == Membership::Join && !room.loaded {
                 mark(store, &mut transaction, &room.room_id).await?;
             }

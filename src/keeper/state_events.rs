@@ -11,6 +11,7 @@ use super::{
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
     pacing::war_wait,
+    plain,
 };
 use crate::{
     crypto::Decrypted,
@@ -59,8 +60,7 @@ pub(super) async fn take_state(
     }
 }
 
-/// State in plain counts only where the tuple has nothing sealed yet: what comes later in plain is somebody's
-/// way around encryption, or an old client's.
+/// State in plain counts where the tuple has nothing sealed yet, or where [`plain::counts`] says so.
 async fn take_plain(
     taker: &Taker,
     db: &mut SqliteConnection,
@@ -78,7 +78,8 @@ async fn take_plain(
         return Ok(());
     }
     let mut row = tuple_row(taker, db, room, &tuple).await?;
-    if row.current_event_id.is_some() || row.redacted {
+    let follows = row.current_event_id.is_some() || row.redacted;
+    if follows && !plain::counts(taker, db, room, &row, event, arrival).await? {
         return plain_beside(taker, db, room, (event, &row), arrival).await;
     }
     let power = power_levels(room);
@@ -96,10 +97,17 @@ async fn take_plain(
         report(taker, room, event.event_id.as_str(), &event.sender, &tuple, &refusal);
         return Ok(());
     }
-    row.source = Some(source(event, Form::Plain, event.content.clone(), arrival.at, arrival.tick));
+    let silent = match follows {
+        true => silence(taker, room, &mut row, &event.sender, &event.content, arrival.at),
+        false => 0,
+    };
+    let at = arrival.at.saturating_add(silent);
+    // Whatever stood under encryption, this is newer.
+    (row.redacted, row.current_fit) = (false, true);
+    row.source = Some(source(event, Form::Plain, event.content.clone(), at, arrival.tick));
     tuples::put(&taker.store, db, &room.room_id, &row).await?;
     remember(taker, db, room, event, &tuple, "accepted", arrival).await?;
-    promise(taker, db, room, arrival).await
+    promise(taker, db, room, Arrival { at, ..arrival }).await
 }
 
 async fn tuple_row(

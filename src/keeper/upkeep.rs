@@ -21,7 +21,7 @@ const TEND_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How long the ids of events are remembered, in milliseconds: no homeserver repeats one after that.
 const REMEMBER: i64 = 30 * 24 * 3_600_000;
 
-/// How many rows of the ledger's history one transaction drops.
+/// How many rows of the ledger's history, or of a room's journal, one transaction drops.
 const PRUNED_AT_ONCE: i64 = 1000;
 
 /// Sets the gauges, for ever.
@@ -104,6 +104,7 @@ pub async fn tend(taker: Taker, homeserver: Homeserver) -> Result<(), KeeperErro
         inbox::prune(&mut transaction, now_ms().saturating_sub(REMEMBER)).await?;
         transaction.commit().await?;
         prune_ledger(&taker).await?;
+        prune_journal(&taker).await?;
         tokio::time::sleep(TEND_EVERY).await;
     }
 }
@@ -119,6 +120,25 @@ async fn prune_ledger(taker: &Taker) -> Result<(), KeeperError> {
             return Ok(());
         }
     }
+}
+
+/// Drops what each room's policy says need not be remembered any more of who said what, a little at a time.
+async fn prune_journal(taker: &Taker) -> Result<(), KeeperError> {
+    let rooms = rooms::all(&mut *taker.store.read().await?).await?;
+    for room in rooms {
+        let before = now_ms().saturating_sub(taker.rules.of(&room).journal);
+        loop {
+            let mut transaction = taker.store.begin().await?;
+            let room_id = &room.room_id;
+            let pruned =
+                tuples::prune_events(&mut transaction, room_id, before, PRUNED_AT_ONCE).await?;
+            transaction.commit().await?;
+            if pruned == 0 {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A device that was never seen is never pruned; one that was, and not lately, is touched.

@@ -30,7 +30,11 @@ pub struct RoomRow {
     pub power_levels: Option<String>,
     /// The content of `m.room.join_rules`, as JSON.
     pub join_rules: Option<String>,
-    /// Whether its state is encrypted (MSC4362).
+    /// Whether it has said that it is encrypted, by Megolm.
+    pub encrypted: bool,
+    /// Whether it has said that its state is, too (MSC4362).
+    pub flagged: bool,
+    /// Whether its state is sealed, by what it has said and by its policy.
     pub state_encrypted: bool,
     /// Whether the keeper may send `m.room.encrypted` state there.
     pub elevated: bool,
@@ -54,6 +58,8 @@ impl RoomRow {
             encryption: None,
             power_levels: None,
             join_rules: None,
+            encrypted: false,
+            flagged: false,
             state_encrypted: false,
             elevated: false,
             canonical_alias: None,
@@ -113,12 +119,14 @@ type RoomColumns = (
     Option<String>,
     bool,
     bool,
+    bool,
+    bool,
     Option<String>,
     String,
 );
 
 const ROOM_COLUMNS: &str = "SELECT room_id, membership, inviter, loaded, version, creators, encryption, \
-     power_levels, join_rules, state_encrypted, elevated, canonical_alias, \
+     power_levels, join_rules, encrypted, flagged, state_encrypted, elevated, canonical_alias, \
      (SELECT json_group_array(json_array(l.space_id, l.claimed_by IS NOT NULL)) \
       FROM space_links l JOIN rooms s ON s.room_id = l.space_id AND s.membership = 'join' \
       WHERE l.room_id = rooms.room_id AND l.listed_by IS NOT NULL) FROM rooms";
@@ -134,6 +142,8 @@ fn room(columns: RoomColumns) -> Result<RoomRow> {
         encryption,
         power_levels,
         join_rules,
+        encrypted,
+        flagged,
         state,
         elevated,
         canonical_alias,
@@ -155,6 +165,8 @@ fn room(columns: RoomColumns) -> Result<RoomRow> {
         encryption,
         power_levels,
         join_rules,
+        encrypted,
+        flagged,
         state_encrypted: state,
         elevated,
         canonical_alias,
@@ -207,12 +219,13 @@ pub async fn put(connection: &mut SqliteConnection, room: &RoomRow) -> Result<()
         serde_json::to_string(&room.creators).map_err(StoreError::corrupt("list of creators"))?;
     sqlx::query(
         "INSERT INTO rooms (room_id, membership, inviter, loaded, version, creators, encryption, \
-         power_levels, join_rules, state_encrypted, elevated) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         power_levels, join_rules, encrypted, flagged, state_encrypted, elevated) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT (room_id) DO UPDATE SET membership = excluded.membership, \
          inviter = excluded.inviter, loaded = excluded.loaded, version = excluded.version, \
          creators = excluded.creators, encryption = excluded.encryption, \
          power_levels = excluded.power_levels, join_rules = excluded.join_rules, \
+         encrypted = excluded.encrypted, flagged = excluded.flagged, \
          state_encrypted = excluded.state_encrypted, elevated = excluded.elevated",
     )
     .bind(room.room_id.as_str())
@@ -224,6 +237,8 @@ pub async fn put(connection: &mut SqliteConnection, room: &RoomRow) -> Result<()
     .bind(&room.encryption)
     .bind(&room.power_levels)
     .bind(&room.join_rules)
+    .bind(room.encrypted)
+    .bind(room.flagged)
     .bind(room.state_encrypted)
     .bind(room.elevated)
     .execute(connection)

@@ -31,11 +31,13 @@ pub enum Retired {
     Admin,
     /// The keeper itself left, and cannot know who comes and goes.
     KeeperLeft,
+    /// Policy seals no state in the room any more, and who comes and goes is not heard.
+    NotSealed,
 }
 
 impl Retired {
     /// Every reason there is.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MemberLeft,
         Self::InviteWithdrawn,
         Self::DeviceGone,
@@ -47,6 +49,7 @@ impl Retired {
         Self::Messages,
         Self::Admin,
         Self::KeeperLeft,
+        Self::NotSealed,
     ];
 
     /// The label in the store and in metrics.
@@ -63,6 +66,7 @@ impl Retired {
             Self::Messages => "messages",
             Self::Admin => "admin",
             Self::KeeperLeft => "keeper_left",
+            Self::NotSealed => "not_sealed",
         }
     }
 }

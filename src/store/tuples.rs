@@ -9,6 +9,7 @@ use crate::state::{Form, StateTuple};
 
 mod events;
 mod indices;
+mod journal;
 mod seals;
 
 pub use self::{
@@ -17,6 +18,7 @@ pub use self::{
         rooms_with_unreadable, unreadable,
     },
     indices::{last_message, record_index, record_message},
+    journal::prune_events,
     seals::{put_prepared, put_seal, seal, take_prepared, take_seal, take_seals_of},
 };
 

@@ -32,10 +32,6 @@ pub struct State {
     pub never_reseal: Vec<TypeGlob>,
     /// In which rooms the keeper seals state.
     pub seal: Seal,
-    /// What becomes of state in plain beside the sealed value.
-    pub plain_copy: PlainCopy,
-    /// What is done where a member's client sealed a type that is exempt.
-    pub exempt_sealed: ExemptSealed,
     /// For how many days it is remembered who gave a room's state which value. Current state is
     /// remembered for longer.
     #[schemars(range(min = 1))]
@@ -79,32 +75,6 @@ pub enum Seal {
     EncryptedRooms,
     /// None.
     Off,
-}
-
-/// What becomes of state in plain beside the sealed value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum PlainCopy {
-    /// One that is there stays as it is, and none is ever written.
-    Keep,
-    /// The sealed value is written in plain as well, as MSC3414 has it for the transition: for rooms
-    /// whose names are no secret.
-    Mirror,
-    /// It is a fixed text, for lists and directories.
-    Stub,
-    /// It is emptied, and the event that held it is redacted.
-    Clear,
-}
-
-/// What is done where a member's client sealed a type that is exempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ExemptSealed {
-    /// It is reported.
-    Report,
-    /// It is put back in plain, if its sender and the keeper have the power, so that the homeserver
-    /// can enforce it again.
-    Publish,
 }
 
 /// Types that homeservers read themselves, beyond MSC4362's list.
@@ -151,8 +121,6 @@ impl Default for State {
             exempt: EXEMPT.map(StateEventType::from).to_vec(),
             never_reseal: NEVER_RESEAL.iter().filter_map(|glob| glob.parse().ok()).collect(),
             seal: Seal::Flagged,
-            plain_copy: PlainCopy::Keep,
-            exempt_sealed: ExemptSealed::Report,
             journal_days: 90,
             warn_membership_reasons: false,
             member_keys_kept: Duration::from_secs(3600),
