@@ -67,8 +67,8 @@ mod tests {
         let strange = json!({ "algorithm": "m.megolm.v9", "encrypt_state_events": true });
         assert_eq!(sealed(&hearing(&[])), [false; 3]);
         assert_eq!(sealed(&hearing(&[strange])), [false; 3]);
-        assert_eq!(sealed(&hearing(&[megolm.clone()])), [false, true, false]);
-        assert_eq!(sealed(&hearing(&[flagged.clone()])), [true, true, false]);
+        assert_eq!(sealed(&hearing(std::slice::from_ref(&megolm))), [false, true, false]);
+        assert_eq!(sealed(&hearing(std::slice::from_ref(&flagged))), [true, true, false]);
         // Nothing that comes later takes it back.
         assert_eq!(sealed(&hearing(&[flagged, megolm.clone(), json!({})])), [true, true, false]);
         assert_eq!(sealed(&hearing(&[megolm, json!({})])), [false, true, false]);
