@@ -3,7 +3,8 @@
 //! - [`ingest`] and [`state_events`] take events in, from the inbox into what is known;
 //! - [`decide`] says what has to be done about a room: a pure function;
 //! - [`enforcing`] holds the rules that the homeserver cannot hold for hidden state;
-//! - [`lane`], [`seal`] and [`outbox`] do it, one room at a time each, [`scheduler`] many side by side;
+//! - [`lane`] visits one room at a time, [`scheduler`] many side by side; [`performing`] does what was decided, by way of
+//!   [`sharing`], [`seal`] and [`outbox`], and [`closing`] settles what was promised;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
@@ -17,6 +18,7 @@
 mod answering;
 mod asking;
 pub mod clock;
+mod closing;
 pub mod decide;
 mod enforcing;
 mod error;
@@ -33,6 +35,7 @@ mod meeting;
 pub mod outbox;
 pub mod pacing;
 mod people;
+mod performing;
 mod permits;
 mod places;
 mod plain;
@@ -46,6 +49,7 @@ pub mod rules;
 pub mod scheduler;
 mod seal;
 mod service;
+mod sharing;
 mod standing;
 mod state_events;
 mod upkeep;

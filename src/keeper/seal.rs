@@ -12,7 +12,7 @@ use super::{
     clock::now_ms,
     decide::{Cause, Knowledge, Reason, Recipient, Seal, TupleView},
     knowledge::{session_scope, worn},
-    lane::Visit,
+    lane::{Visit, earliest},
     letters::Letters,
 };
 use crate::{
@@ -23,6 +23,9 @@ use crate::{
         sessions, tuples,
     },
 };
+
+/// How long a room waits after the homeserver refused a sealed event, in milliseconds.
+const REFUSED_WAITS: i64 = 60_000;
 
 /// A sealed event that stands in the outbox.
 pub(super) struct Prepared {
@@ -261,5 +264,35 @@ impl Visit<'_> {
         let pickle = self.lanes.taker.store.lock(&work.session.pickle())?;
         let kept = SessionRow { pickle, ..work.kept.clone() };
         Ok(sessions::put(db, room_id, scope, &kept).await?)
+    }
+
+    /// Sends prepared events, in their order, and notes what became of them.
+    pub(super) async fn put(&mut self, prepared: Vec<Prepared>) -> Result<bool, KeeperError> {
+        let mut sent = Vec::with_capacity(prepared.len());
+        let mut away = None;
+        for Prepared { row, detail } in prepared {
+            match self.lanes.sender.send_state(&row, &detail).await {
+                Ok(event_id) => sent.push((row, detail, event_id)),
+                Err(error) => {
+                    away = Some(error);
+                    break;
+                }
+            }
+        }
+        let refused = sent.iter().any(|(_, _, event_id)| event_id.is_none());
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        self.note_delivered(&mut transaction).await?;
+        for (row, detail, event_id) in &sent {
+            let sender = &self.lanes.sender;
+            sender.conclude_state(&mut transaction, row, detail, event_id.as_ref()).await?;
+        }
+        transaction.commit().await?;
+        if let Some(error) = away {
+            return Err(error);
+        }
+        if refused {
+            self.again_at = earliest(self.again_at, Some(now_ms().saturating_add(REFUSED_WAITS)));
+        }
+        Ok(!refused)
     }
 }
