@@ -18,29 +18,14 @@ mod simulated;
 
 use std::time::{Duration, Instant};
 
-use matrix_sdk_crypto::OlmMachine;
-use matrix_sdk_sqlite::SqliteCryptoStore;
-use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::json;
 use simulated::{
-    Keeper, Registration, Sim,
+    Keeper,
     measure::{mark, median_and_p95, ms, quiet, report, size},
-    stand_in::{DEVICE, StandIn},
+    yardstick::{Library, cannot_read, last_handed_over},
 };
 
 const PATIENCE: Duration = Duration::from_secs(300);
-
-/// The instant of the last answer to a to-device request since `start`, and how many there were.
-fn last_handed_over(sim: &Sim, start: usize) -> (Option<Instant>, usize) {
-    sim.with(|world| {
-        let requests = world.requests.all.iter().skip(start);
-        let sent: Vec<Instant> = requests
-            .filter(|request| request.endpoint == "sendToDevice" && request.status == Some(200))
-            .map(|request| request.at + request.took)
-            .collect();
-        (sent.iter().max().copied(), sent.len())
-    })
-}
 
 async fn keepers_way(devices: usize, rounds: usize) -> Vec<Duration> {
     let settings = json!({ "state": { "reseal_delay": "1ms" } });
@@ -66,46 +51,12 @@ async fn keepers_way(devices: usize, rounds: usize) -> Vec<Duration> {
         let sealed =
             |world: &mut simulated::World| world.keeper_seal(&room.room_id, &packed).is_some();
         assert!(sim.holds_within(PATIENCE, sealed).await, "round {round} was not sealed");
-        let (last, _) = last_handed_over(&sim, before);
-        times.push(last.expect("keys were sent").duration_since(started));
+        times.push(last_handed_over(&sim, before).duration_since(started));
     }
     quiet(&sim).await;
     report(&sim, "the keeper, per share", &times, start);
-    let missing = sim.with(|world| {
-        let members = world.room(&room.room_id).members("join");
-        let keeper = world.keeper();
-        let lacks = |user_id: &&String| {
-            let device = sim.device(user_id, 1);
-            **user_id != keeper && !world.closed_state(&room.room_id, device.id()).is_empty()
-        };
-        members.iter().filter(lacks).count()
-    });
+    let missing = cannot_read(&sim, &room);
     println!("members' devices that cannot read everything: {missing}");
-    times
-}
-
-async fn the_librarys_way(devices: usize, rounds: usize) -> Vec<Duration> {
-    let sim = Sim::start(Registration::new("http://127.0.0.1:9")).await;
-    let members: Vec<OwnedUserId> = (1..=devices)
-        .map(|number| OwnedUserId::try_from(format!("@m{number}:localhost")).unwrap())
-        .collect();
-    for member in &members {
-        sim.user(member.as_str()).create();
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteCryptoStore::open(folder.path(), Some("a passphrase")).await.unwrap();
-    let user_id = OwnedUserId::try_from(sim.keeper()).unwrap();
-    let machine = OlmMachine::with_store(&user_id, DEVICE.into(), store, None).await.unwrap();
-    let stand_in = StandIn::publish_machine(&sim, machine).await;
-    stand_in.meet(&members).await;
-    let (mut times, start) = (Vec::new(), mark(&sim));
-    for round in 0..rounds {
-        let room_id = OwnedRoomId::try_from(format!("!round{round}:localhost")).unwrap();
-        let started = Instant::now();
-        stand_in.share_room_key(&room_id, &members).await;
-        times.push(started.elapsed());
-    }
-    report(&sim, "OlmMachine::share_room_key, per share", &times, start);
     times
 }
 
@@ -118,7 +69,7 @@ async fn main() {
     let devices = size("STATEKEEPER_BENCH_DEVICES", 2000);
     let rounds = size("STATEKEEPER_BENCH_ROUNDS", 10).max(1);
     println!("== a new state session to {devices} devices with Olm sessions");
-    let library = the_librarys_way(devices, rounds).await;
+    let library = Library::met(devices).await.shares(rounds).await;
     let keeper = keepers_way(devices, rounds).await;
     let (library, _) = median_and_p95(&library);
     let (keeper, _) = median_and_p95(&keeper);

@@ -18,31 +18,17 @@ mod simulated;
 
 use std::time::{Duration, Instant};
 
-use matrix_sdk_crypto::OlmMachine;
-use matrix_sdk_sqlite::SqliteCryptoStore;
-use ruma::{OwnedRoomId, OwnedUserId};
 use serde_json::json;
 use simulated::{
-    Keeper, Registration, RoomRef, Sim, World,
+    Keeper, RoomRef, Sim, World,
     measure::{mark, median_and_p95, ms, quiet, report, size},
-    stand_in::{DEVICE, StandIn},
+    yardstick::{Library, cannot_read, last_handed_over},
 };
 
 const PATIENCE: Duration = Duration::from_secs(600);
 const SETTLE: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const DONE: &str = "statekeeper_rotation_seconds_count";
-
-/// The instant of the last answer to a to-device request since `start`.
-fn last_handed_over(sim: &Sim, start: usize) -> Instant {
-    sim.with(|world| {
-        let requests = world.requests.all.iter().skip(start);
-        let sent = requests
-            .filter(|request| request.endpoint == "sendToDevice" && request.status == Some(200))
-            .map(|request| request.at + request.took);
-        sent.max().expect("keys were sent")
-    })
-}
 
 async fn named(sim: &Sim, room: &RoomRef, name: &str) {
     let alice = sim.device("alice", 1);
@@ -114,40 +100,8 @@ async fn keepers_way(devices: usize, rounds: usize) -> Duration {
         ms(busy_p95)
     );
     named(&sim, &room, "Without them").await;
-    let missing = sim.with(|world| {
-        let (members, keeper) = (world.room(&room.room_id).members("join"), world.keeper());
-        let lacks = |user_id: &&String| {
-            let device = sim.device(user_id, 1);
-            **user_id != keeper && !world.closed_state(&room.room_id, device.id()).is_empty()
-        };
-        members.iter().filter(lacks).count()
-    });
+    let missing = cannot_read(&sim, &room);
     println!("members' devices that cannot read what came after: {missing}");
-    median_and_p95(&times).0
-}
-
-async fn the_librarys_way(devices: usize, rounds: usize) -> Duration {
-    let sim = Sim::start(Registration::new("http://127.0.0.1:9")).await;
-    let members: Vec<OwnedUserId> = (1..=devices)
-        .map(|number| OwnedUserId::try_from(format!("@m{number}:localhost")).unwrap())
-        .collect();
-    for member in &members {
-        sim.user(member.as_str()).create();
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteCryptoStore::open(folder.path(), Some("a passphrase")).await.unwrap();
-    let user_id = OwnedUserId::try_from(sim.keeper()).unwrap();
-    let machine = OlmMachine::with_store(&user_id, DEVICE.into(), store, None).await.unwrap();
-    let stand_in = StandIn::publish_machine(&sim, machine).await;
-    stand_in.meet(&members).await;
-    let (mut times, start) = (Vec::new(), mark(&sim));
-    for round in 0..rounds {
-        let room_id = OwnedRoomId::try_from(format!("!round{round}:localhost")).unwrap();
-        let started = Instant::now();
-        stand_in.share_room_key(&room_id, &members).await;
-        times.push(started.elapsed());
-    }
-    report(&sim, "OlmMachine::share_room_key, per share", &times, start);
     median_and_p95(&times).0
 }
 
@@ -156,7 +110,7 @@ async fn main() {
     let devices = size("STATEKEEPER_BENCH_DEVICES", 5000);
     let rounds = size("STATEKEEPER_BENCH_ROUNDS", 5).max(1);
     println!("== one departure in a room of {devices} devices, at once");
-    let library = the_librarys_way(devices, rounds).await;
+    let library = median_and_p95(&Library::met(devices).await.shares(rounds).await).0;
     let keeper = keepers_way(devices, rounds).await;
     println!(
         "keeper {}, library {}; ratio {:.2} (reach: 3)",

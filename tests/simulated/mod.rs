@@ -33,6 +33,7 @@ pub mod stand_in;
 pub mod sync;
 pub mod withholding;
 pub mod world;
+pub mod yardstick;
 
 pub use asking::{Withheld, look_alikes};
 pub use builder::{DeviceRef, RoomRef, UserRef};
