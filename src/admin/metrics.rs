@@ -154,7 +154,7 @@ impl Metrics {
                 &registry,
                 IntCounter::new(
                     "statekeeper_state_restored_total",
-                    "Allowed values that were sealed again over what broke a rule.",
+                    "Values that were said again over what broke a rule.",
                 )?,
             )?,
             membership_reasons: register(
@@ -313,7 +313,7 @@ impl Metrics {
         self.inner.policy_violations.with_label_values(&[rule, action]).inc();
     }
 
-    /// Counts one value that was sealed again in `statekeeper_state_restored_total`.
+    /// Counts one value that was said again in `statekeeper_state_restored_total`.
     pub fn state_restored(&self) {
         self.inner.state_restored.inc();
     }

@@ -12,11 +12,12 @@ use super::{
     lane::Visit,
     outbox::redaction_of,
     requests::Outcome,
+    restating,
     rules::Rules,
 };
 use crate::{
     state::{Refusal, RoomEvent, Rule, StateTuple, rule::is_absurd_time},
-    store::{RoomRow, StateEventRow, TupleRow, marks, outbox, tuples},
+    store::{NewOutbox, RoomRow, StateEventRow, TupleRow, marks, outbox, tuples},
 };
 
 /// Tells of an event that is not sealed.
@@ -218,9 +219,28 @@ impl Visit<'_> {
             tuples::put(store, &mut transaction, &room, &row).await?;
             let redaction = offence(&breach.event_id);
             outbox::insert(&mut transaction, &room, &redaction, now_ms()).await?;
+            if let Some(again) = self.restatement(breach) {
+                outbox::insert(&mut transaction, &room, &again, now_ms()).await?;
+            }
         }
         transaction.commit().await?;
         self.lanes.sender.flush(&room).await
+    }
+
+    /// Clients go on showing a forged critical type that they have read: what says the truth in plain, where the keeper
+    /// has the power for it.
+    fn restatement(&self, breach: &Breach) -> Option<NewOutbox> {
+        let again = restating::because_of(&breach.event_id, &breach.tuple)
+            .filter(|_| breach.rule == Rule::Critical)?;
+        let power = power_levels(&self.room);
+        if power.may_send_state(&self.lanes.taker.keeper, &breach.tuple.event_type) {
+            return Some(again);
+        }
+        tracing::warn!(room = %self.room.room_id, event = %breach.event_id,
+            event_type = breach.tuple.event_type,
+            "clients that have read a forged event may show it until they are started anew: the keeper has not the \
+             power to say in plain again what it hides");
+        None
     }
 
     /// Tells what a keeper would do that may: nothing of it is done, and requests for keys are not answered.
@@ -240,7 +260,7 @@ impl Visit<'_> {
 }
 
 /// The request that redacts what broke a rule.
-pub(super) fn offence(event: &ruma::EventId) -> crate::store::NewOutbox {
+pub(super) fn offence(event: &ruma::EventId) -> NewOutbox {
     let body = "The event broke a rule of this room that its server cannot enforce".to_owned();
-    crate::store::NewOutbox { body, ..redaction_of(event) }
+    NewOutbox { body, ..redaction_of(event) }
 }

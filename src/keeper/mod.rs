@@ -2,7 +2,8 @@
 //!
 //! - [`ingest`] and [`state_events`] take events in, from the inbox into what is known;
 //! - [`decide`] says what has to be done about a room: a pure function;
-//! - [`enforcing`] holds the rules that the homeserver cannot hold for hidden state;
+//! - [`enforcing`] holds the rules that the homeserver cannot hold for hidden state, [`restating`] brings clients back
+//!   to what stands in plain;
 //! - [`lane`] visits one room at a time, [`scheduler`] many side by side; [`performing`] does what was decided, by way of
 //!   [`sharing`], [`seal`] and [`outbox`], and [`closing`] settles what was promised;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
@@ -41,6 +42,7 @@ mod places;
 mod plain;
 pub mod reload;
 pub mod requests;
+mod restating;
 mod rooms;
 mod rotation;
 pub mod rotation_pace;

@@ -4,7 +4,7 @@
 //! homeserver knows it. A redaction likewise. A state event has no transaction id, so its tuple is read
 //! first: the keeper's ciphertext stands there → it was sent; what it was made from still stands there →
 //! the same ciphertext goes out; anything else → it is dropped and decided anew, and its index is never
-//! used again.
+//! used again. For a restatement see [`super::restating`].
 
 use std::sync::Arc;
 
@@ -72,6 +72,7 @@ impl Sender {
                     self.repeat_state(row, &detail).await?;
                 }
                 OutboxKind::Redaction => self.send_redaction(row).await?,
+                OutboxKind::Restatement => self.restate(row).await?,
             }
         }
         Ok(())

@@ -15,6 +15,8 @@ pub enum OutboxKind {
     State,
     /// `PUT /redact`: repeated with the same transaction id.
     Redaction,
+    /// `PUT /state` of what stands in plain already: looked at before it is said.
+    Restatement,
 }
 
 impl OutboxKind {
@@ -24,11 +26,12 @@ impl OutboxKind {
             Self::ToDevice => "to_device",
             Self::State => "state",
             Self::Redaction => "redaction",
+            Self::Restatement => "restatement",
         }
     }
 
     fn parse(word: &str) -> Option<Self> {
-        [Self::ToDevice, Self::State, Self::Redaction]
+        [Self::ToDevice, Self::State, Self::Redaction, Self::Restatement]
             .into_iter()
             .find(|kind| kind.as_str() == word)
     }
@@ -80,9 +83,9 @@ pub struct NewOutbox {
     pub txn_id: String,
     /// The event type in the endpoint's path; of a sealed event, the true type.
     pub event_type: String,
-    /// The true state key of a sealed event; the event to be redacted.
+    /// The state key, of a sealed event the true one; the event to be redacted.
     pub state_key: String,
-    /// The request's body, as it is sent; of a redaction, its reason.
+    /// The request's body, as it is sent; of a redaction, its reason; of a restatement, the forged event that is its cause.
     pub body: String,
     /// The locked detail.
     pub detail: Vec<u8>,

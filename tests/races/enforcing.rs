@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     races::stage::{NAME, Stage},
-    simulated::{DeviceRef, RoomRef, World},
+    simulated::{DeviceRef, Fault, RoomRef, World, sim::PATIENCE},
 };
 
 const LEVELS: &str = "m.room.power_levels:";
@@ -45,9 +45,23 @@ async fn goes_back(stage: &Stage, room: &RoomRef, packed: &str, event_id: &str) 
 /// Waits until the keeper has counted one violation of a rule with this action.
 async fn counted(stage: &Stage, (rule, action): (&str, &str)) {
     let labels = [rule, action];
-    while stage.keeper.metric("statekeeper_policy_violations_total", &labels).await < 1.0 {
+    eventually(&format!("a violation of {rule} is counted as {action}"), async || {
+        stage.keeper.metric("statekeeper_policy_violations_total", &labels).await >= 1.0
+    })
+    .await;
+}
+
+/// Asks again and again until it holds, for no longer than a test waits for anything.
+async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "within {PATIENCE:?} it did not come about that {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+async fn logged(stage: &Stage, words: &str) {
+    eventually(&format!("the log says {words}"), async || stage.keeper.log().contains(words)).await;
 }
 
 fn name_is(stage: &Stage, device: &DeviceRef, room: &RoomRef, name: &str) -> bool {
@@ -96,13 +110,84 @@ async fn where_policy_redacts_the_rename_goes_back_and_is_redacted() {
     assert!(name_is(&stage, &bob, &room, "Alice's"), "and the name stays");
 }
 
+/// The power levels in plain, with their sender, when the keeper has said them again because of `forged`.
+fn said_again(world: &World, room: &RoomRef, forged: &str) -> Option<Value> {
+    let event = world.room(&room.room_id).current("m.room.power_levels", "")?;
+    let mut content = event.content.clone();
+    let mark = content.as_object_mut()?.remove("io.statekeeper.said_again")?;
+    (event.sender == world.keeper() && mark["because_of"] == forged).then_some(content)
+}
+
+fn levels_of(world: &World, room: &RoomRef) -> Value {
+    world.room(&room.room_id).current("m.room.power_levels", "").unwrap().content.clone()
+}
+
 #[tokio::test]
-async fn forged_power_levels_are_redacted() {
+async fn forged_power_levels_are_redacted_and_the_true_ones_said_again() {
     let (stage, room, bob) = scene(json!({})).await;
-    let levels = json!({ "users": { "@bob:localhost": 100 } });
-    let forged = bob.send_state(&room, ("m.room.power_levels", ""), &levels);
-    stage.sim.wait_for("they are redacted", |world| is_redacted(world, &room, &forged)).await;
-    assert_eq!(stage.seals(&room, LEVELS), 0, "the keeper says nothing in their place");
+    let mut truly = stage.sim.with(|world| levels_of(world, &room));
+    // A second time as well: what is said again then differs from what stands there.
+    for _ in 0..2 {
+        let levels = json!({ "users": { "@bob:localhost": 100 } });
+        let forged = bob.send_state(&room, ("m.room.power_levels", ""), &levels);
+        stage.sim.wait_for("they are redacted", |world| is_redacted(world, &room, &forged)).await;
+        let again = |world: &mut World| said_again(world, &room, &forged).is_some();
+        stage.sim.wait_for("the true ones are said again", again).await;
+        let said = stage.sim.with(|world| said_again(world, &room, &forged)).unwrap();
+        truly.as_object_mut().unwrap().remove("io.statekeeper.said_again");
+        assert_eq!(said, truly);
+    }
+    assert_eq!(stage.seals(&room, LEVELS), 0, "the keeper seals nothing in their place");
+    stage.keeper.wait_for_metric("statekeeper_state_restored_total", 2.0).await;
+}
+
+#[tokio::test]
+async fn levels_that_change_while_the_true_ones_are_said_again_are_not_lost() {
+    let (stage, room, bob) = scene(json!({})).await;
+    let (changing, carol) = (room.clone(), "@carol:localhost");
+    stage.sim.before_next_state_put(move |world| {
+        let mut levels = levels_of(world, &changing);
+        levels["users"][carol] = json!(75);
+        let kind = ("m.room.power_levels", Some(""));
+        let creator = world.room(&changing.room_id).creator.clone();
+        world.append(&changing.room_id, &creator, kind, levels);
+    });
+    let forged = bob.send_state(&room, ("m.room.power_levels", ""), &json!({}));
+    let kept = |world: &mut World| {
+        said_again(world, &room, &forged).is_some_and(|levels| levels["users"][carol] == 75)
+    };
+    stage.sim.wait_for("Carol has what she was given", kept).await;
+}
+
+#[tokio::test]
+async fn true_levels_whose_answer_was_lost_are_said_again_once() {
+    let (mut stage, room, bob) = scene(json!({})).await;
+    let events = |world: &World| {
+        let timeline = world.room(&room.room_id).timeline.iter();
+        timeline.filter(|event| event.event_type == "m.room.power_levels").count()
+    };
+    let before = stage.sim.with(|world| events(world));
+    stage.sim.fault("state/put", Fault::DoneThenHang, 1);
+    let forged = bob.send_state(&room, ("m.room.power_levels", ""), &json!({}));
+    let again = |world: &mut World| said_again(world, &room, &forged).is_some();
+    stage.sim.wait_for("the true ones are said again", again).await;
+    stage.keeper.kill();
+    stage.keeper.start().await;
+    stage.settle(&room, "after the restart").await;
+    assert_eq!(stage.sim.with(|world| events(world)), before + 1);
+}
+
+#[tokio::test]
+async fn a_forged_membership_is_redacted_and_nothing_said_in_its_place() {
+    let (stage, room, bob) = scene(json!({})).await;
+    let gone = json!({ "membership": "leave" });
+    let forged = bob.send_state(&room, ("m.room.member", "@alice:localhost"), &gone);
+    stage.sim.wait_for("it is redacted", |world| is_redacted(world, &room, &forged)).await;
+    stage.settle(&room, "after the membership").await;
+    assert_eq!(
+        stage.sim.with(|world| world.room(&room.room_id).membership("@alice:localhost").to_owned()),
+        "join"
+    );
 }
 
 #[tokio::test]
@@ -212,9 +297,7 @@ async fn with_noop_everything_is_told_and_nothing_is_sent() {
     let stage = Stage::with(json!({ "noop": true })).await;
     let room = stage.sim.room().encrypted_power(0).create();
     stage.invite_keeper(&room).await;
-    while !stage.keeper.log().contains("a room was loaded") {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    logged(&stage, "a room was loaded").await;
     stage.alice_device().rename(&room, "Alice's");
     let bob = stage.sim.user("bob").create().device(1);
     stage.sim.join(&room, "bob");
@@ -223,10 +306,7 @@ async fn with_noop_everything_is_told_and_nothing_is_sent() {
     for rule in ["power", "critical"] {
         counted(&stage, (rule, "noop")).await;
     }
-    let told = || stage.keeper.log().contains("noop: this would be done");
-    while !told() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    logged(&stage, "noop: this would be done").await;
     assert_eq!(stage.seals(&room, NAME), 0);
     assert!(stage.sim.with(|world| stands(world, &room, NAME, &rename)));
     assert!(!stage.sim.with(|world| is_redacted(world, &room, &forged)));

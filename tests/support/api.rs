@@ -186,6 +186,14 @@ impl Api {
         member.is_some_and(|event| event["content"]["membership"] == "join")
     }
 
+    /// Says which power an event type needs, leaving everything else in the event as it was.
+    pub async fn need_power(&self, room_id: &str, kind: &str, level: i64) {
+        let event = self.state_event(room_id, "m.room.power_levels", "").await.unwrap();
+        let mut content = event["content"].clone();
+        content["events"][kind] = json!(level);
+        self.set_state(room_id, "m.room.power_levels", "", content).await;
+    }
+
     /// Raises one user's power, leaving everything else in the event as it was.
     pub async fn set_power(&self, room_id: &str, user_id: &str, level: i64) {
         let event = self.state_event(room_id, "m.room.power_levels", "").await.unwrap();

@@ -133,19 +133,27 @@ impl StockClient {
 
     /// Waits until the client holds this content for a piece of state.
     pub async fn see_state(&self, room_id: &str, kind: &str, content: &Value) -> f64 {
+        self.see_content(room_id, (kind, ""), content).await
+    }
+
+    /// The same for a state key.
+    pub async fn see_content(&self, room_id: &str, tuple: (&str, &str), content: &Value) -> f64 {
+        let (kind, key) = tuple;
         match self {
             Self::Js(client) => {
-                let params = json!({ "room_id": room_id, "type": kind, "content": content });
+                let params = json!({
+                    "room_id": room_id, "type": kind, "state_key": key, "content": content,
+                });
                 client.wait("waitState", params, PATIENCE).await.unwrap_or_else(|e| panic!("{e}"))
             }
             Self::Rust(client) => {
                 let holds = async |client: &RustClient| {
-                    client.state_content(room_id, kind, "").await.as_ref() == Some(content)
+                    client.state_content(room_id, kind, key).await.as_ref() == Some(content)
                 };
                 if let Some(at) = client.wait(PATIENCE, holds).await {
                     return at;
                 }
-                let held = client.state_content(room_id, kind, "").await;
+                let held = client.state_content(room_id, kind, key).await;
                 panic!("{kind} = {content} on {}; held: {held:?}", self.user_id())
             }
         }
@@ -153,13 +161,70 @@ impl StockClient {
 
     /// The content of a piece of state as the client holds it.
     pub async fn state_content(&self, room_id: &str, kind: &str) -> Option<Value> {
+        self.content_of(room_id, (kind, "")).await
+    }
+
+    /// The same for a state key.
+    pub async fn content_of(&self, room_id: &str, (kind, key): (&str, &str)) -> Option<Value> {
         match self {
             Self::Js(client) => {
-                let params = json!({ "room_id": room_id, "type": kind });
+                let params = json!({ "room_id": room_id, "type": kind, "state_key": key });
                 let mut answer = client.call("stateContent", params).await;
                 Some(answer["content"].take()).filter(|content| !content.is_null())
             }
-            Self::Rust(client) => client.state_content(room_id, kind, "").await,
+            Self::Rust(client) => client.state_content(room_id, kind, key).await,
+        }
+    }
+
+    /// Sends state the way the SDK does, and returns the event's id.
+    pub async fn set_state(&self, room_id: &str, tuple: (&str, &str), content: Value) -> String {
+        match self {
+            Self::Js(client) => {
+                let params = json!({
+                    "room_id": room_id, "type": tuple.0, "state_key": tuple.1, "content": content,
+                });
+                let sent = client.call("sendState", params).await;
+                sent["event_id"].as_str().unwrap().to_owned()
+            }
+            Self::Rust(client) => client.set_state(room_id, tuple, content).await,
+        }
+    }
+
+    /// Gives a user's devices no key from now on.
+    pub async fn shut_out(&self, user_id: &str) {
+        match self {
+            Self::Js(client) => {
+                client.call("shutOut", json!({ "user_id": user_id })).await;
+            }
+            Self::Rust(client) => client.shut_out(user_id).await,
+        }
+    }
+
+    /// The highest power that a member has by what the client goes by.
+    pub async fn highest_power(&self, room_id: &str) -> i64 {
+        match self {
+            Self::Js(client) => {
+                let answer = client.call("highestPower", json!({ "room_id": room_id })).await;
+                answer["level"].as_i64().unwrap()
+            }
+            Self::Rust(client) => client.highest_power(room_id),
+        }
+    }
+
+    /// Waits until the highest power that a member has is this one.
+    pub async fn see_highest_power(&self, room_id: &str, level: i64) {
+        match self {
+            Self::Js(client) => {
+                let params = json!({ "room_id": room_id, "level": level });
+                client.wait("waitHighestPower", params, PATIENCE).await.unwrap();
+            }
+            Self::Rust(client) => {
+                let is = async |client: &RustClient| client.highest_power(room_id) == level;
+                let seen = client.wait(PATIENCE, is).await;
+                seen.unwrap_or_else(|| {
+                    panic!("the highest power {level}; held: {}", client.highest_power(room_id))
+                });
+            }
         }
     }
 

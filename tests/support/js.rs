@@ -80,6 +80,19 @@ impl JsClient {
         self.set_state(room_id, "m.room.topic", json!({ "topic": topic })).await
     }
 
+    /// Encrypts state of whatever type; its packed state key and its content, not sent.
+    pub async fn encrypt_state(
+        &self,
+        room_id: &str,
+        (kind, key): (&str, &str),
+        content: Value,
+    ) -> (String, Value) {
+        let params =
+            json!({ "room_id": room_id, "type": kind, "state_key": key, "content": content });
+        let mut made = self.call("encryptState", params).await;
+        (made["state_key"].as_str().unwrap().to_owned(), made["content"].take())
+    }
+
     pub async fn send_message(&self, room_id: &str, body: &str) -> String {
         let sent = self.call("sendMessage", json!({ "room_id": room_id, "body": body })).await;
         sent["event_id"].as_str().unwrap().to_owned()

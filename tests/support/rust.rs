@@ -9,7 +9,7 @@ use matrix_sdk::{
     Client, Room, RoomState,
     config::SyncSettings,
     deserialized_responses::{RawAnySyncOrStrippedState, TimelineEventKind},
-    encryption::EncryptionSettings,
+    encryption::{EncryptionSettings, LocalTrust},
     event_handler::RawEvent,
     ruma::{
         OwnedRoomId, RoomId, UserId,
@@ -110,8 +110,34 @@ impl RustClient {
         self.known_room(room_id).send(content).await.unwrap();
     }
 
-    pub async fn set_name(&self, room_id: &str, name: &str) {
-        self.known_room(room_id).set_name(name.to_owned()).await.unwrap();
+    /// Sends state the way the SDK does, and returns the event's id.
+    pub async fn set_state(
+        &self,
+        room_id: &str,
+        (kind, key): (&str, &str),
+        content: Value,
+    ) -> String {
+        let room = self.known_room(room_id);
+        room.send_state_event_raw(kind, key, content).await.unwrap().event_id.to_string()
+    }
+
+    /// Gives a user's devices no key from now on.
+    pub async fn shut_out(&self, user_id: &str) {
+        let user = UserId::parse(user_id).unwrap();
+        let devices = within(super::PATIENCE, async || {
+            self.client.encryption().request_user_identity(&user).await.ok()?;
+            let devices = self.client.encryption().get_user_devices(&user).await.ok()?;
+            (devices.devices().count() > 0).then_some(devices)
+        })
+        .await;
+        for device in devices.expect("a device of theirs is known").devices() {
+            device.set_local_trust(LocalTrust::BlackListed).await.unwrap();
+        }
+    }
+
+    /// The highest power that a member has by what this client goes by; creators stand above all.
+    pub fn highest_power(&self, room_id: &str) -> i64 {
+        self.known_room(room_id).max_power_level()
     }
 
     pub async fn invite(&self, room_id: &str, user_id: &str) {

@@ -10,6 +10,7 @@ import "./polyfill.mjs";
 import { createInterface } from "node:readline";
 
 const sdk = await import("matrix-js-sdk");
+const { LocalTrust, UserId } = await import("@matrix-org/matrix-sdk-crypto-wasm");
 const { ClientEvent, RoomEvent, RoomStateEvent, MatrixEventEvent, MatrixEvent, SyncState } = sdk;
 
 const now = () => performance.timeOrigin + performance.now();
@@ -48,6 +49,7 @@ const ROOM_EVENTS = [
     RoomStateEvent.Events,
     RoomStateEvent.Update,
     MatrixEventEvent.Decrypted,
+    RoomStateEvent.Members,
 ];
 
 class Client {
@@ -180,6 +182,26 @@ class Client {
         return this.mx.sendStateEvent(room_id, type, content, state_key ?? "");
     }
 
+    /** Encrypts state of whatever type, also of one that the SDK would send in plain, and sends nothing. */
+    async encryptState({ room_id, type, state_key, content }) {
+        const event = new MatrixEvent({ room_id, type, state_key: state_key ?? "", content });
+        await this.mx.getCrypto().encryptEvent(event, this.mx.getRoom(room_id));
+        return { state_key: event.getWireStateKey(), content: event.getWireContent() };
+    }
+
+    /** Gives a user's devices no key from now on. */
+    async shutOut({ user_id }) {
+        const crypto = this.mx.getCrypto();
+        await retry(async () => {
+            await crypto.getUserDeviceInfo([user_id], true);
+            const known = await crypto.olmMachine.getUserDevices(new UserId(user_id));
+            const devices = known.devices();
+            if (devices.length === 0) throw new Error(`no device of ${user_id} is known`);
+            for (const device of devices) await device.setLocalTrust(LocalTrust.BlackListed);
+        });
+        return {};
+    }
+
     async sendMessage({ room_id, body }) {
         await this.#encryptionKnown(room_id);
         return this.mx.sendTextMessage(room_id, body);
@@ -247,6 +269,26 @@ class Client {
             () => (held() === wanted ? { at: now() } : undefined),
             timeout,
             () => `${type} = ${wanted}; held: ${held()}`,
+        );
+    }
+
+    #highestPower(roomId) {
+        const levels = (this.mx.getRoom(roomId)?.getMembers() ?? []).map((member) => member.powerLevel);
+        return Math.max(0, ...levels.filter(Number.isFinite));
+    }
+
+    /** The highest power that a member has by what this client goes by; creators stand above all. */
+    highestPower({ room_id }) {
+        return { level: this.#highestPower(room_id) };
+    }
+
+    async waitHighestPower({ room_id, level, timeout }) {
+        return observe(
+            this.mx,
+            ROOM_EVENTS,
+            () => (this.#highestPower(room_id) === level ? { at: now() } : undefined),
+            timeout,
+            () => `the highest power ${level}; held: ${this.#highestPower(room_id)}`,
         );
     }
 
