@@ -119,7 +119,6 @@ impl Visit<'_> {
                 session_id: asked.request.session_id.clone(),
                 tuple: tuple.clone(),
                 may_wait: !asked.paid,
-                settled: self.lanes.taker.device.is_settled(&asked.request.sender),
             })
         });
         views.collect()

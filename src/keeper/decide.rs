@@ -53,6 +53,9 @@ pub struct MemberView {
     pub since: i64,
     /// The tick at which the membership was taken in.
     pub tick: i64,
+    /// Whether a device that is not among `devices` does not exist. It was asked before they were read: what became
+    /// known in between must not make them complete.
+    pub settled: bool,
     /// The user's devices.
     pub devices: Vec<DeviceView>,
     /// Sessions that devices of this user hold which exist no more.

@@ -39,10 +39,9 @@ impl Visit<'_> {
             return Ok(Answer::Silence);
         }
         let Some((member, device)) = asker(known, request) else {
-            let is_member = known.members.iter().any(|member| member.user_id == request.sender);
-            let settled = self.lanes.taker.device.is_settled(&request.sender);
+            let member = known.members.iter().find(|member| member.user_id == request.sender);
             // The request may have overtaken the join.
-            let ends = if is_member { settled } else { *paid };
+            let ends = member.map_or(*paid, |member| member.settled);
             return Ok(if ends { Answer::Silence } else { Answer::Wait });
         };
         match self.forwardable(member, device, request).await? {

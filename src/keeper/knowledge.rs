@@ -42,9 +42,13 @@ impl Visit<'_> {
         let company = self.company(db).await?;
         let mut views = Vec::with_capacity(members.len());
         for member in members {
-            let known = self.lanes.taker.device.known_user(&member.user_id).await?;
+            let device = &self.lanes.taker.device;
+            // Asked first: an answer that comes in between brings devices which are not among those read before it.
+            let settled = device.is_settled(&member.user_id);
+            let known = device.known_user(&member.user_id).await?;
             let facts = self.facts(db, &company, &member, known.master_key.as_deref()).await?;
-            views.push(self.view(member, &known.devices, facts, &company, &mut grants));
+            let view = self.view(member, &known.devices, facts, &company, &mut grants);
+            views.push(MemberView { settled, ..view });
         }
         let departed = match self.scope {
             None => grants.values().flat_map(orphaned).collect(),
@@ -169,6 +173,7 @@ impl Visit<'_> {
             tick: member.tick,
             devices,
             first_key,
+            settled: false,
         }
     }
 }

@@ -27,8 +27,6 @@ pub struct RequestView {
     pub tuple: Option<StateTuple>,
     /// Whether it may wait until its sender is heard of: it may have overtaken the join.
     pub may_wait: bool,
-    /// Whether the sender's devices are known as they are.
-    pub settled: bool,
 }
 
 /// What becomes of a request.
@@ -80,7 +78,7 @@ fn answer(
     };
     let device = member.devices.iter().find(|device| device.device_id == request.device_id);
     let Some(device) = device else {
-        return nothing(if request.settled { Answer::Silence } else { Answer::Wait });
+        return nothing(if member.settled { Answer::Silence } else { Answer::Wait });
     };
     let current: Vec<(usize, &TupleView, &SealedView)> = current_values(known, request).collect();
     let entitled = |tuple: &StateTuple| entitlement(member, device, tuple, rules);
@@ -123,7 +121,7 @@ fn without_a_value(
     match entitlement(member, device, tuple.unwrap_or(&name), rules) {
         Entitlement::Silence => Answer::Silence,
         // The news of the devices may be that this one is signed.
-        Entitlement::Withhold(_) | Entitlement::Hold(_) if !request.settled => Answer::Wait,
+        Entitlement::Withhold(_) | Entitlement::Hold(_) if !member.settled => Answer::Wait,
         refused @ (Entitlement::Withhold(_) | Entitlement::Hold(_)) => Answer::Refuse(refused),
         // The next value is about to be sealed under it.
         Entitlement::Grant if is_in_use(known, request) => Answer::Wait,

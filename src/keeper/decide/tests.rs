@@ -63,6 +63,7 @@ fn member(name: &str, membership: Membership, devices: Vec<DeviceView>) -> Membe
         devices,
         orphaned: BTreeSet::new(),
         first_key: None,
+        settled: true,
     }
 }
 

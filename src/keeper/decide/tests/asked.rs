@@ -12,7 +12,6 @@ fn request(user: &str, device: &str, session: &str) -> RequestView {
         session_id: session.to_owned(),
         tuple: Some(StateTuple::new("m.room.name", "")),
         may_wait: false,
-        settled: true,
     }
 }
 
@@ -107,16 +106,19 @@ fn who_has_no_business_in_the_room_hears_nothing() {
 fn who_came_before_the_news_of_him_waits_for_it() {
     let early = RequestView { may_wait: true, ..request("bob", "B", "session") };
     assert_eq!(answer(&asked(Vec::new(), sealed_name(), early)), Answer::Wait);
-    let unsettled = RequestView { settled: false, ..request("bob", "NEW", "session") };
-    let plan = asked(bob(vec![device("B")]), sealed_name(), unsettled);
+    let unsettled = |devices| {
+        bob(devices).into_iter().map(|bob| MemberView { settled: false, ..bob }).collect()
+    };
+    let new = request("bob", "NEW", "session");
+    let plan = asked(unsettled(vec![device("B")]), sealed_name(), new);
     assert_eq!(answer(&plan), Answer::Wait);
     // Its signature may be on its way.
     let unsigned = DeviceView {
         facts: DeviceFacts { cross_signed_by_owner: false, ..signed() },
         ..device("B")
     };
-    let view = RequestView { settled: false, ..request("bob", "B", "session") };
-    assert_eq!(answer(&asked(bob(vec![unsigned]), sealed_name(), view)), Answer::Wait);
+    let view = request("bob", "B", "session");
+    assert_eq!(answer(&asked(unsettled(vec![unsigned]), sealed_name(), view)), Answer::Wait);
 }
 
 #[test]
@@ -171,10 +173,11 @@ proptest! {
             user_id: member.user_id.clone(),
             device_id: member.devices[0].device_id.clone(),
             may_wait,
-            settled,
             ..request("bob", "B", "session")
         });
-        let known = Knowledge { requests: requests.collect(), ..known };
+        let requests = requests.collect();
+        let mut known = Knowledge { requests, ..known };
+        known.members.iter_mut().for_each(|member| member.settled = settled);
         let plan = decide(&known, &asks(), NOW);
         prop_assert_eq!(plan.answers.len(), known.requests.len());
         for to in plan.given.iter().flat_map(|share| &share.recipients) {
