@@ -63,6 +63,13 @@ async fn a_second_unsigned_device_is_told_for_itself() {
     for number in [1, 2] {
         named.asked_by(&ursula.device(number), &format!("device{number}"));
     }
+    // Their keys may be heard of later than the witness's, so a turn says nothing about them.
+    for number in [1, 2] {
+        let device = ursula.device(number);
+        let (user, device) = (ursula.user_id.clone(), device.device_id);
+        let told = |world: &mut World| !world.read_inbox(&user, &device).received.is_empty();
+        sim.wait_for("the device is told", told).await;
+    }
     audience.turn_is_over(&named.room).await;
     for number in [1, 2] {
         assert_eq!(codes(&ursula.device(number), &named.session_id()), ["m.unverified"]);
