@@ -9,6 +9,10 @@
 
 #[path = "contract/ledger.rs"]
 mod ledger;
+#[path = "contract/operator.rs"]
+mod operator;
+#[path = "contract/pages.rs"]
+mod pages;
 
 use std::{
     fs,

@@ -14,6 +14,7 @@ mod races {
     mod askers_themselves;
     mod asking;
     mod audience;
+    mod doctor;
     mod enforcing;
     mod flood;
     mod homeserver_itself;
@@ -21,6 +22,7 @@ mod races {
     mod laundering;
     mod letting_go;
     mod lost_device;
+    mod operator;
     mod pace;
     mod patience;
     mod people;

@@ -1,7 +1,7 @@
 //! Serving a router on a socket, within bounds: of connections, of a client's slowness, and of the
 //! time that the end may take.
 
-use std::{io, pin::pin, time::Duration};
+use std::{future::Future, io, pin::pin, time::Duration};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -10,6 +10,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinSet,
@@ -42,13 +43,42 @@ const LIMITS: Limits = Limits {
 /// How long to wait when the system cannot give us another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// Where connections come from.
+pub trait Source: Send + Sync {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// The next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// What serves a connection; `None` for one that is not let in.
+    fn admit(&self, stream: &Self::Stream, router: &Router) -> Option<Router>;
+}
+
+impl Source for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = Self::accept(self).await?;
+        Ok(stream)
+    }
+
+    fn admit(&self, stream: &TcpStream, router: &Router) -> Option<Router> {
+        // Answers are small and awaited: Nagle's algorithm would only hold them back.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY cannot be set");
+        }
+        Some(router.clone())
+    }
+}
+
 /// Serves `router` on `listener` until `shutdown` resolves. Then no connection is taken any more,
 /// requests in flight have [`DRAIN_TIMEOUT`] to be answered, and what is open after that is closed.
 ///
 /// # Errors
 /// When the listener is not one that connections can be accepted from.
 pub async fn serve_router(
-    listener: TcpListener,
+    listener: impl Source,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
@@ -56,7 +86,7 @@ pub async fn serve_router(
 }
 
 async fn serve_within(
-    listener: TcpListener,
+    listener: impl Source,
     router: Router,
     shutdown: impl Future<Output = ()>,
     limits: Limits,
@@ -70,9 +100,11 @@ async fn serve_within(
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
             accepted = accept(&listener), if connections.len() < limits.connections => {
-                let connection =
-                    serve_connection(accepted?, router.clone(), open.subscribe(), limits.head);
-                connections.spawn(connection);
+                let stream = accepted?;
+                if let Some(router) = listener.admit(&stream, &router) {
+                    let open = open.subscribe();
+                    connections.spawn(serve_connection(stream, router, open, limits.head));
+                }
             }
         }
     }
@@ -88,11 +120,11 @@ async fn serve_within(
 
 /// The next connection. What concerns one connection alone is its own affair, and a lack of file
 /// descriptors or memory passes.
-async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
+async fn accept<S: Source>(listener: &S) -> io::Result<S::Stream> {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, InvalidInput};
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return Ok(stream),
+            Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == InvalidInput => return Err(error),
             Err(error)
                 if matches!(
@@ -108,15 +140,11 @@ async fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
 }
 
 async fn serve_connection(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     router: Router,
     mut open: watch::Receiver<()>,
     head_timeout: Duration,
 ) {
-    // Answers are small and awaited: Nagle's algorithm would only hold them back.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY cannot be set");
-    }
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)

@@ -19,7 +19,7 @@ pub(crate) mod testing;
 mod tests;
 mod transaction;
 
-pub use listener::{DRAIN_TIMEOUT, serve_router};
+pub use listener::{DRAIN_TIMEOUT, Source, serve_router};
 pub use outcome::{TransactionObserver, TransactionOutcome};
 pub use router::{Options, Pings, serve};
 pub use sink::{IncomingEvent, SinkError, TransactionSink};

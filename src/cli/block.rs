@@ -9,7 +9,7 @@ use super::{
     beside,
     output::{say, warn},
 };
-use crate::keeper::clock::now_ms;
+use crate::store::{Command, Done};
 
 /// What the commands are called with.
 #[derive(Debug, Args)]
@@ -34,10 +34,10 @@ impl Arguments {
 
 /// Refuses a user, or a device, all keys from now on.
 pub(super) fn block(arguments: &Arguments) -> anyhow::Result<()> {
-    let (user, device) = (&arguments.user, arguments.device.as_deref());
-    let known =
-        beside::run(&arguments.config, async |store| store.block(user, device, now_ms()).await)?;
-    if !known {
+    let (user, device) = (arguments.user.clone(), arguments.device.clone());
+    let done = beside::command(&arguments.config, Command::Block { user, device })?;
+    if done == (Done::Blocked { known: false }) {
+        let user = &arguments.user;
         warn(&format!("{user}: the keeper has never seen this user; is the id right?"));
     }
     say(&format!("blocked {}", arguments.whom()));
@@ -46,8 +46,8 @@ pub(super) fn block(arguments: &Arguments) -> anyhow::Result<()> {
 
 /// Takes a block back.
 pub(super) fn unblock(arguments: &Arguments) -> anyhow::Result<()> {
-    let (user, device) = (&arguments.user, arguments.device.as_deref());
-    beside::run(&arguments.config, async |store| store.unblock(user, device, now_ms()).await)?;
+    let (user, device) = (arguments.user.clone(), arguments.device.clone());
+    beside::command(&arguments.config, Command::Unblock { user, device })?;
     say(&format!("unblocked {}", arguments.whom()));
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use ruma::OwnedUserId;
 
-use super::{beside, output::say};
-use crate::keeper::clock::now_ms;
+use super::{beside, output::say, running::other_answer};
+use crate::store::{Command, Done};
 
 /// What the command is called with.
 #[derive(Debug, Args)]
@@ -20,9 +20,11 @@ pub(super) struct Arguments {
 
 /// Lets the identity count that the keeper saw last, and says which it is.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let user = &arguments.user;
-    let key =
-        beside::run(&arguments.config, async |store| store.confirm_identity(user, now_ms()).await)?;
-    say(&format!("confirmed the identity of {user} with the master key {key}"));
+    let user = arguments.user.clone();
+    let command = Command::ConfirmIdentity { user: user.clone() };
+    let Done::Confirmed { master_key } = beside::command(&arguments.config, command)? else {
+        return Err(other_answer());
+    };
+    say(&format!("confirmed the identity of {user} with the master key {master_key}"));
     Ok(())
 }

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
 
-use super::{beside, output::say};
-use crate::store::HoldRow;
+use super::{beside, output::say, running::other_answer};
+use crate::{
+    keeper::operator::{Answer, Hold, Query},
+    store::NotBeside,
+};
 
 /// What the command is called with.
 #[derive(Debug, Args)]
@@ -21,10 +23,13 @@ pub(super) struct Arguments {
 
 /// Lists the held members, the longest first.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let holds = beside::run(&arguments.config, async |store| store.holds().await)?;
+    let answer = beside::ask_or(&arguments.config, Query::Holds, async |store| {
+        let holds = store.holds().await?.into_iter().map(Hold::from).collect();
+        Ok::<_, NotBeside>(Answer::Holds(holds))
+    })?;
+    let Answer::Holds(holds) = answer else { return Err(other_answer()) };
     if arguments.json {
-        let rows: Vec<_> = holds.iter().map(to_json).collect();
-        say(&serde_json::to_string_pretty(&rows)?);
+        say(&serde_json::to_string_pretty(&holds)?);
         return Ok(());
     }
     if holds.is_empty() {
@@ -34,11 +39,4 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         say(&format!("{} {} {}", hold.room_id, hold.user_id, hold.reason));
     }
     Ok(())
-}
-
-fn to_json(hold: &HoldRow) -> serde_json::Value {
-    json!({
-        "room_id": hold.room_id, "user_id": hold.user_id,
-        "since": hold.since, "reason": hold.reason,
-    })
 }

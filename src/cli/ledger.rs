@@ -1,5 +1,6 @@
 //! `statekeeper ledger`: who was given which key, when and why.
 
+mod commands;
 mod print;
 
 use std::{
@@ -15,7 +16,7 @@ use self::print::{Lines, Table};
 use super::{beside, output::warn, when::When};
 use crate::{
     keeper::clock::now_ms,
-    store::{History, HistoryFilter, HistoryRow},
+    store::{CommandsFilter, History, HistoryFilter, HistoryRow},
 };
 
 /// What the command is called with.
@@ -37,6 +38,9 @@ pub(super) struct Arguments {
     /// Only the newest so many rows
     #[arg(long, value_name = "COUNT")]
     limit: Option<u64>,
+    /// The commands that administrators gave, instead of the keys
+    #[arg(long)]
+    commands: bool,
     /// Print a JSON object a line
     #[arg(long)]
     json: bool,
@@ -50,6 +54,15 @@ trait Show {
 
 /// Shows the history, the newest last.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    if arguments.commands {
+        let filter = CommandsFilter {
+            room: arguments.room.clone(),
+            user: arguments.user.clone(),
+            since: arguments.since.map(|since| since.as_of(now_ms())),
+            newest: arguments.limit,
+        };
+        return commands::run(&arguments.config, &filter, arguments.json);
+    }
     let filter = HistoryFilter {
         room: arguments.room.clone(),
         user: arguments.user.clone(),

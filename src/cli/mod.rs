@@ -1,22 +1,29 @@
 //! The command line, one file a command.
 //!
 //! A command ends with 0 when all went well, with 1 when something is to be mended (each mistake on
-//! one line of standard error), and with 2 when it was not called properly.
+//! one line of standard error), and with 2 when it was not called properly. `doctor` has codes of its own.
 
 mod beside;
 mod block;
 mod check;
 mod confirm_identity;
+mod doctor;
 mod generate;
 mod holds;
 mod ledger;
 mod logging;
+mod mend;
 mod output;
+mod pages;
 mod policy;
 mod registration;
-mod rotate;
+mod rooms;
+mod running;
 mod serve;
+mod status;
+mod table;
 mod when;
+mod why;
 mod word;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -37,6 +44,8 @@ enum Command {
     Registration(registration::Arguments),
     /// Look for every mistake in the configuration and the registration
     Check(ConfigFile),
+    /// Look at everything that keeps people from their keys, and say what mends it
+    Doctor(doctor::Arguments),
     /// Run the keeper
     Serve(ConfigFile),
     /// List the members who wait for an administrator's word
@@ -54,9 +63,27 @@ enum Command {
     /// Accept that a user's cross-signing identity has changed
     ConfirmIdentity(confirm_identity::Arguments),
     /// Retire the sessions of a room's state: what is sealed next is sealed under new ones
-    Rotate(rotate::Arguments),
+    Rotate(mend::Room),
+    /// Seal a room's state once more, for clients that missed its keys
+    Refresh(mend::Room),
+    /// Give a member's entitled devices a room's keys once more
+    Share(mend::Share),
+    /// Decide and report everything and send nothing, or take that back
+    Noop(mend::Noop),
+    /// Say how the running keeper fares
+    Status(status::Arguments),
+    /// List the rooms that the keeper is in
+    Rooms(rooms::Rooms),
+    /// Say what stands in a room
+    Room(rooms::Room),
+    /// Say why a user has or lacks a room's keys, device by device
+    Why(why::Arguments),
     /// Look into the policies that differ from room to room
     Policy(policy::Arguments),
+    /// Print a shell's completions
+    Completions(pages::Completions),
+    /// Write the manual pages
+    Man(pages::Man),
     /// Print the configuration's JSON schema
     #[command(hide = true)]
     ConfigSchema,
@@ -78,6 +105,12 @@ struct ConfigFile {
 /// Does what this process's arguments say, and gives its exit code.
 pub fn run() -> ExitCode {
     let done = match CommandLine::parse().command {
+        Command::Doctor(arguments) => {
+            return doctor::run(&arguments).unwrap_or_else(|error| {
+                output::complain(&error);
+                ExitCode::from(2)
+            });
+        }
         Command::Registration(arguments) => registration::run(&arguments),
         Command::Check(file) => check::run(&file.config),
         Command::Serve(file) => serve::run(&file.config),
@@ -88,8 +121,17 @@ pub fn run() -> ExitCode {
         Command::Block(arguments) => block::block(&arguments),
         Command::Unblock(arguments) => block::unblock(&arguments),
         Command::ConfirmIdentity(arguments) => confirm_identity::run(&arguments),
-        Command::Rotate(arguments) => rotate::run(&arguments),
+        Command::Rotate(arguments) => mend::rotate(&arguments),
+        Command::Refresh(arguments) => mend::refresh(&arguments),
+        Command::Share(arguments) => mend::share(&arguments),
+        Command::Noop(arguments) => mend::noop(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Rooms(arguments) => rooms::rooms(&arguments),
+        Command::Room(arguments) => rooms::room(&arguments),
+        Command::Why(arguments) => why::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Completions(arguments) => pages::completions(&arguments),
+        Command::Man(arguments) => pages::man(&arguments),
         Command::ConfigSchema => generate::schema(),
         Command::ConfigSample => generate::sample(),
         Command::ConfigReference => generate::reference(),

@@ -11,7 +11,7 @@ use crate::{
     config::{Config, Draft, Origins, environment},
     keeper::rule_book::{facts, policy_of},
     state::Membership,
-    store::{Refused, RoomRow},
+    store::{NotBeside, RoomRow},
 };
 
 /// What the command is called with.
@@ -65,8 +65,8 @@ fn look_up(config: &Path, room: &RoomId) -> anyhow::Result<Result<RoomRow, Strin
     let unknown = match beside::run(config, async |store| store.room(room).await) {
         Ok(Some(room)) => return Ok(Ok(room)),
         Ok(None) => "the keeper does not know the room".to_owned(),
-        Err(error) => match error.downcast::<Refused>()? {
-            refused @ (Refused::NoStore(_) | Refused::OtherVersion(_)) => refused.to_string(),
+        Err(error) => match error.downcast::<NotBeside>()? {
+            refused @ (NotBeside::NoStore(_) | NotBeside::OtherVersion(_)) => refused.to_string(),
             refused => return Err(refused.into()),
         },
     };

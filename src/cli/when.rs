@@ -2,9 +2,10 @@
 
 use std::str::FromStr;
 
-use chrono::{DateTime, NaiveDate, NaiveTime, SecondsFormat};
+use chrono::{DateTime, NaiveDate, NaiveTime};
 
 use crate::config::Duration;
+pub(super) use crate::keeper::clock::{to_millisecond, to_second};
 
 /// A point in time, or how long ago it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,22 +49,6 @@ impl FromStr for When {
         let time = DateTime::parse_from_rfc3339(text).map_err(|_| WhenError)?;
         Ok(Self::At(time.timestamp_millis()))
     }
-}
-
-/// A time in milliseconds since the Unix epoch as RFC 3339 writes it in UTC, to the second.
-pub(super) fn to_second(milliseconds: i64) -> String {
-    written(milliseconds, SecondsFormat::Secs)
-}
-
-/// The same to the millisecond.
-pub(super) fn to_millisecond(milliseconds: i64) -> String {
-    written(milliseconds, SecondsFormat::Millis)
-}
-
-fn written(milliseconds: i64, format: SecondsFormat) -> String {
-    // What no calendar holds was not written by a keeper.
-    DateTime::from_timestamp_millis(milliseconds)
-        .map_or_else(|| milliseconds.to_string(), |time| time.to_rfc3339_opts(format, true))
 }
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! `statekeeper approve` and `deny`: an administrator's word about a member of a room.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
-use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{OwnedRoomId, OwnedUserId};
 
 use super::{
     beside,
     output::{say, warn},
+    running::other_answer,
 };
-use crate::keeper::clock::now_ms;
+use crate::store::{Command, Done};
 
 /// What `approve` is called with.
 #[derive(Debug, Args)]
@@ -39,18 +40,17 @@ pub(super) struct Denial {
     user: OwnedUserId,
 }
 
-/// Lets a member have the room's keys, or all who are joined.
+/// Lets a member have the room's keys, or all who are joined. Names each of them: whoever should not be among them
+/// can be denied at once.
 pub(super) fn approve(arguments: &Approval) -> anyhow::Result<()> {
-    let Approval { config, room, user, .. } = arguments;
-    let Some(user) = user else { return approve_all_present(config, room) };
-    beside::run(config, async |store| store.approve(room, user, now_ms()).await)?;
-    say(&format!("approved {user} in {room}, until they leave"));
-    Ok(())
-}
-
-/// Names each of them: whoever should not be among them can be denied at once.
-fn approve_all_present(config: &Path, room: &RoomId) -> anyhow::Result<()> {
-    let users = beside::run(config, async |store| store.approve_all_present(room, now_ms()).await)?;
+    let room = arguments.room.clone();
+    let command = match arguments.user.clone() {
+        Some(user) => Command::Approve { room: room.clone(), user },
+        None => Command::ApproveAllPresent { room: room.clone() },
+    };
+    let Done::Approved { users } = beside::command(&arguments.config, command)? else {
+        return Err(other_answer());
+    };
     for user in &users {
         say(&format!("approved {user} in {room}, until they leave"));
     }
@@ -63,8 +63,8 @@ fn approve_all_present(config: &Path, room: &RoomId) -> anyhow::Result<()> {
 /// Refuses a user the room's keys.
 pub(super) fn deny(arguments: &Denial) -> anyhow::Result<()> {
     let Denial { config, room, user } = arguments;
-    let present = beside::run(config, async |store| store.deny(room, user, now_ms()).await)?;
-    if !present {
+    let command = Command::Deny { room: room.clone(), user: user.clone() };
+    if beside::command(config, command)? == (Done::Denied { present: false }) {
         warn(&format!("{user}: is not in {room}; the denial counts from the moment they come"));
     }
     say(&format!("denied {user} in {room}, until they are approved"));

@@ -17,7 +17,7 @@ use super::{
     mistake::{ConfigErrors, Mistake},
     policies::inherit,
     registration::{Registration, RegistrationDraft},
-    validate::validate,
+    validate::{socket_fault, validate},
     walk::{Walk, set},
 };
 
@@ -93,6 +93,9 @@ impl Draft {
                 mistakes.push(overlay.mistake(source, path, message));
             }
             resolve(config, base);
+            if let Some(message) = socket_fault(config).filter(|_| !doubt.touches("store.url")) {
+                mistakes.push(overlay.mistake(source, "admin.socket".to_owned(), message));
+            }
         } else if mistakes.is_empty() {
             mistakes.push(unusable(source));
         }
@@ -269,6 +272,9 @@ fn folder_of(path: &Path) -> PathBuf {
 fn resolve(config: &mut Config, base: &Path) {
     config.appservice.registration = base.join(&config.appservice.registration);
     config.store.resolve(base);
+    if let Some(path) = &mut config.admin.socket {
+        *path = base.join(&*path);
+    }
 }
 
 /// A default that depends on another section, and so cannot stand in its own.

@@ -43,7 +43,8 @@ pub struct Config {
     /// The database, and the passphrase that encrypts key material in it.
     #[serde(default)]
     pub store: Store,
-    /// The listener for `/health/live`, `/health/ready` and `/metrics`. Keep it off public networks.
+    /// What the operator reaches: the listener for `/health/live`, `/health/ready` and `/metrics`, which
+    /// is to be kept off public networks, and the socket of the command line.
     #[serde(default)]
     pub admin: Admin,
     /// Who may do what with the keeper.
@@ -84,6 +85,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Where the socket of the command line is: `admin.socket`, or beside the store.
+    ///
+    /// `None` where neither says, which validation has excluded in a loaded configuration.
+    pub fn socket_path(&self) -> Option<std::path::PathBuf> {
+        let beside = || self.store.sqlite_path().map(|path| path.with_extension("sock"));
+        self.admin.socket.clone().or_else(beside)
+    }
+
     /// The keeper's user id, `@<appservice.bot.localpart>:<homeserver.domain>`.
     ///
     /// # Errors

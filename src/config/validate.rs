@@ -8,6 +8,9 @@ use super::{Config, Match, PassphraseError, doubt::Doubt};
 /// The levels of logging.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
+/// How many bytes the path of a Unix socket has at most: one less than Linux keeps for it.
+const LONGEST_SOCKET: usize = 107;
+
 /// Every mistake in what is beyond `doubt`: the path of a key, and what is wrong with its value and how to mend it.
 pub(super) fn validate(config: &Config, doubt: &Doubt) -> Vec<(String, String)> {
     let mut mistakes = Vec::new();
@@ -77,6 +80,18 @@ fn store_fault(config: &Config) -> Option<String> {
         config.store.url
     );
     config.store.sqlite_path().is_none().then_some(message)
+}
+
+/// The system's own limit on the path of a Unix socket, which counts from the root.
+pub(super) fn socket_fault(config: &Config) -> Option<String> {
+    let path = config.socket_path()?;
+    let length = path.as_os_str().len();
+    (length > LONGEST_SOCKET).then(|| {
+        format!(
+            "{} has {length} bytes, and a socket's path has {LONGEST_SOCKET} at most; write a shorter one, like \"/run/statekeeper/admin.sock\"",
+            path.display()
+        )
+    })
 }
 
 fn passphrase_fault(config: &Config) -> Option<String> {

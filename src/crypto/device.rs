@@ -454,6 +454,20 @@ impl KeeperDevice {
         device.data.curve25519_key().is_some_and(|key| met.contains(&key))
     }
 
+    /// Whether there is an Olm session with a device.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError`] when the key store fails.
+    pub async fn has_channel(&self, device: &KnownDevice) -> Result<bool, CryptoError> {
+        if self.is_met(device) {
+            return Ok(true);
+        }
+        let Some(key) = device.curve25519() else { return Ok(false) };
+        let sessions = self.store.get_sessions(&key).await.map_err(CryptoStoreError::from)?;
+        Ok(sessions.is_some_and(|sessions| !sessions.is_empty()))
+    }
+
     fn note_met(&self, devices: &[KnownDevice], without: &[(OwnedUserId, OwnedDeviceId)]) {
         let without: HashSet<(&UserId, &DeviceId)> =
             without.iter().map(|(user, device)| (user.as_ref(), device.as_ref())).collect();

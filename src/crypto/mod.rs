@@ -9,6 +9,7 @@ mod forwarded;
 mod forwarding;
 mod key_store;
 mod known_users;
+mod published;
 mod pump;
 mod put_off;
 mod state_session;
@@ -18,6 +19,7 @@ pub use self::{
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, MadeSession, Received, ToDevice},
     error::CryptoError,
     forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
+    published::{Published, Shown},
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession, wipe},
     vouchers::Vouchers,
 };

@@ -120,7 +120,7 @@ impl KeeperDevice {
     }
 
     /// The machine's own messages: dummies that mend a broken Olm session.
-    async fn send_own(&self, request: &ToDeviceRequest) -> Result<(), CryptoError> {
+    pub(super) async fn send_own(&self, request: &ToDeviceRequest) -> Result<(), CryptoError> {
         self.written().await?;
         let body = serde_json::to_string(&serde_json::json!({ "messages": request.messages }))?;
         let body = serde_json::value::RawValue::from_string(body)?;
@@ -154,7 +154,7 @@ impl KeeperDevice {
         Ok(false)
     }
 
-    fn query_for(&self, users: &[OwnedUserId]) -> get_keys::v3::Request {
+    pub(super) fn query_for(&self, users: &[OwnedUserId]) -> get_keys::v3::Request {
         let mut request = get_keys::v3::Request::new();
         request.timeout = Some(self.patience);
         request.device_keys = users.iter().map(|user| (user.clone(), Vec::new())).collect();

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header::DATE};
 use ruma::{
-    DeviceId, MilliSecondsSinceUnixEpoch,
+    DeviceId, MilliSecondsSinceUnixEpoch, OwnedUserId,
     api::client::{account::whoami, discovery::get_supported_versions},
 };
 use secrecy::SecretString;
@@ -63,6 +63,32 @@ impl Homeserver {
     /// this handle it also says whether the device is known. Only looks.
     pub async fn whoami(&self) -> Result<whoami::v3::Response, HomeserverError> {
         self.send(Endpoint::Whoami, whoami::v3::Request::new()).await
+    }
+
+    /// What time the homeserver has, in milliseconds since the Unix epoch, by the `Date` of its answer; `None` where it
+    /// does not say. To the second. Only looks.
+    pub async fn clock(&self) -> Result<Option<i64>, HomeserverError> {
+        let path = Path::under("/_matrix/client/versions", &[]);
+        let mut call = self.request(Endpoint::Versions, Method::GET, path, Bytes::new());
+        call.identity = Identity::Service;
+        let answer = self.call(call).await?;
+        let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| chrono::DateTime::parse_from_rfc2822(date).ok());
+        Ok(date.map(|date| date.timestamp_millis()))
+    }
+
+    /// Whom the homeserver takes the application service itself for: the user of its `sender_localpart` (client-server
+    /// API, "GET /account/whoami"). Only looks.
+    pub async fn service_user(&self) -> Result<OwnedUserId, HomeserverError> {
+        #[derive(Deserialize)]
+        struct Whoami {
+            user_id: OwnedUserId,
+        }
+        let endpoint = Endpoint::Whoami;
+        let path = Path::v3(&["account", "whoami"]);
+        let mut call = self.request(endpoint, Method::GET, path, Bytes::new());
+        call.identity = Identity::Service;
+        read::<Whoami>(endpoint, &self.call(call).await?).map(|found| found.user_id)
     }
 
     /// Registers the bot (application service API, "Server admin style permissions"), without a

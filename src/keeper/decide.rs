@@ -138,6 +138,8 @@ pub struct Knowledge {
     pub departed: BTreeSet<String>,
     /// What is asked for and has to be answered.
     pub requests: Vec<RequestView>,
+    /// What was sealed at this tick or before an administrator wants sealed once more.
+    pub refresh_upto: i64,
 }
 
 /// Why a device is given a key.
@@ -195,6 +197,8 @@ pub enum Cause {
     Rotation,
     /// What stands there broke a rule.
     Restore,
+    /// An administrator said so.
+    Admin,
 }
 
 impl Cause {
@@ -206,6 +210,7 @@ impl Cause {
             Self::Device => "device",
             Self::Rotation => "rotation",
             Self::Restore => "restore",
+            Self::Admin => "admin",
         }
     }
 }
@@ -365,7 +370,28 @@ fn decide_tuple(
     if sealed.stands {
         decide_sharing(known, rules, now, place, view, sealed, plan);
         rotation::decide_rotation(known, rules, now, (place, view), sealed, plan);
+        decide_ordered(known, rules, (place, view), sealed, plan);
     }
+}
+
+/// An administrator wants it sealed once more, unless it is about to be anyway.
+fn decide_ordered(
+    known: &Knowledge,
+    rules: &Rules,
+    (place, view): (usize, &TupleView),
+    sealed: &SealedView,
+    plan: &mut Plan,
+) {
+    let shown_anyway = plan.seals.iter().any(|seal| seal.tuple == place);
+    if !known.elevated || sealed.tick > known.refresh_upto || shown_anyway {
+        return;
+    }
+    if !known.whole_room {
+        plan.needs_whole_room = true;
+        return;
+    }
+    let recipients = before_a_seal(known, rules, view);
+    plan.seals.push(Seal { tuple: place, cause: Cause::Admin, recipients, redacts: None });
 }
 
 /// The tuple has a value that is not sealed.
@@ -510,7 +536,7 @@ fn is_new_device(member: &MemberView, device: &DeviceView, sealed: &SealedView) 
 
 /// Whether a joined member's device got the key when its client may have read the event already. A key that the
 /// homeserver took before the join was there in time, and a client that asked reads again by itself.
-fn came_late(member: &MemberView, grant: &Grant, sealed: &SealedView) -> bool {
+pub(super) fn came_late(member: &MemberView, grant: &Grant, sealed: &SealedView) -> bool {
     if grant.asked {
         return false;
     }
@@ -534,7 +560,7 @@ fn decide_refresh(
         Cause::Device if view.tuple.is_aesthetic() => {
             view.device_refresh_at.saturating_add(rules.device_refresh_interval)
         }
-        Cause::Device | Cause::Reseal | Cause::Rotation | Cause::Restore => return,
+        _ => return,
     };
     if now < due {
         return plan.again(due);

@@ -18,8 +18,8 @@ use crate::{
     policy::{DeviceFacts, MemberFacts, UserFacts},
     state::{Membership, Rule, StateTuple},
     store::{
-        Grant, GrantRow, MemberRow, Over, Retired, SealedValue, SessionRow, TupleRow, ledger,
-        rooms, sessions, tuples,
+        Grant, GrantRow, MemberRow, Orders, Over, Retired, SealedValue, SessionRow, TupleRow,
+        ledger, orders, rooms, sessions, tuples,
     },
 };
 
@@ -38,7 +38,9 @@ impl Visit<'_> {
         }
         self.rules = self.lanes.taker.rules.of(&self.room);
         let members = self.members(db).await?;
+        let orders = orders::of_room(db, &room_id).await?;
         let mut grants = self.grants(db).await?;
+        give_once_more(&mut grants, &orders);
         let company = self.company(db).await?;
         let mut views = Vec::with_capacity(members.len());
         for member in members {
@@ -82,6 +84,7 @@ impl Visit<'_> {
             tuples: tuple_views,
             departed,
             requests: self.request_views(),
+            refresh_upto: orders.refresh_upto,
         })
     }
 
@@ -174,6 +177,19 @@ impl Visit<'_> {
             devices,
             first_key,
             settled: false,
+        }
+    }
+}
+
+/// Keys that were given before an administrator had them given once more count as lost. That they may be held still
+/// counts.
+fn give_once_more(grants: &mut Grants, orders: &Orders) {
+    for (user, upto) in &orders.shares {
+        let devices = grants.get_mut(user).into_iter().flat_map(BTreeMap::values_mut);
+        for grant in devices.flat_map(BTreeMap::values_mut) {
+            if grant.granted_at <= *upto {
+                grant.message_index = u32::MAX;
+            }
         }
     }
 }

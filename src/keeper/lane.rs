@@ -16,6 +16,7 @@ use super::{
     answering::Asked,
     clock::now_ms,
     decide::{Reason, decide},
+    heartbeat::Heartbeat,
     ingest::Taker,
     meeting::Newcomers,
     outbox::{Delivered, Sender},
@@ -68,6 +69,8 @@ pub struct Lanes {
     pub desk: Arc<Desk>,
     /// When the process began to keep rooms.
     pub began: Instant,
+    /// What the long poll last said of the keeper's own device.
+    pub heartbeat: Arc<Heartbeat>,
 }
 
 /// One visit to a room.

@@ -107,6 +107,7 @@ impl Listener {
         let timeout = if since.is_some() { POLL } else { Duration::ZERO };
         let slice = self.homeserver.sync(since, timeout).await?;
         let next = slice.next_batch.clone();
+        self.lanes.heartbeat.hear(&slice, &self.taker.keeper, now_ms());
         let changed: Vec<OwnedUserId> = slice.device_lists.changed.clone();
         if slice.to_device.is_empty() {
             self.newcomers.serve_first(&changed).await;

@@ -12,8 +12,10 @@
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
 //! - [`keys`] lets go of members' keys that are needed no more;
+//! - [`heartbeat`] says what the long poll last said of the keeper's own device;
 //! - [`hearing`] judges key requests, [`answering`] and [`forwarding`] give what was asked for;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
+//! - [`operator`] answers those who operate the keeper;
 //! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
 
 mod answering;
@@ -26,6 +28,7 @@ mod error;
 mod forwarding;
 mod handing_over;
 mod hearing;
+pub mod heartbeat;
 pub mod ingest;
 mod keys;
 mod knowledge;
@@ -33,6 +36,7 @@ pub mod lane;
 mod letters;
 mod listen;
 mod meeting;
+pub mod operator;
 pub mod outbox;
 pub mod pacing;
 mod people;

@@ -261,6 +261,7 @@ impl Sender {
             "device" => "device",
             "rotation" => "rotation",
             "restore" => "restore",
+            "admin" => "admin",
             _ => "reseal",
         };
         if cause == "restore" {

@@ -31,7 +31,7 @@ impl Visit<'_> {
             }
             let urgency = match seal.cause {
                 Cause::Device => self.urgency().await?,
-                Cause::Join | Cause::Reseal | Cause::Rotation | Cause::Restore => Urgency::Joiner,
+                _ => Urgency::Joiner,
             };
             match self.lanes.pacer.take(urgency, Instant::now()) {
                 Ok(()) => permitted.push(seal),

@@ -1,6 +1,9 @@
 //! Which rules a room is kept by.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{
+    Arc, PoisonError, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use ruma::ServerName;
 
@@ -16,6 +19,8 @@ use crate::{
 #[derive(Debug)]
 pub struct RuleBook {
     edition: RwLock<Arc<Edition>>,
+    /// Whether an administrator has had everything decided and nothing sent.
+    noop: AtomicBool,
 }
 
 /// What one reading of the configuration states.
@@ -29,7 +34,7 @@ pub struct Edition {
 impl RuleBook {
     /// What a configuration states.
     pub fn new(config: &Config) -> Self {
-        Self { edition: RwLock::new(Arc::new(Edition::new(config))) }
+        Self { edition: RwLock::new(Arc::new(Edition::new(config))), noop: AtomicBool::new(false) }
     }
 
     /// The rules that hold for all rooms together, as they are now.
@@ -40,7 +45,21 @@ impl RuleBook {
     /// The rules of a room, by what is known of it now. Neither waits nor reads the store, and keeps nothing:
     /// what a room is told by is part of its row, so no answer can be stale.
     pub fn of(&self, room: &RoomRow) -> Arc<Rules> {
-        self.edition().of(room)
+        let rules = self.edition().of(room);
+        if !self.noop.load(Ordering::SeqCst) {
+            return rules;
+        }
+        Arc::new(Rules { noop: true, ..(*rules).clone() })
+    }
+
+    /// Has nothing sent in any room from now on, or what the configuration says.
+    pub fn set_noop(&self, noop: bool) {
+        self.noop.store(noop, Ordering::SeqCst);
+    }
+
+    /// Whether an administrator has had nothing sent in any room.
+    pub fn is_noop(&self) -> bool {
+        self.noop.load(Ordering::SeqCst)
     }
 
     /// Whether the rules of any room are such, whether there is a room like that or not.
@@ -51,7 +70,7 @@ impl RuleBook {
 
     /// Says once that there are rooms in which nothing is sent.
     pub fn warn_of_noop(&self) {
-        if self.any(|rules| rules.noop) {
+        if self.is_noop() || self.any(|rules| rules.noop) {
             tracing::warn!(
                 "`noop` is set: where it holds, everything is decided and reported, and nothing is sent"
             );

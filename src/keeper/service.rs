@@ -24,6 +24,7 @@ use super::{
     lane::Lanes,
     listen::{Listener, hear_late},
     meeting::{self, Newcomer, Newcomers},
+    operator::{self, Operator},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
     reload::{Reloader, Reread},
@@ -38,7 +39,7 @@ use super::{
     scheduler, standing, upkeep,
 };
 use crate::{
-    admin::{self, Metrics, Readiness},
+    admin::{self, AdminSocket, Metrics, Readiness},
     appservice::{self, IncomingEvent, SinkError, TransactionSink},
     config::{Config, registration::Registration},
     crypto::KeeperDevice,
@@ -138,6 +139,20 @@ pub async fn serve(
     let store = open_store(&config).await?;
     let arrived = Arc::new(Notify::new());
     let bot = config.bot_user_id()?;
+    let rules = Arc::new(RuleBook::new(&config));
+    rules.set_noop(store.noop().await?);
+    let operator = Operator::new(operator::Parts {
+        store: store.clone(),
+        readiness: readiness.clone(),
+        rules: rules.clone(),
+        promised: Arc::new(Notify::new()),
+        keeper: bot.clone(),
+        homeserver: config.homeserver.address.to_string(),
+    });
+    let socket = config.socket_path().context("admin.socket")?;
+    let socket = AdminSocket::bind(&socket).await.context("admin.socket")?;
+    let heeding = admin::serve_socket(socket, operator.clone(), stopped(stop.subscribe()));
+    tasks.spawn(async move { Ok(heeding.await?) });
     let listener = TcpListener::bind(config.appservice.listen).await.with_context(|| {
         format!("appservice.listen: cannot listen on {}", config.appservice.listen)
     })?;
@@ -163,9 +178,16 @@ pub async fn serve(
     let starting = async {
         let homeserver = reach(&config, &registration, &bot, &metrics, pinged).await?;
         homeserver_latch.release();
-        let (keeper, late) =
-            start(&config, store.clone(), homeserver, &metrics, &readiness, arrived, newcomers)
-                .await?;
+        let (keeper, late) = start(
+            &config,
+            store.clone(),
+            homeserver,
+            &metrics,
+            &readiness,
+            arrived,
+            (newcomers, rules, operator),
+        )
+        .await?;
         device_latch.release();
         keeper.look_at_rooms().await?;
         anyhow::Ok((keeper, late))
@@ -239,8 +261,8 @@ fn flatten(ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow:
 
 /// Waits for those tasks that end by themselves once they are told to; the others are aborted after them.
 async fn drain(tasks: &mut JoinSet<anyhow::Result<()>>) {
-    // The two listeners and the lanes.
-    for _ in 0..3 {
+    // The two listeners, the socket and the lanes.
+    for _ in 0..4 {
         let _ = tasks.join_next().await;
     }
 }
@@ -319,7 +341,7 @@ async fn start(
     metrics: &Metrics,
     readiness: &Readiness,
     arrived: Arc<Notify>,
-    newcomers: Newcomers,
+    (newcomers, rules, operator): (Newcomers, Arc<RuleBook>, Operator),
 ) -> anyhow::Result<(Keeper, Late)> {
     let bot = config.bot_user_id()?;
     let device_id = device_id(&store).await?;
@@ -329,7 +351,6 @@ async fn start(
         tracing::debug!(%error, "the display name could not be set");
     }
     let homeserver = homeserver.with_device(device_id.clone());
-    let rules = Arc::new(RuleBook::new(config));
     let database = config.store.sqlite_path().context("store.url")?;
     let (device, late) = KeeperDevice::open(
         &crypto_folder(database),
@@ -359,16 +380,18 @@ async fn start(
         arrived: arrived.clone(),
         desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
         began: Instant::now(),
+        heartbeat: Arc::default(),
     };
     metrics.expect_rotations(&Retired::ALL.map(Retired::as_str));
     metrics.expect_key_requests(&Outcome::ALL.map(Outcome::as_str), &Scope::ALL.map(Scope::as_str));
     lanes.restore_requests().await?;
+    operator.begin(lanes.clone());
     let keeper = Keeper {
         lanes,
         homeserver,
         readiness: readiness.clone(),
         arrived,
-        promised: Arc::new(Notify::new()),
+        promised: operator.promised(),
     };
     Ok((keeper, late))
 }

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
-    store::{inbox, ledger, marks, outbox, people, rooms, sessions, tuples},
+    store::{commands, inbox, ledger, marks, outbox, people, rooms, sessions, tuples},
 };
 
 /// How often the gauges are set.
@@ -117,9 +117,12 @@ async fn prune_ledger(taker: &Taker) -> Result<(), KeeperError> {
         let pruned = ledger::prune(&mut transaction, before, PRUNED_AT_ONCE).await?;
         transaction.commit().await?;
         if pruned == 0 {
-            return Ok(());
+            break;
         }
     }
+    let mut transaction = taker.store.begin().await?;
+    commands::prune(&mut transaction, before).await?;
+    Ok(transaction.commit().await?)
 }
 
 /// Drops what each room's policy says need not be remembered any more of who said what, a little at a time.

@@ -43,14 +43,25 @@ impl ServerGlob {
 }
 
 impl AccessPolicy {
+    /// Which list keeps a user from being given keys, by its key in the configuration; `None` when none does.
+    pub fn refusal(&self, user: &UserId) -> Option<&'static str> {
+        let server = user.server_name();
+        if UserGlob::any(&self.deny_users, user) {
+            return Some("access.deny_users");
+        }
+        if self.deny_servers.iter().any(|glob| glob.matches_on_any_port(server)) {
+            return Some("access.deny_servers");
+        }
+        if !UserGlob::any(&self.allow_users, user) {
+            return Some("access.allow_users");
+        }
+        let allowed = self.allow_servers.iter().any(|glob| glob.matches(server));
+        (!allowed).then_some("access.allow_servers")
+    }
+
     /// Whether a user may be given keys, as far as the lists say.
     pub fn admits(&self, user: &UserId) -> bool {
-        let server = user.server_name();
-        let denied = UserGlob::any(&self.deny_users, user)
-            || self.deny_servers.iter().any(|glob| glob.matches_on_any_port(server));
-        let allowed = UserGlob::any(&self.allow_users, user)
-            && self.allow_servers.iter().any(|glob| glob.matches(server));
-        allowed && !denied
+        self.refusal(user).is_none()
     }
 }
 

@@ -250,6 +250,55 @@ impl Entitlement {
     }
 }
 
+/// What of all that is known of a device and its owner decides: [`Entitlement`] with its cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Judgement {
+    /// Nothing stands against it.
+    Entitled,
+    /// Its identity keys are not known, or not signed by itself.
+    DeviceUnknown,
+    /// Its owner has logged it out.
+    DeviceDeleted,
+    /// It is the keeper's own.
+    KeeperItself,
+    /// Its owner is not in the room.
+    NotAMember,
+    /// Its owner is invited, and invitees get no key of this.
+    Invited,
+    /// An administrator blocked its owner.
+    UserBlocked,
+    /// An administrator blocked it.
+    DeviceBlocked,
+    /// The lists of allowed and denied users and servers do not let its owner in.
+    NotAdmitted,
+    /// An administrator denied its owner the room's keys.
+    Denied,
+    /// Its owner did not cross-sign it.
+    Unsigned,
+    /// An administrator has to decide about its owner.
+    Held(HoldReason),
+}
+
+impl Judgement {
+    /// What follows from it.
+    pub fn entitlement(self) -> Entitlement {
+        match self {
+            Self::Entitled => Entitlement::Grant,
+            Self::DeviceUnknown
+            | Self::DeviceDeleted
+            | Self::KeeperItself
+            | Self::NotAMember
+            | Self::Invited => Entitlement::Silence,
+            Self::UserBlocked | Self::DeviceBlocked | Self::NotAdmitted => {
+                Entitlement::Withhold(WithheldCode::Blacklisted)
+            }
+            Self::Denied => Entitlement::Withhold(WithheldCode::Unauthorised),
+            Self::Unsigned => Entitlement::Withhold(WithheldCode::Unverified),
+            Self::Held(reason) => Entitlement::Hold(reason),
+        }
+    }
+}
+
 /// Whether a device is entitled to the key of a tuple, and what it hears if not.
 ///
 /// Nobody without business in the room hears anything: a withheld notice tells that there is
@@ -261,22 +310,59 @@ pub fn entitlement(
     tuple: &StateTuple,
     policy: &SharingPolicy,
 ) -> Entitlement {
-    if !device.known || device.deleted || device.is_keeper_itself {
-        return Entitlement::Silence;
+    judge(device, user, member, tuple, policy).entitlement()
+}
+
+/// The same with its cause.
+pub fn judge(
+    device: &DeviceFacts,
+    user: &UserFacts,
+    member: &MemberFacts,
+    tuple: &StateTuple,
+    policy: &SharingPolicy,
+) -> Judgement {
+    if let Some(unheard) = unheard(device, member, tuple, policy) {
+        return unheard;
     }
-    if !member_may_read(member.membership, tuple, policy.invitees) {
-        return Entitlement::Silence;
+    if user.blocked {
+        return Judgement::UserBlocked;
     }
-    if device.blocked || user.blocked || !user.admitted {
-        return Entitlement::Withhold(WithheldCode::Blacklisted);
+    if device.blocked {
+        return Judgement::DeviceBlocked;
+    }
+    if !user.admitted {
+        return Judgement::NotAdmitted;
     }
     if member.word == Some(Word::Denied) {
-        return Entitlement::Withhold(WithheldCode::Unauthorised);
+        return Judgement::Denied;
     }
     if !device.cross_signed_by_owner && policy.devices == DevicePolicy::CrossSigned {
-        return Entitlement::Withhold(WithheldCode::Unverified);
+        return Judgement::Unsigned;
     }
-    reason_to_hold(user, member, policy.members).map_or(Entitlement::Grant, Entitlement::Hold)
+    reason_to_hold(user, member, policy.members).map_or(Judgement::Entitled, Judgement::Held)
+}
+
+/// Why a device has no business with the key of a tuple, if it has none.
+fn unheard(
+    device: &DeviceFacts,
+    member: &MemberFacts,
+    tuple: &StateTuple,
+    policy: &SharingPolicy,
+) -> Option<Judgement> {
+    if device.deleted {
+        return Some(Judgement::DeviceDeleted);
+    }
+    if !device.known {
+        return Some(Judgement::DeviceUnknown);
+    }
+    if device.is_keeper_itself {
+        return Some(Judgement::KeeperItself);
+    }
+    if member_may_read(member.membership, tuple, policy.invitees) {
+        return None;
+    }
+    let invited = member.membership == Some(Membership::Invite);
+    Some(if invited { Judgement::Invited } else { Judgement::NotAMember })
 }
 
 /// Why an administrator's word is awaited about a member, if it is: whatever devices the member has,

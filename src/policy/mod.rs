@@ -9,8 +9,9 @@ pub mod rooms;
 
 pub use access::{AccessPolicy, ServerGlob};
 pub use entitlement::{
-    DeviceFacts, DevicePolicy, Entitlement, HoldReason, InviteePolicy, MemberFacts, MemberPolicy,
-    SharingPolicy, UserFacts, WithheldCode, Word, entitlement, hold, member_may_read,
+    DeviceFacts, DevicePolicy, Entitlement, HoldReason, InviteePolicy, Judgement, MemberFacts,
+    MemberPolicy, SharingPolicy, UserFacts, WithheldCode, Word, entitlement, hold, judge,
+    member_may_read,
 };
 pub use glob::UserGlob;
 pub use rooms::{RoomFacts, RoomMatch};

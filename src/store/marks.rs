@@ -105,6 +105,25 @@ pub async fn stands(
     Ok(stands)
 }
 
+/// When a member of a room is decided upon next, alone or with everybody else, in milliseconds.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn due_at(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    user: &UserId,
+) -> Result<Option<i64>> {
+    let (due_at,): (Option<i64>,) =
+        sqlx::query_as("SELECT MIN(due_at) FROM marks WHERE room_id = ? AND user_id IN (?, '')")
+            .bind(room.as_str())
+            .bind(user.as_str())
+            .fetch_one(connection)
+            .await?;
+    Ok(due_at)
+}
+
 /// Settles a promise, unless it was made anew since it was read.
 ///
 /// # Errors

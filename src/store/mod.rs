@@ -7,6 +7,7 @@
 
 pub mod asking;
 mod beside;
+pub mod commands;
 mod error;
 pub mod held_sessions;
 pub mod inbox;
@@ -14,7 +15,9 @@ pub mod key_requests;
 pub mod ledger;
 pub mod marks;
 pub mod member_sessions;
+pub mod orders;
 pub mod outbox;
+pub mod overview;
 pub mod people;
 pub mod places;
 pub mod rooms;
@@ -41,14 +44,17 @@ use sqlx::{
 
 pub use self::{
     asking::{AskRow, AskedRow, Wanted},
-    beside::{Beside, Refused},
+    beside::{Beside, NotBeside},
+    commands::{Asked, Command, CommandRow, CommandsFilter, Done, Refused},
     error::StoreError,
     held_sessions::HeldSession,
     inbox::{InboxRow, NewEvent},
     key_requests::{AskedSession, KeyRequestRow},
     ledger::{Grant, GrantRow, History, HistoryFilter, HistoryRow, NewGrant, Refusal},
     marks::Mark,
+    orders::Orders,
     outbox::{NewOutbox, OutboxKind, OutboxRow, StateDetail, ToDeviceDetail},
+    overview::{RoomOverview, TupleOverview},
     people::{HoldRow, Identity, People},
     rooms::{Inviter, MemberRow, RoomRow},
     sessions::{Over, Retired, SessionRow},
@@ -64,6 +70,9 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("src/store/migration
 /// Takes the right to write at once, and waits for it: what a transaction has read cannot become stale by
 /// another process's commit.
 const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// Under which key it is kept whether an administrator has had everything decided and nothing sent.
+const NOOP: &str = "noop";
 
 /// How many ticks one start of the keeper may use before it reserves more; far beyond what it can.
 const TICKS_PER_START: i64 = 1 << 40;
@@ -169,11 +178,16 @@ impl Store {
     ///
     /// [`StoreError::Database`] when the database cannot be read.
     pub async fn meta(&self, key: &str) -> Result<Option<String>> {
-        let value: Option<(Vec<u8>,)> = sqlx::query_as("SELECT value FROM meta WHERE key = ?")
-            .bind(key)
-            .fetch_optional(&self.reader)
-            .await?;
-        Ok(value.map(|(bytes,)| String::from_utf8_lossy(&bytes).into_owned()))
+        meta(&mut *self.read().await?, key).await
+    }
+
+    /// Whether an administrator has had everything decided and nothing sent.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Database`] when the database cannot be read.
+    pub async fn noop(&self) -> Result<bool> {
+        Ok(self.meta(NOOP).await?.as_deref() == Some("on"))
     }
 
     /// A number that changes when another process has committed something since it was last asked for.
@@ -193,6 +207,15 @@ impl Store {
         self.reader.close().await;
         self.writer.close().await;
     }
+}
+
+/// What is kept under `key`, or `None`.
+async fn meta(connection: &mut sqlx::SqliteConnection, key: &str) -> Result<Option<String>> {
+    let value: Option<(Vec<u8>,)> = sqlx::query_as("SELECT value FROM meta WHERE key = ?")
+        .bind(key)
+        .fetch_optional(connection)
+        .await?;
+    Ok(value.map(|(bytes,)| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// Keeps `value` under `key`, as part of the caller's transaction.

@@ -219,7 +219,8 @@ impl World {
     }
 
     fn whoami(&self, user_id: &str, call: &Call) -> Reply {
-        if self.users.get(user_id).is_none_or(|user| !user.registered) {
+        let is_sender = user_id == format!("@{}:localhost", self.registration.sender_localpart);
+        if !is_sender && self.users.get(user_id).is_none_or(|user| !user.registered) {
             return Reply::forbidden("Application service has not registered this user");
         }
         Reply::ok(json!({

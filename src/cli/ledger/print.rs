@@ -6,7 +6,10 @@ use serde_json::json;
 
 use super::Show;
 use crate::{
-    cli::when::{to_millisecond, to_second},
+    cli::{
+        table::{harmless, word},
+        when::{to_millisecond, to_second},
+    },
     store::HistoryRow,
 };
 
@@ -84,22 +87,6 @@ fn cells(row: &HistoryRow) -> ([String; HEADS.len()], String) {
         row.session_id.as_deref().map_or_else(|| NOTHING.to_owned(), word),
     ];
     (cells, row.policy.as_deref().map_or_else(|| NOTHING.to_owned(), harmless))
-}
-
-/// The text in one cell of its own, whoever chose it: no line break, no escape sequence of a terminal, no space.
-fn word(text: &str) -> String {
-    harmless(text).replace(' ', "\\u{20}")
-}
-
-fn harmless(text: &str) -> String {
-    let mut harmless = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\'' | '"' => harmless.push(character),
-            _ => harmless.extend(character.escape_debug()),
-        }
-    }
-    harmless
 }
 
 fn line(row: &HistoryRow) -> String {

@@ -106,6 +106,7 @@ fn room(members: Vec<MemberView>, tuples: Vec<TupleView>) -> Knowledge {
         tuples,
         departed: BTreeSet::new(),
         requests: Vec::new(),
+        refresh_upto: 0,
     }
 }
 

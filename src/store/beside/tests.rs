@@ -1,10 +1,14 @@
 //! An administrator's commands beside an open store, on real files.
 
-use ruma::{owned_user_id, room_id, user_id};
+use ruma::{UserId, owned_user_id, room_id, user_id};
 use secrecy::SecretString;
 
 use super::*;
-use crate::store::{RoomRow, Store};
+use crate::{
+    policy::Word,
+    state::Membership,
+    store::{Asked, MemberRow, RoomRow, Store, marks},
+};
 
 const NOW: i64 = 1000;
 
@@ -14,6 +18,21 @@ fn room() -> &'static RoomId {
 
 fn bob() -> &'static UserId {
     user_id!("@bob:localhost")
+}
+
+/// Who commands.
+const OPS: &str = "uid:0";
+
+fn approve_bob() -> Command {
+    Command::Approve { room: room().to_owned(), user: bob().to_owned() }
+}
+
+fn deny_bob() -> Command {
+    Command::Deny { room: room().to_owned(), user: bob().to_owned() }
+}
+
+fn confirm_bob() -> Command {
+    Command::ConfirmIdentity { user: bob().to_owned() }
 }
 
 async fn keeper(folder: &tempfile::TempDir) -> Store {
@@ -53,7 +72,7 @@ async fn word_about_bob(store: &Store) -> Option<Word> {
 async fn a_store_that_is_not_there_is_not_made() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keeper.db");
-    assert!(matches!(Beside::open(&path).await, Err(Refused::NoStore(named)) if named == path));
+    assert!(matches!(Beside::open(&path).await, Err(NotBeside::NoStore(named)) if named == path));
     assert!(!path.exists());
 }
 
@@ -69,15 +88,15 @@ async fn a_store_of_another_version_is_left_as_it_is() {
         connection.close().await.unwrap();
     };
     change("UPDATE _sqlx_migrations SET version = 9999 WHERE version = 3").await;
-    assert!(matches!(Beside::open(&path).await, Err(Refused::OtherVersion(_))));
+    assert!(matches!(Beside::open(&path).await, Err(NotBeside::OtherVersion(_))));
     change("DELETE FROM _sqlx_migrations WHERE version = 9999").await;
-    assert!(matches!(Beside::open(&path).await, Err(Refused::OtherVersion(_))));
+    assert!(matches!(Beside::open(&path).await, Err(NotBeside::OtherVersion(_))));
     let empty = folder.path().join("empty.db");
     std::fs::write(&empty, "").unwrap();
-    assert!(matches!(Beside::open(&empty).await, Err(Refused::OtherVersion(_))));
+    assert!(matches!(Beside::open(&empty).await, Err(NotBeside::OtherVersion(_))));
     let text = folder.path().join("notes.txt");
     std::fs::write(&text, "no database at all").unwrap();
-    assert!(matches!(Beside::open(&text).await, Err(Refused::Store(_))));
+    assert!(matches!(Beside::open(&text).await, Err(NotBeside::Store(_))));
     assert_eq!(std::fs::read_to_string(&text).unwrap(), "no database at all");
 }
 
@@ -90,7 +109,7 @@ async fn a_promise_that_the_keeper_is_about_to_settle_is_made_anew() {
     transaction.commit().await.unwrap();
     let read = marks::due(&mut store.read().await.unwrap(), room(), NOW).await.unwrap().remove(0);
 
-    beside(&folder).await.approve(room(), bob(), NOW).await.unwrap();
+    beside(&folder).await.command(OPS, &approve_bob(), NOW).await.unwrap();
 
     let mut transaction = store.begin().await.unwrap();
     marks::settle(&mut transaction, room(), &read).await.unwrap();
@@ -103,9 +122,17 @@ async fn a_promise_that_the_keeper_is_about_to_settle_is_made_anew() {
 async fn ticks_of_commands_are_none_of_the_keepers_and_the_next_start_is_beyond_them() {
     let folder = tempfile::tempdir().unwrap();
     let store = with_bob(&folder).await;
-    beside(&folder).await.block(bob(), None, NOW).await.unwrap();
+    beside(&folder)
+        .await
+        .command(OPS, &Command::Block { user: bob().to_owned(), device: None }, NOW)
+        .await
+        .unwrap();
     let first = marks::due(&mut store.read().await.unwrap(), room(), NOW).await.unwrap()[0].tick;
-    beside(&folder).await.unblock(bob(), None, NOW).await.unwrap();
+    beside(&folder)
+        .await
+        .command(OPS, &Command::Unblock { user: bob().to_owned(), device: None }, NOW)
+        .await
+        .unwrap();
     let second = marks::due(&mut store.read().await.unwrap(), room(), NOW).await.unwrap()[0].tick;
     assert!(store.next_tick() < first && first < second);
     store.close().await;
@@ -120,12 +147,13 @@ async fn a_command_waits_for_the_keepers_commit_and_never_makes_it_fail() {
     let mut transaction = store.begin().await.unwrap();
     // The keeper has read, and has not written yet.
     assert!(rooms::get(&mut transaction, room()).await.unwrap().is_some());
-    let mut command = tokio::spawn(async move { administrator.deny(room(), bob(), NOW).await });
+    let mut command =
+        tokio::spawn(async move { administrator.command(OPS, &deny_bob(), NOW).await });
     let a_while = std::time::Duration::from_millis(200);
     assert!(tokio::time::timeout(a_while, &mut command).await.is_err(), "it did not wait");
     rooms::touch(&mut transaction, room(), 5).await.unwrap();
     transaction.commit().await.unwrap();
-    assert!(command.await.unwrap().unwrap());
+    assert_eq!(command.await.unwrap().unwrap(), Done::Denied { present: true });
     assert_eq!(word_about_bob(&store).await, Some(Word::Denied));
 }
 
@@ -138,7 +166,7 @@ async fn the_keeper_notices_what_another_process_commits_and_not_its_own() {
     rooms::touch(&mut transaction, room(), 5).await.unwrap();
     transaction.commit().await.unwrap();
     assert_eq!(store.others_version().await.unwrap(), before);
-    beside(&folder).await.approve(room(), bob(), NOW).await.unwrap();
+    beside(&folder).await.command(OPS, &approve_bob(), NOW).await.unwrap();
     assert_ne!(store.others_version().await.unwrap(), before);
 }
 
@@ -152,11 +180,11 @@ async fn an_approval_goes_with_the_member_and_a_denial_stays() {
         people::left(&mut transaction, room(), bob()).await.unwrap();
         transaction.commit().await.unwrap();
     };
-    administrator.approve(room(), bob(), NOW).await.unwrap();
+    administrator.command(OPS, &approve_bob(), NOW).await.unwrap();
     assert_eq!(word_about_bob(&store).await, Some(Word::Approved));
     leave().await;
     assert_eq!(word_about_bob(&store).await, None);
-    administrator.deny(room(), bob(), NOW).await.unwrap();
+    administrator.command(OPS, &deny_bob(), NOW).await.unwrap();
     leave().await;
     assert_eq!(word_about_bob(&store).await, Some(Word::Denied));
 }
@@ -180,12 +208,13 @@ async fn the_first_identity_counts_until_a_later_one_is_confirmed() {
     let mut administrator = beside(&folder).await;
     let pinned = |changed: Option<&str>| ("first".to_owned(), changed.map(str::to_owned));
     assert_eq!(see("first").await, pinned(None));
-    let refused = administrator.confirm_identity(bob(), NOW).await;
+    let refused = administrator.command(OPS, &confirm_bob(), NOW).await;
     assert!(matches!(refused, Err(Refused::Unchanged(_))));
     assert_eq!(see("second").await, pinned(Some("second")));
     assert_eq!(see("first").await, pinned(None), "it was only for a while");
     assert_eq!(see("third").await, pinned(Some("third")));
-    assert_eq!(administrator.confirm_identity(bob(), NOW).await.unwrap(), "third");
+    let confirmed = administrator.command(OPS, &confirm_bob(), NOW).await.unwrap();
+    assert_eq!(confirmed, Done::Confirmed { master_key: "third".to_owned() });
     assert_eq!(see("third").await, ("third".to_owned(), None));
     assert_eq!(see("first").await, ("third".to_owned(), Some("first".to_owned())));
 }
@@ -207,4 +236,50 @@ async fn a_hold_is_news_once_for_each_reason() {
     assert_eq!(people::holds(&mut transaction, Some(room())).await.unwrap().len(), 1);
     people::let_go(&mut transaction, room(), Some(bob())).await.unwrap();
     assert_eq!(people::count_holds(&mut transaction).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn each_command_stands_in_the_ledger_with_who_gave_it_and_what_came_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = with_bob(&folder).await;
+    let mut administrator = beside(&folder).await;
+    administrator.command(OPS, &approve_bob(), NOW).await.unwrap();
+    administrator.command("@ops:localhost", &confirm_bob(), NOW + 1).await.unwrap_err();
+    let rows = administrator.commands(&CommandsFilter::default()).await.unwrap();
+    let told: Vec<_> = rows
+        .iter()
+        .map(|row| (row.at, row.actor.as_str(), row.verb.as_str(), row.outcome.as_str()))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (NOW, OPS, "approve", "done"),
+            (NOW + 1, "@ops:localhost", "confirm-identity", "refused:unchanged")
+        ]
+    );
+    assert_eq!(
+        (rows[0].room_id.as_str(), rows[0].user_id.as_str()),
+        (room().as_str(), bob().as_str())
+    );
+    let newest = CommandsFilter { newest: Some(1), ..CommandsFilter::default() };
+    assert_eq!(administrator.commands(&newest).await.unwrap(), rows[1..]);
+    let mut transaction = store.begin().await.unwrap();
+    commands::prune(&mut transaction, NOW + 1).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(administrator.commands(&CommandsFilter::default()).await.unwrap(), rows[1..]);
+}
+
+#[tokio::test]
+async fn whoever_reads_the_same_again_and_again_has_one_row_an_hour() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = keeper(&folder).await;
+    let asked = Asked::about("status", None, None);
+    let hour = 3_600_000;
+    let mut transaction = store.begin().await.unwrap();
+    for (actor, at) in [("a", 1), ("a", 2), ("b", 3), ("a", hour), ("a", hour + 2)] {
+        commands::note_reading(&mut transaction, actor, &asked, "done", at).await.unwrap();
+    }
+    let rows = commands::of_filter(&mut transaction, &CommandsFilter::default()).await.unwrap();
+    let told: Vec<_> = rows.iter().map(|row| (row.actor.as_str(), row.at, row.count)).collect();
+    assert_eq!(told, [("a", 1, 3), ("b", 3, 1), ("a", hour + 2, 1)]);
 }

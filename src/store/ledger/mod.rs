@@ -3,6 +3,7 @@
 mod delivery;
 mod history;
 mod names;
+mod refusals;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -13,6 +14,7 @@ pub use self::delivery::delivered;
 pub use self::history::{History, HistoryFilter, HistoryRow};
 pub(in crate::store) use self::names::Cache;
 use self::names::Kind;
+pub use self::refusals::{RefusedRow, refusals};
 use super::{Result, Store, StoreError};
 use crate::state::StateTuple;
 

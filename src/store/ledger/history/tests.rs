@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::{
     state::StateTuple,
-    store::{Beside, NewGrant, Refused, Store, ledger},
+    store::{Beside, NewGrant, NotBeside, Store, ledger},
 };
 
 const USERS: i64 = 7;
@@ -164,7 +164,7 @@ async fn without_the_passphrase_nothing_is_told_and_reading_changes_nothing() {
     let (wrong, right) = (SecretString::from("wrong"), SecretString::from("right"));
     let filter = HistoryFilter::default();
     let refused = beside.history(&wrong, &filter).await;
-    assert!(matches!(refused, Err(Refused::Store(StoreError::WrongPassphrase))));
+    assert!(matches!(refused, Err(NotBeside::Store(StoreError::WrongPassphrase))));
     let history = beside.history(&right, &filter).await.unwrap();
     let changed = sqlx::query("DELETE FROM ledger").execute(&mut *history.connection).await;
     assert!(changed.is_err());

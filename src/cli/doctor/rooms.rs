@@ -1,0 +1,65 @@
+//! The rooms and spaces that the keeper is in: sealed or not, elevated or not, and what it cannot read.
+
+use super::report::Finding;
+use crate::keeper::operator::RoomSummary;
+
+/// Looks at the rooms.
+pub(super) fn examine(rooms: &[RoomSummary]) -> Vec<Finding> {
+    let present = rooms.iter().filter(|room| !matches!(room.status.as_str(), "left" | "banned"));
+    let mut findings: Vec<Finding> = present.flat_map(of_room).collect();
+    if findings.is_empty() {
+        findings.push(Finding::warning(
+            "rooms",
+            "the keeper is in no room",
+            "invite it into a room whose state is encrypted, and give it the power to send such state",
+        ));
+    }
+    findings
+}
+
+fn of_room(room: &RoomSummary) -> Vec<Finding> {
+    let mut findings = vec![standing(room)];
+    if room.undecryptable > 0 {
+        findings.push(Finding::warning(
+            "undecryptable",
+            format!("{} state events cannot be read: their keys did not come", room.undecryptable),
+            "the keeper asks for the keys; setting the values once more heals it at once",
+        ));
+    }
+    if room.held > 0 {
+        findings.push(Finding::warning(
+            "held",
+            format!("{} members wait for an administrator's word", room.held),
+            "`statekeeper holds` lists them; `approve` or `deny` each",
+        ));
+    }
+    findings.into_iter().map(|finding| finding.about(&room.room_id)).collect()
+}
+
+fn standing(room: &RoomSummary) -> Finding {
+    match room.status.as_str() {
+        "kept" => Finding::fine(
+            "room",
+            format!("is kept: {} of {} values are sealed", room.sealed, room.values),
+        ),
+        "not_elevated" => Finding::trouble(
+            "room",
+            "the keeper is not elevated there: it may not send `m.room.encrypted` state",
+            "give the keeper the power that `state_default`, or `events` for `m.room.encrypted`, asks for",
+        ),
+        "state_not_encrypted" => Finding::fine(
+            "room",
+            "its state is not sealed: it is not encrypted, or policy leaves it",
+        ),
+        "loading" => Finding::warning(
+            "room",
+            "its state was not fetched yet",
+            "if this lasts, see in the log what the homeserver says of it",
+        ),
+        _ => Finding::warning(
+            "room",
+            "the keeper is invited and has not joined",
+            "if this lasts, see in the log why the join fails",
+        ),
+    }
+}

@@ -1,0 +1,228 @@
+//! What an operator is answered. Nothing in it is key material, nor any content of state.
+
+use std::collections::BTreeMap;
+
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use serde::{Deserialize, Serialize};
+
+use super::{examine::Examination, why::Why};
+use crate::{
+    keeper::KeeperError,
+    store::{Done, HoldRow, Refused, RoomOverview, StoreError, TupleOverview},
+};
+
+/// The answer to a [`super::Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// To [`super::Query::Status`].
+    Status(Status),
+    /// To [`super::Query::Rooms`].
+    Rooms(Vec<RoomSummary>),
+    /// To [`super::Query::Room`].
+    Room(RoomDetail),
+    /// To [`super::Query::Why`].
+    Why(Why),
+    /// To [`super::Query::Holds`].
+    Holds(Vec<Hold>),
+    /// To [`super::Query::Examine`].
+    Examination(Examination),
+    /// To [`super::Request::Command`].
+    Done(Done),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The word for it that scripts see, such as `unknown_room`.
+    pub code: String,
+    /// What is the matter, and what to do about it.
+    pub message: String,
+}
+
+/// How the keeper fares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version that runs.
+    pub version: String,
+    /// The keeper.
+    pub user_id: OwnedUserId,
+    /// Its device; `None` until the homeserver was reached for the first time since the start.
+    pub device_id: Option<OwnedDeviceId>,
+    /// Where its homeserver is.
+    pub homeserver: String,
+    /// When the process was started, in milliseconds.
+    pub started_at: i64,
+    /// Whether it can do all of its work.
+    pub ready: bool,
+    /// What it lacks for that, as `/health/ready` says.
+    pub missing: Vec<String>,
+    /// Whether an administrator has had nothing sent.
+    pub noop: bool,
+    /// Whether the configuration says of all rooms, or of some, that nothing is sent.
+    pub noop_configured: bool,
+    /// Rooms by status.
+    pub rooms: BTreeMap<String, i64>,
+    /// How many members are held.
+    pub held: i64,
+    /// How many tuples show an event that the keeper cannot read.
+    pub undecryptable: i64,
+    /// What is still to be decided: now, and at a later time.
+    pub due: i64,
+    /// See [`Status::due`].
+    pub later: i64,
+    /// How many requests wait to be sent.
+    pub sending: i64,
+    /// How many key requests wait for their turn.
+    pub key_requests: u64,
+    /// How many state sessions may encrypt.
+    pub sessions: i64,
+}
+
+/// A room in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomSummary {
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// Its main address.
+    pub alias: Option<String>,
+    /// `kept`, `not_elevated`, `state_not_encrypted`, `loading`, `invited`, `left` or `banned`.
+    pub status: String,
+    /// How many are joined, the keeper among them.
+    pub joined: i64,
+    /// How many are held.
+    pub held: i64,
+    /// How many values there are.
+    pub values: i64,
+    /// How many of these are sealed.
+    pub sealed: i64,
+    /// How many tuples show an event that the keeper cannot read.
+    pub undecryptable: i64,
+    /// How many promises to decide stand.
+    pub promises: i64,
+    /// When the first of them is due, in milliseconds.
+    pub due_at: Option<i64>,
+}
+
+/// A room.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomDetail {
+    /// The room as in the list.
+    #[serde(flatten)]
+    pub summary: RoomSummary,
+    /// Its room version.
+    pub version: String,
+    /// Whether it has said that it is encrypted.
+    pub encrypted: bool,
+    /// Whether it has said that its state is.
+    pub flagged: bool,
+    /// Whether the keeper may send sealed state there.
+    pub elevated: bool,
+    /// The spaces that it is in.
+    pub spaces: Vec<OwnedRoomId>,
+    /// The policy that decides who is given keys, in words; `None` where no keeper runs to say.
+    pub policy: Option<String>,
+    /// Whether everything is decided there and nothing sent; `None` where no keeper runs to say.
+    pub noop: Option<bool>,
+    /// Its state tuples.
+    pub tuples: Vec<TupleOverview>,
+    /// Who is held there.
+    pub holds: Vec<Hold>,
+}
+
+/// A member who waits for an administrator's word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// Where.
+    pub room_id: OwnedRoomId,
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// Since when, in milliseconds.
+    pub since: i64,
+    /// `identity_changed`, `not_vouched` or `awaits_approval`.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// The keeper has not come so far since its start.
+    pub(super) fn starting() -> Self {
+        Self {
+            code: "starting".to_owned(),
+            message: "the keeper has not reached its homeserver since its start, and knows no \
+                      devices yet; `statekeeper status` says what is missing"
+                .to_owned(),
+        }
+    }
+
+    /// Whether it is the keeper's own trouble.
+    pub fn is_failure(&self) -> bool {
+        matches!(self.code.as_str(), "store" | "failed")
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Self { code: refused.code().to_owned(), message: refused.to_string() }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Refused::Store(error).into()
+    }
+}
+
+impl From<sqlx::Error> for Refusal {
+    fn from(error: sqlx::Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl From<KeeperError> for Refusal {
+    fn from(error: KeeperError) -> Self {
+        Self { code: "failed".to_owned(), message: error.to_string() }
+    }
+}
+
+impl From<RoomOverview> for RoomSummary {
+    fn from(row: RoomOverview) -> Self {
+        Self {
+            status: row.room.status().to_owned(),
+            alias: row.room.canonical_alias,
+            room_id: row.room.room_id,
+            joined: row.joined,
+            held: row.held,
+            values: row.values,
+            sealed: row.sealed,
+            undecryptable: row.undecryptable,
+            promises: row.promises,
+            due_at: row.due_at,
+        }
+    }
+}
+
+impl From<HoldRow> for Hold {
+    fn from(row: HoldRow) -> Self {
+        let HoldRow { room_id, user_id, since, reason } = row;
+        Self { room_id, user_id, since, reason }
+    }
+}
+
+impl RoomDetail {
+    /// What the store alone says of a room.
+    pub fn of_store(row: RoomOverview, tuples: Vec<TupleOverview>, holds: Vec<HoldRow>) -> Self {
+        Self {
+            version: row.room.version.clone(),
+            encrypted: row.room.encrypted,
+            flagged: row.room.flagged,
+            elevated: row.room.elevated,
+            spaces: row.room.spaces.clone(),
+            policy: None,
+            noop: None,
+            tuples,
+            holds: holds.into_iter().map(Hold::from).collect(),
+            summary: row.into(),
+        }
+    }
+}
