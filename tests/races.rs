@@ -14,7 +14,6 @@ mod races {
     mod askers_themselves;
     mod asking;
     mod audience;
-    mod doctor;
     mod enforcing;
     mod flood;
     mod homeserver_itself;

@@ -156,6 +156,23 @@ impl Keeper {
         self.command_of(&[name], arguments)
     }
 
+    /// The same of a command that needs the homeserver, which is served by the very thread that would wait for it.
+    pub async fn command_while_served(
+        &self,
+        name: &str,
+        arguments: &[&str],
+    ) -> (Option<i32>, String, String) {
+        let done = tokio::process::Command::new(BINARY)
+            .args([name, "--config"])
+            .arg(self.folder.path().join("statekeeper.yaml"))
+            .args(arguments)
+            .output()
+            .await
+            .expect("the keeper's binary runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code(), text(&done.stdout), text(&done.stderr))
+    }
+
     fn command_of(&self, names: &[&str], arguments: &[&str]) -> (Option<i32>, String, String) {
         let done = Command::new(BINARY)
             .args(names)
