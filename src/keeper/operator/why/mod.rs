@@ -186,8 +186,7 @@ pub(super) async fn why(lanes: &Lanes, room: &RoomId, user: &UserId) -> Result<W
     };
     let standing = MemberFacts { membership, ..view.standing };
     let by_user = judgement(&SOUND, &view.user, &standing, &name(), &rules);
-    let is_settled = lanes.taker.device.is_settled(user);
-    why.findings.extend(of_user(by_user, &view.devices, is_settled, &words));
+    why.findings.extend(of_user(by_user, &view.devices, view.settled, &words));
     view.devices.sort_by(|one, other| one.device_id.cmp(&other.device_id));
     let case = Case { known: &known, rules: &rules, member: &view, standing, states: &states };
     for device in &view.devices {
@@ -232,6 +231,8 @@ async fn stranger(
     user: &UserId,
     membership: Option<Membership>,
 ) -> Result<MemberView, Refusal> {
+    // Before the devices are read: what comes between counts as not known.
+    let settled = lanes.taker.device.is_settled(user);
     let known = lanes.taker.device.known_user(user).await.map_err(KeeperError::from)?;
     let global = lanes.taker.rules.global();
     let devices = known.devices.iter().map(stranger_device).collect();
@@ -242,6 +243,7 @@ async fn stranger(
         standing: MemberFacts::of(membership),
         since: 0,
         tick: 0,
+        settled,
         devices,
         orphaned: Default::default(),
         first_key: None,
