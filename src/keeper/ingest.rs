@@ -44,6 +44,8 @@ pub struct Taker {
     pub metrics: Metrics,
     /// The keeper.
     pub keeper: OwnedUserId,
+    /// When the process began to keep rooms, in milliseconds.
+    pub began_at: i64,
 }
 
 /// When an event arrived, and whether it happens now or is found in a fetched state.

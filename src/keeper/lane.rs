@@ -16,6 +16,7 @@ use super::{
     answering::Asked,
     clock::now_ms,
     decide::{Reason, decide},
+    gone_back::LookedAt,
     heartbeat::Heartbeat,
     ingest::Taker,
     meeting::Newcomers,
@@ -69,6 +70,8 @@ pub struct Lanes {
     pub desk: Arc<Desk>,
     /// When the process began to keep rooms.
     pub began: Instant,
+    /// Where it was looked whether the store went back in time.
+    pub looked_at: Arc<LookedAt>,
     /// What the long poll last said of the keeper's own device.
     pub heartbeat: Arc<Heartbeat>,
 }

@@ -7,6 +7,7 @@
 //! - [`lane`] visits one room at a time, [`scheduler`] many side by side; [`performing`] does what was decided, by way of
 //!   [`sharing`], [`seal`] and [`outbox`], and [`closing`] settles what was promised;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
+//! - [`gone_back`] notices a store that was put back from an older copy;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
@@ -26,6 +27,7 @@ pub mod decide;
 mod enforcing;
 mod error;
 mod forwarding;
+pub mod gone_back;
 mod handing_over;
 mod hearing;
 pub mod heartbeat;

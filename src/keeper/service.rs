@@ -363,8 +363,14 @@ async fn start(
     .await?;
     device.publish().await.context("the device could not be published")?;
     rules.warn_of_noop();
-    let taker =
-        Taker { store: store.clone(), device, rules, metrics: metrics.clone(), keeper: bot };
+    let taker = Taker {
+        store: store.clone(),
+        device,
+        rules,
+        metrics: metrics.clone(),
+        keeper: bot,
+        began_at: now_ms(),
+    };
     let sender = Sender { store, homeserver: homeserver.clone(), metrics: metrics.clone() };
     let invites = &config.access.invites;
     let global = taker.rules.global();
@@ -380,6 +386,7 @@ async fn start(
         arrived: arrived.clone(),
         desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
         began: Instant::now(),
+        looked_at: Arc::default(),
         heartbeat: Arc::default(),
     };
     metrics.expect_rotations(&Retired::ALL.map(Retired::as_str));

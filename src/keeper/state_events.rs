@@ -8,6 +8,7 @@ use super::{
     KeeperError,
     clock::now_ms,
     enforcing::{broken_on_key, conclude, keep, note_time, plain_beside, refusal_on_key, report},
+    gone_back,
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
     pacing::war_wait,
@@ -189,6 +190,7 @@ async fn take_encrypted(
     }
     if event.sender == taker.keeper {
         if let Ok(megolm) = MegolmContent::parse(&event.content) {
+            gone_back::weigh(taker, db, &room.room_id, event, &megolm).await?;
             let (session, index) = (&megolm.session_id, megolm.message_index);
             let (sender, event) = (&event.sender, &event.event_id);
             tuples::record_index(db, &room.room_id, session, index, sender, event).await?;

@@ -33,11 +33,13 @@ pub enum Retired {
     KeeperLeft,
     /// Policy seals no state in the room any more, and who comes and goes is not heard.
     NotSealed,
+    /// The store that holds it was put back from an older copy.
+    Restored,
 }
 
 impl Retired {
     /// Every reason there is.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::MemberLeft,
         Self::InviteWithdrawn,
         Self::DeviceGone,
@@ -50,6 +52,7 @@ impl Retired {
         Self::Admin,
         Self::KeeperLeft,
         Self::NotSealed,
+        Self::Restored,
     ];
 
     /// The label in the store and in metrics.
@@ -67,6 +70,7 @@ impl Retired {
             Self::Admin => "admin",
             Self::KeeperLeft => "keeper_left",
             Self::NotSealed => "not_sealed",
+            Self::Restored => "restored",
         }
     }
 }
@@ -226,6 +230,51 @@ pub async fn retire_all(
     .execute(connection)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// Retires every session of every room that was made before `made` (milliseconds), at `now` (milliseconds). Returns how
+/// many those are.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be written.
+pub async fn retire_before(
+    connection: &mut SqliteConnection,
+    made: i64,
+    why: Retired,
+    now: i64,
+) -> Result<u64> {
+    let done = sqlx::query(
+        "UPDATE sessions SET retired = ?, retired_at = ? WHERE retired IS NULL AND created_at < ?",
+    )
+    .bind(why.as_str())
+    .bind(now)
+    .bind(made)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Whether a session of a room has encrypted something at an index.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be read.
+pub async fn has_encrypted(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    session_id: &str,
+    message_index: u32,
+) -> Result<bool> {
+    let (known,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM sessions WHERE session_id = ? AND room_id = ? AND messages > ?)",
+    )
+    .bind(session_id)
+    .bind(room.as_str())
+    .bind(i64::from(message_index))
+    .fetch_one(connection)
+    .await?;
+    Ok(known)
 }
 
 /// Since when the session of a sealed value encrypts no more, where nothing of its scope follows it yet: those that

@@ -373,3 +373,64 @@ async fn a_kill_in_the_middle_of_a_large_room_s_rotation_goes_on_with_those_who_
         stage.sim.with(|world| world.keeper_seal(&room.room_id, NAME)).expect("it is sealed");
     assert!(gone.opens(&seal).is_err());
 }
+
+/// The keeper goes on from an older copy of its store.
+async fn put_back(stage: &mut Stage, copy: &tempfile::TempDir) {
+    stage.keeper.kill();
+    stage.keeper.put_store_back(copy);
+    stage.keeper.start().await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_the_store_was_put_back_from_an_older_copy() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("One").await;
+    let elsewhere = stage.named_room("Elsewhere").await;
+    stage.keeper.terminate().await;
+    let copy = stage.keeper.copy_store();
+    stage.keeper.start().await;
+    for name in ["Two", "Three"] {
+        stage.name(&room, name).await;
+    }
+    let (before, elsewhere_before) =
+        (session(&stage, &room, NAME), session(&stage, &elsewhere, NAME));
+    put_back(&mut stage, &copy).await;
+    stage.alice_device().rename(&room, "Four");
+    let follows = |world: &mut World| {
+        let seal = world.keeper_seal(&room.room_id, NAME);
+        seal.is_some_and(|seal| {
+            megolm_place(seal.sent_content()).expect("a ciphertext").0 != before
+        })
+    };
+    stage.sim.wait_for("the next name stands under another session", follows).await;
+    assert_eq!(stage.sim.with(|world| world.reused_indices()), []);
+    // One for each room: where nothing shows it, the session went back all the same.
+    retired(&stage, "restored", 2.0).await;
+    reader(&stage, &room, "bob", "Four").await;
+    stage.alice_device().rename(&elsewhere, "Elsewhere too");
+    let follows = |world: &mut World| {
+        let seal = world.keeper_seal(&elsewhere.room_id, NAME);
+        let place = seal.and_then(|seal| megolm_place(seal.sent_content()));
+        place.is_some_and(|place| place.0 != elsewhere_before)
+    };
+    stage.sim.wait_for("so it does elsewhere", follows).await;
+}
+
+#[tokio::test]
+async fn an_event_forged_in_the_keepers_name_retires_nothing_that_this_process_made() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let before = session(&stage, &room, NAME);
+    let plan =
+        stage.sim.with(|world| world.keeper_seal(&room.room_id, NAME)).expect("it is sealed");
+    let mut forged = plan.sent_content().clone();
+    forged["session_id"] = json!("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    let keeper = stage.sim.keeper();
+    stage.sim.change(|world| {
+        let packed = format!("{PLAN}:");
+        world.append(&room.room_id, &keeper, ("m.room.encrypted", Some(&packed)), forged);
+    });
+    stage.name(&room, "Coffee").await;
+    assert_eq!(session(&stage, &room, NAME), before);
+    retired(&stage, "restored", 0.0).await;
+}

@@ -256,9 +256,42 @@ impl Keeper {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
+    /// A copy of the folder with the store; the keeper must not run.
+    pub fn copy_store(&self) -> tempfile::TempDir {
+        assert!(self.process.is_none(), "a copy of a running keeper's store is none");
+        let copy = tempfile::tempdir().expect("a folder");
+        copy_folder(self.folder.path(), copy.path());
+        copy
+    }
+
+    /// Puts a copy of the store back in its place; the keeper must not run.
+    pub fn put_store_back(&self, copy: &tempfile::TempDir) {
+        assert!(self.process.is_none(), "the store is in use");
+        for entry in fs::read_dir(self.folder.path()).expect("the folder is there") {
+            let path = entry.expect("an entry").path();
+            let done =
+                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            done.expect("it can be removed");
+        }
+        copy_folder(copy.path(), self.folder.path());
+    }
+
     /// The folder with the store.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    fs::create_dir_all(to).expect("a folder can be made");
+    for entry in fs::read_dir(from).expect("the folder is there") {
+        let path = entry.expect("an entry").path();
+        let copy = to.join(path.file_name().expect("it has a name"));
+        if path.is_dir() {
+            copy_folder(&path, &copy);
+        } else if path.is_file() {
+            fs::copy(&path, &copy).expect("it can be copied");
+        }
     }
 }
 

@@ -200,4 +200,17 @@ impl World {
             Err(refusal) => refusal,
         }
     }
+
+    /// The newest events first; there is one page and no token.
+    pub(super) fn get_messages(&self, user_id: &str, room_id: &str, call: &Call) -> Reply {
+        let limit = call.query("limit").and_then(|limit| limit.parse().ok()).unwrap_or(10);
+        match self.readable(room_id, user_id) {
+            Ok(room) => {
+                let newest = room.timeline.iter().rev().take(limit);
+                let chunk: Vec<Value> = newest.map(|event| event.to_json()).collect();
+                Reply::ok(json!({ "chunk": chunk }))
+            }
+            Err(refusal) => refusal,
+        }
+    }
 }
