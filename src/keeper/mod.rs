@@ -7,6 +7,7 @@
 //! - [`lane`] visits one room at a time, [`scheduler`] many side by side; [`performing`] does what was decided, by way of
 //!   [`sharing`], [`seal`] and [`outbox`], and [`closing`] settles what was promised;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
+//! - [`hindsight`] asks which power levels stood when what it finds was sent;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
@@ -29,6 +30,7 @@ mod forwarding;
 mod handing_over;
 mod hearing;
 pub mod heartbeat;
+mod hindsight;
 pub mod ingest;
 mod keys;
 mod knowledge;

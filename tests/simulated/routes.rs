@@ -31,6 +31,7 @@ pub enum Route<'a> {
     Redact { room_id: &'a str, event_id: &'a str, txn_id: &'a str },
     Send { room_id: &'a str, event_type: &'a str, txn_id: &'a str },
     Event { room_id: &'a str, event_id: &'a str },
+    Context { room_id: &'a str, event_id: &'a str },
     Ping,
     Unknown,
 }
@@ -88,6 +89,7 @@ impl<'a> Route<'a> {
             [room_id, "redact", event_id, txn_id] => Self::Redact { room_id, event_id, txn_id },
             [room_id, "send", event_type, txn_id] => Self::Send { room_id, event_type, txn_id },
             [room_id, "event", event_id] => Self::Event { room_id, event_id },
+            [room_id, "context", event_id] => Self::Context { room_id, event_id },
             _ => Self::Unknown,
         }
     }
@@ -120,6 +122,7 @@ impl<'a> Route<'a> {
             Self::Redact { .. } => "redact",
             Self::Send { .. } => "send",
             Self::Event { .. } => "event",
+            Self::Context { .. } => "context",
             Self::Ping => "ping",
             Self::Unknown => "unknown",
         }

@@ -212,6 +212,9 @@ impl World {
                 self.send_event(user_id, (room_id, event_type, txn_id), call)
             }
             Route::Event { room_id, event_id } => self.get_event(user_id, room_id, event_id),
+            Route::Context { room_id, event_id } => {
+                self.event_context(user_id, (room_id, event_id), call)
+            }
             Route::KeysQuery | Route::KeysClaim | Route::Sync | Route::Ping | Route::Unknown => {
                 Reply::error(404, "M_UNRECOGNIZED", "Unrecognized request")
             }

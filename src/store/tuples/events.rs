@@ -162,6 +162,32 @@ pub async fn count_unreadable(connection: &mut SqliteConnection) -> Result<i64> 
     Ok(count)
 }
 
+/// Whether a tuple was given a newer value, by whoever was allowed to, than an event of this tick: one that counts, or
+/// that was taken back.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn is_superseded(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+    tick: i64,
+) -> Result<bool> {
+    let (newer,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM state_events WHERE room_id = ? AND event_type = ? \
+         AND state_key = ? AND tick > ? AND verdict IN ('accepted', 'redacted') \
+         AND (breach IS NULL OR breach = 'timestamp'))",
+    )
+    .bind(room.as_str())
+    .bind(&tuple.event_type)
+    .bind(&tuple.state_key)
+    .bind(tick)
+    .fetch_one(connection)
+    .await?;
+    Ok(newer)
+}
+
 /// How many events of a user broke a rule in a room and came after `since`, in milliseconds.
 ///
 /// # Errors
