@@ -18,6 +18,7 @@ mod races {
     mod flood;
     mod homeserver_itself;
     mod joins;
+    mod journal;
     mod laundering;
     mod letting_go;
     mod lost_device;

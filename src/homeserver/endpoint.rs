@@ -24,6 +24,7 @@ pub enum Endpoint {
     StatePut,
     Members,
     Event,
+    Context,
     Messages,
     JoinedRooms,
     Join,
@@ -61,6 +62,7 @@ impl Endpoint {
             Self::StatePut => "state_put",
             Self::Members => "members",
             Self::Event => "event",
+            Self::Context => "context",
             Self::Messages => "messages",
             Self::JoinedRooms => "joined_rooms",
             Self::Join => "join",
@@ -78,6 +80,7 @@ impl Endpoint {
             | Self::Sync
             | Self::StateGet
             | Self::Members
+            | Self::Context
             | Self::Messages
             | Self::JoinedRooms => LARGE,
             _ => SMALL,

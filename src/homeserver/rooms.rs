@@ -177,6 +177,27 @@ impl Homeserver {
         let Some(answer) = found(self.get(Endpoint::Event, path).await)? else { return Ok(None) };
         read(Endpoint::Event, &answer).map(Some)
     }
+
+    /// What stood in a room, of these types, when an event had been sent (client-server API, "GET
+    /// /rooms/{roomId}/context/{eventId}"), unread; `None` if the event is not there or the bot may
+    /// not see it. Only looks.
+    pub async fn state_at(
+        &self,
+        room_id: &RoomId,
+        event_id: &EventId,
+        types: &[&str],
+    ) -> Result<Option<Vec<Box<RawValue>>>, HomeserverError> {
+        #[derive(Deserialize)]
+        struct Context {
+            state: Vec<Box<RawValue>>,
+        }
+        let filter = object!({ "types": types }).to_string();
+        let path = Path::v3(&["rooms", room_id.as_str(), "context", event_id.as_str()])
+            .query("limit", "0")
+            .query("filter", &filter);
+        let Some(answer) = found(self.get(Endpoint::Context, path).await)? else { return Ok(None) };
+        read::<Context>(Endpoint::Context, &answer).map(|context| Some(context.state))
+    }
 }
 
 fn state_path(room_id: &RoomId, event_type: &str, state_key: &str) -> Path {

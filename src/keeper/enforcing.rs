@@ -17,7 +17,11 @@ use super::{
 };
 use crate::{
     state::{Refusal, RoomEvent, Rule, StateTuple, rule::is_absurd_time},
-    store::{NewOutbox, RoomRow, StateEventRow, TupleRow, marks, outbox, tuples},
+    store::{
+        NewOutbox, RoomRow, StateEventRow, TupleRow,
+        ledger::{self, Violation},
+        marks, outbox, tuples,
+    },
 };
 
 /// Tells of an event that is not sealed.
@@ -87,16 +91,25 @@ pub(super) async fn keep(
 ) -> Result<(), KeeperError> {
     let before = tuples::get_event(&taker.store, db, &seen.event_id).await?;
     tuples::put_event(&taker.store, db, &room.room_id, seen).await?;
-    let told = before.is_some_and(|before| before.breach == seen.breach);
+    let told =
+        before.is_some_and(|before| before.breach == seen.breach && before.live == seen.live);
     let Some(rule) = seen.breach.filter(|_| !told) else { return Ok(()) };
-    let Some(breach) = breach_of(db, &room.room_id, seen).await? else {
-        // Found when the keeper came.
-        taker.metrics.policy_violation(rule.as_label(), "report");
-        return Ok(());
-    };
     let rules = taker.rules.of(room);
-    let action = action_label(taker, room, &rules, &breach);
+    let breach = breach_of(db, &room.room_id, seen).await?;
+    // What was found when the keeper came is left.
+    let action =
+        breach.as_ref().map_or("report", |breach| action_label(taker, room, &rules, breach));
     taker.metrics.policy_violation(rule.as_label(), action);
+    let violation = Violation {
+        event_id: &seen.event_id,
+        sender: &seen.sender,
+        tuple: &seen.tuple,
+        rule: rule.as_label(),
+        action,
+        policy: &rules.policy,
+    };
+    ledger::violated(&taker.store, db, &room.room_id, violation, now_ms()).await?;
+    let Some(breach) = breach else { return Ok(()) };
     tracing::warn!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender, action,
         event_type = seen.tuple.event_type, rule = rule.as_label(), "a state event broke a rule");
     if breach.rounds == MOST_ROUNDS.saturating_add(1) && action == "report" {

@@ -8,6 +8,7 @@
 //!   [`sharing`], [`seal`] and [`outbox`], and [`closing`] settles what was promised;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
 //! - [`gone_back`] notices a store that was put back from an older copy;
+//! - [`hindsight`] asks which power levels stood when what it finds was sent;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
@@ -31,6 +32,7 @@ pub mod gone_back;
 mod handing_over;
 mod hearing;
 pub mod heartbeat;
+mod hindsight;
 pub mod ingest;
 mod keys;
 mod knowledge;

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use super::{
     KeeperError,
     clock::now_ms,
+    hindsight::Hindsight,
     ingest::{Arrival, Taker},
     pacing::Inviters,
     people::mark_all_let_in,
@@ -134,6 +135,7 @@ pub async fn load(
     // Whoever shared a key with the keeper has to be known before what he said is weighed.
     taker.device.track(users.iter().map(AsRef::as_ref)).await?;
     taker.device.pump().await?;
+    let past = Hindsight::look(taker, homeserver, &room_id, &events).await?;
 
     let now = now_ms();
     let mut transaction = taker.store.begin().await?;
@@ -163,7 +165,8 @@ pub async fn load(
     belonging::forget(&mut transaction, &room_id).await?;
     for (event, body) in &events {
         let arrival = Arrival { at: now, tick: taker.store.next_tick(), live: false };
-        taker.take_event(&mut transaction, room.clone(), event, body, arrival).await?;
+        let then = past.room_at(&room, &event.event_id);
+        taker.take_event(&mut transaction, then, event, body, arrival).await?;
         if matches!(
             event.event_type.as_str(),
             "m.room.create"

@@ -1,6 +1,6 @@
 //! Taking state events in: who gave a hidden tuple which value, and whether the keeper may stand on it.
 
-use ruma::{RoomId, UserId};
+use ruma::{OwnedUserId, RoomId, UserId};
 use serde_json::Value;
 use sqlx::SqliteConnection;
 
@@ -83,7 +83,11 @@ async fn take_plain(
     if follows && !plain::counts(taker, db, room, &row, event, arrival).await? {
         return plain_beside(taker, db, room, (event, &row), arrival).await;
     }
-    let power = power_levels(room);
+    let power = match arrival.live {
+        true => power_levels(room),
+        // The homeserver checked it when it was sent: what the sender may do today is not what counts.
+        false => as_creator(room, &event.sender),
+    };
     let verdict = judge(&Judgement {
         room_id: &room.room_id,
         tuple: &tuple,
@@ -109,6 +113,11 @@ async fn take_plain(
     tuples::put(&taker.store, db, &room.room_id, &row).await?;
     remember(taker, db, room, event, &tuple, "accepted", arrival).await?;
     promise(taker, db, room, Arrival { at, ..arrival }).await
+}
+
+/// The power of somebody who may do everything.
+fn as_creator(room: &RoomRow, sender: &OwnedUserId) -> PowerLevels {
+    PowerLevels::from_content(None, std::slice::from_ref(sender), &room.version)
 }
 
 async fn tuple_row(
@@ -220,20 +229,45 @@ async fn take_encrypted(
         received_at: arrival.at,
         session_id: megolm.as_ref().ok().map(|content| content.session_id.clone()),
         powerful: power.may_send_state(&event.sender, &tuple.event_type),
-        verdict: if fresh { "unreadable" } else { Refusal::Replayed.as_label() }.to_owned(),
+        verdict: "unreadable".to_owned(),
         breach: broken_on_key(taker, room, &tuple, &event.sender),
-        live: arrival.live,
+        live: arrival.live || inbox::was_told(db, &event.event_id).await?,
         body: fresh.then(|| body.to_owned()),
     };
     note_time(event, &mut seen);
+    if let Some(before) = tuples::get_event(&taker.store, db, &event.event_id).await? {
+        if before.verdict == "redacted" {
+            row.redacted = true;
+            return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
+        }
+        recall(db, room, before, &mut seen).await?;
+    }
     if !fresh {
         row.current_fit = false;
         tuples::put(&taker.store, db, &room.room_id, &row).await?;
-        seen.breach = seen.breach.filter(|rule| *rule != Rule::Timestamp).or(Some(Rule::Replay));
-        report(taker, room, event.event_id.as_str(), &event.sender, &tuple, &Refusal::Replayed);
+        conclude(taker, room, &mut seen, &Refusal::Replayed);
         return keep(taker, db, room, &seen).await;
     }
     weigh(taker, db, room, &mut row, &mut seen, arrival.at).await
+}
+
+/// What was known of an event when it came holds when it is looked at anew: the power that its sender had then, what it
+/// broke, and its place among the others, unless one of these stood in between.
+async fn recall(
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    before: StateEventRow,
+    seen: &mut StateEventRow,
+) -> Result<(), KeeperError> {
+    if !tuples::is_superseded(db, &room.room_id, &seen.tuple, before.tick).await? {
+        seen.tick = before.tick;
+    }
+    seen.powerful = before.powerful;
+    seen.breach = before.breach;
+    seen.live |= before.live;
+    seen.received_at = before.received_at;
+    seen.verdict = before.verdict;
+    Ok(())
 }
 
 /// What did the keeper's event land on? A homeserver may leave a transaction lying when the service comes back, and
@@ -283,7 +317,8 @@ async fn note_own(
     Ok(())
 }
 
-/// Reads an event whose key had been missing. It counts only while it is still the tuple's newest one.
+/// Reads an event whose key had been missing. It counts unless a newer one does, or did before it was taken back: what
+/// was not allowed meanwhile hides nothing.
 pub(super) async fn read_again(
     taker: &Taker,
     db: &mut SqliteConnection,
@@ -292,8 +327,7 @@ pub(super) async fn read_again(
     now: i64,
 ) -> Result<(), KeeperError> {
     let mut row = tuple_row(taker, db, room, &seen.tuple).await?;
-    let newer = row.source.as_ref().is_some_and(|source| source.tick > seen.tick);
-    if newer {
+    if tuples::is_superseded(db, &room.room_id, &seen.tuple, seen.tick).await? {
         seen.verdict = "superseded".to_owned();
         seen.body = None;
         return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
@@ -330,6 +364,7 @@ async fn weigh(
             if let Some(refusal) = refusal_on_key(room, seen) {
                 conclude(taker, room, seen, &refusal);
             } else {
+                seen.verdict = "unreadable".to_owned();
                 tracing::info!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender,
                     event_type = seen.tuple.event_type, "a state event's key is not here yet");
             }
@@ -351,6 +386,7 @@ async fn weigh(
         }
         Some((Verdict::Accept, value)) => {
             seen.verdict = "accepted".to_owned();
+            seen.breach = seen.breach.filter(|rule| *rule == Rule::Timestamp);
             seen.body = None;
             accept(taker, db, room, row, seen, value, now).await?;
         }
@@ -380,7 +416,7 @@ async fn judged_before(
         if row.current_event_id.as_ref() == Some(&seen.event_id) {
             row.current_fit = before.verdict == "accepted";
         }
-        *seen = before;
+        *seen = StateEventRow { live: seen.live, ..before };
     }
     Ok(holds)
 }
@@ -426,11 +462,7 @@ fn judge_encrypted(
         _ => JsonMap::new(),
     };
     // The power was weighed when the event came; what the sender may do today is not what counts.
-    let power = if seen.powerful {
-        PowerLevels::from_content(None, std::slice::from_ref(&seen.sender), &room.version)
-    } else {
-        power_levels(room)
-    };
+    let power = if seen.powerful { as_creator(room, &seen.sender) } else { power_levels(room) };
     let text = |field: &str| inner.get(field).and_then(Value::as_str);
     let rules = taker.rules.of(room);
     let verdict = judge(&Judgement {

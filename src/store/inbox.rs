@@ -151,6 +151,19 @@ pub async fn knows(connection: &mut SqliteConnection, event_id: &EventId) -> Res
     Ok(known)
 }
 
+/// Whether the homeserver has told of an event by itself, as far as that is remembered.
+///
+/// # Errors
+///
+/// [`crate::store::StoreError::Database`] when the database cannot be read.
+pub async fn was_told(connection: &mut SqliteConnection, event_id: &EventId) -> Result<bool> {
+    let (told,): (bool,) = sqlx::query_as("SELECT EXISTS (SELECT 1 FROM inbox WHERE event_id = ?)")
+        .bind(event_id.as_str())
+        .fetch_one(connection)
+        .await?;
+    Ok(told)
+}
+
 /// Notes that an event stood in a room of which the homeserver never told: it has to be fetched. Passed over when
 /// it has arrived already.
 ///

@@ -16,9 +16,10 @@ const DAY: i64 = 86_400_000;
 const POLICY: &str = "devices=cross_signed invitees=aesthetic";
 /// What stands in the store's rows of sessions, in plain: nothing of it is ever printed.
 const SECRET: &str = "AgAAAABsecretsecretsecretsecretsecret";
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "count",
     "device_id",
+    "event_id",
     "event_type",
     "last_time",
     "message_index",
@@ -168,7 +169,7 @@ async fn every_outcome_is_told_with_who_what_when_and_why() {
         "outcome": "delivered", "count": null, "reason": "join",
         "user_id": "@bob:localhost", "device_id": "PHONE", "room_id": "!hall:localhost",
         "event_type": "m.room.name", "state_key": "", "message_index": 3,
-        "session_id": "delivered", "policy": POLICY,
+        "session_id": "delivered", "policy": POLICY, "event_id": null,
     });
     assert_eq!(rows[0], delivered);
     let refusal = &rows[4];

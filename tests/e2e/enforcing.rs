@@ -207,6 +207,27 @@ async fn forged_power_levels_are_taken_for_true_without_the_keeper() {
     forged_power_levels_are_undone(false).await;
 }
 
+/// Today Bob may rename the room. When he did he might not: the homeserver shows which levels stood then.
+#[tokio::test]
+async fn what_was_not_allowed_before_the_keeper_came_is_told_of() {
+    let world = World::shared().await;
+    let company = Company::gather(world, Sdk::Js, false).await;
+    let (api, room_id) = (&company.alice.api, &company.room_id);
+    let name = json!({ "name": "Bob's" });
+    let offence = company.bob.set_state(room_id, ("m.room.name", ""), name).await;
+    api.set_power(room_id, company.bob.user_id(), 100).await;
+    api.set_power(room_id, KEEPER, 100).await;
+    api.invite(room_id, KEEPER).await;
+    let row = eventually("the ledger tells of it", async || {
+        let arguments = ["ledger", "--config", "config.yaml", "--json", "--room", room_id];
+        let rows = world.keeper.run(&arguments);
+        let rows = rows.lines().filter_map(|row| serde_json::from_str::<Value>(row).ok());
+        rows.into_iter().find(|row| row["event_id"] == offence.as_str())
+    })
+    .await;
+    assert_eq!((&row["outcome"], &row["reason"]), (&json!("violation:report"), &json!("power")));
+}
+
 /// The registration of an application service that may speak for everybody, and say when.
 fn time_traveller(dir: &RunDir) -> std::path::PathBuf {
     let path = dir.path().join("time-traveller.yaml");

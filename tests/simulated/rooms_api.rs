@@ -1,5 +1,7 @@
 //! `/rooms/*`, `/join` and `/joined_rooms`.
 
+use std::collections::BTreeMap;
+
 use http::Method;
 use serde_json::{Map, Value, json};
 
@@ -212,5 +214,38 @@ impl World {
             }
             Err(refusal) => refusal,
         }
+    }
+
+    /// What stood in the room, of the types that the filter names, when an event had been sent.
+    pub(super) fn event_context(
+        &self,
+        user_id: &str,
+        (room_id, event_id): (&str, &str),
+        call: &Call,
+    ) -> Reply {
+        let room = match self.readable(room_id, user_id) {
+            Ok(room) => room,
+            Err(refusal) => return refusal,
+        };
+        let Some(event) = room.event(event_id) else { return Reply::not_found("no such event") };
+        let filter: Value = call
+            .query("filter")
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        let wanted = |kind: &str| {
+            filter["types"].as_array().is_none_or(|types| types.iter().any(|of| of == kind))
+        };
+        let mut state = BTreeMap::new();
+        for then in room.timeline.iter().filter(|then| then.tick <= event.tick) {
+            if let Some(key) = then.state_key.as_ref().filter(|_| wanted(&then.event_type)) {
+                state.insert((&then.event_type, key), then.to_json());
+            }
+        }
+        Reply::ok(json!({
+            "event": event.to_json(),
+            "events_before": [],
+            "events_after": [],
+            "state": state.into_values().collect::<Vec<_>>(),
+        }))
     }
 }

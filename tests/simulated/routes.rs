@@ -32,6 +32,7 @@ pub enum Route<'a> {
     Send { room_id: &'a str, event_type: &'a str, txn_id: &'a str },
     Event { room_id: &'a str, event_id: &'a str },
     Messages(&'a str),
+    Context { room_id: &'a str, event_id: &'a str },
     Ping,
     Unknown,
 }
@@ -90,6 +91,7 @@ impl<'a> Route<'a> {
             [room_id, "send", event_type, txn_id] => Self::Send { room_id, event_type, txn_id },
             [room_id, "event", event_id] => Self::Event { room_id, event_id },
             [room_id, "messages"] => Self::Messages(room_id),
+            [room_id, "context", event_id] => Self::Context { room_id, event_id },
             _ => Self::Unknown,
         }
     }
@@ -123,6 +125,7 @@ impl<'a> Route<'a> {
             Self::Send { .. } => "send",
             Self::Event { .. } => "event",
             Self::Messages(_) => "messages",
+            Self::Context { .. } => "context",
             Self::Ping => "ping",
             Self::Unknown => "unknown",
         }

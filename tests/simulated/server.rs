@@ -213,6 +213,9 @@ impl World {
             }
             Route::Event { room_id, event_id } => self.get_event(user_id, room_id, event_id),
             Route::Messages(room_id) => self.get_messages(user_id, room_id, call),
+            Route::Context { room_id, event_id } => {
+                self.event_context(user_id, (room_id, event_id), call)
+            }
             Route::KeysQuery | Route::KeysClaim | Route::Sync | Route::Ping | Route::Unknown => {
                 Reply::error(404, "M_UNRECOGNIZED", "Unrecognized request")
             }

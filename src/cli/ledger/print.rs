@@ -80,7 +80,10 @@ fn cells(row: &HistoryRow) -> ([String; HEADS.len()], String) {
         number(row.count),
         word(&row.reason),
         word(&row.user_id),
-        word(&row.device_id),
+        match &*row.device_id {
+            "" => NOTHING.to_owned(),
+            device_id => word(device_id),
+        },
         word(&row.room_id),
         tuple,
         number(row.message_index),
@@ -98,7 +101,8 @@ fn line(row: &HistoryRow) -> String {
         "count": row.count,
         "reason": row.reason,
         "user_id": &*row.user_id,
-        "device_id": &*row.device_id,
+        "device_id": Some(&*row.device_id).filter(|id| !id.is_empty()),
+        "event_id": row.event_id,
         "room_id": &*row.room_id,
         "event_type": event_type,
         "state_key": state_key,
@@ -136,7 +140,18 @@ mod tests {
             policy: Some("devices=all invitees=none".into()),
             outcome: "withheld:m.unverified".to_owned(),
             count: Some(2),
+            event_id: None,
         }
+    }
+
+    #[test]
+    fn a_violation_concerns_no_device() {
+        let violation = HistoryRow { event_id: Some("$bad".to_owned()), ..row("") };
+        let table = shown(Table::default(), std::slice::from_ref(&violation));
+        let words: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+        assert_eq!((words.len(), words[5]), (12, "-"), "{table}");
+        let read: serde_json::Value = serde_json::from_str(&shown(Lines, &[violation])).unwrap();
+        assert_eq!((&read["device_id"], &read["event_id"]), (&json!(null), &json!("$bad")));
     }
 
     fn shown(mut show: impl Show, rows: &[HistoryRow]) -> String {

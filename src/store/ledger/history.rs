@@ -38,7 +38,7 @@ pub struct HistoryFilter {
     pub newest: Option<u64>,
 }
 
-/// A key that was given, or a counted refusal or hold. Keys are named by their session's id alone.
+/// A key that was given, a counted refusal or hold, or a state event that broke a rule. Keys are named by their session's id alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryRow {
     /// When it was given, or refused for the first time, in milliseconds.
@@ -47,9 +47,9 @@ pub struct HistoryRow {
     pub last_at: i64,
     /// In which room.
     pub room_id: Arc<str>,
-    /// To whom.
+    /// To whom; of a violation, who sent the event.
     pub user_id: Arc<str>,
-    /// To which device of theirs.
+    /// To which device of theirs; empty for a violation, which concerns none.
     pub device_id: Arc<str>,
     /// The session's id; `None` for a refusal that concerns whatever session there is.
     pub session_id: Option<String>,
@@ -57,14 +57,17 @@ pub struct HistoryRow {
     pub message_index: Option<i64>,
     /// The type and the state key of the value that it opens.
     pub tuple: Option<(String, String)>,
-    /// Why, such as `join`.
+    /// Why, such as `join`; of a violation, the rule.
     pub reason: String,
     /// The policy that decided.
     pub policy: Option<Arc<str>>,
-    /// `delivered`, `delivery_unknown`, `refused_by_homeserver`, `withdrawn`, `withheld:` with the code, `held`.
+    /// `delivered`, `delivery_unknown`, `refused_by_homeserver`, `withdrawn`, `withheld:` with the code, `held`, `violation:`
+    /// with what the keeper does about it.
     pub outcome: String,
     /// How often it was refused or held; `None` for a key that was given.
     pub count: Option<i64>,
+    /// Of a violation, the event that broke the rule.
+    pub event_id: Option<String>,
 }
 
 /// The history that a [`HistoryFilter`] lets through, the newest last.
@@ -103,6 +106,7 @@ struct Columns {
     policy: Option<i64>,
     outcome: String,
     count: Option<i64>,
+    event_id: Option<String>,
 }
 
 impl std::fmt::Debug for History<'_> {
@@ -163,7 +167,7 @@ impl<'a> History<'a> {
         }
         let mut query = QueryBuilder::new(
             "SELECT id, at, last_at, room, user, device, session_id, message_index, tuple, reason, \
-             policy, outcome, count FROM ledger WHERE id > ",
+             policy, outcome, count, event_id FROM ledger WHERE id > ",
         );
         query.push_bind(self.after);
         self.chosen.push(&mut query);
@@ -261,6 +265,7 @@ impl<'a> History<'a> {
             policy: row.policy.map(|id| self.name(id)).transpose()?,
             outcome: if row.outcome == GRANTED { UNKNOWN.to_owned() } else { row.outcome },
             count: row.count,
+            event_id: row.event_id,
         })
     }
 }

@@ -4,6 +4,7 @@ mod delivery;
 mod history;
 mod names;
 mod refusals;
+mod violations;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,6 +16,7 @@ pub use self::history::{History, HistoryFilter, HistoryRow};
 pub(in crate::store) use self::names::Cache;
 use self::names::Kind;
 pub use self::refusals::{RefusedRow, refusals};
+pub use self::violations::{Violation, violated};
 use super::{Result, Store, StoreError};
 use crate::state::StateTuple;
 

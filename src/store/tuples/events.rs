@@ -162,6 +162,32 @@ pub async fn count_unreadable(connection: &mut SqliteConnection) -> Result<i64> 
     Ok(count)
 }
 
+/// Whether a tuple was given a newer value, by whoever was allowed to, than an event of this tick: one that counts, or
+/// that was taken back.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn is_superseded(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+    tick: i64,
+) -> Result<bool> {
+    let (newer,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM state_events WHERE room_id = ? AND event_type = ? \
+         AND state_key = ? AND tick > ? AND verdict IN ('accepted', 'redacted') \
+         AND (breach IS NULL OR breach = 'timestamp'))",
+    )
+    .bind(room.as_str())
+    .bind(&tuple.event_type)
+    .bind(&tuple.state_key)
+    .bind(tick)
+    .fetch_one(connection)
+    .await?;
+    Ok(newer)
+}
+
 /// How many events of a user broke a rule in a room and came after `since`, in milliseconds.
 ///
 /// # Errors
@@ -206,4 +232,98 @@ pub async fn newest_plain_breach(
     .fetch_optional(connection)
     .await?;
     row.as_ref().map(|row| StateEventRow::load(store, row)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use ruma::{EventId, owned_user_id};
+    use secrecy::SecretString;
+
+    use super::*;
+
+    /// What happens to one event of a tuple.
+    #[derive(Clone, Copy, Debug)]
+    struct Said {
+        allowed: bool,
+        /// Its key comes late, in the order of this number.
+        late: Option<u8>,
+        taken_back: bool,
+    }
+
+    fn said() -> impl Strategy<Value = Said> {
+        (any::<bool>(), prop::option::of(any::<u8>()), prop::bool::weighted(0.2))
+            .prop_map(|(allowed, late, taken_back)| Said { allowed, late, taken_back })
+    }
+
+    fn row(tick: usize, verdict: &str, breach: Option<Rule>) -> StateEventRow {
+        StateEventRow {
+            event_id: EventId::parse(format!("$event{tick}")).unwrap(),
+            tuple: StateTuple::new("m.room.name", ""),
+            sender: owned_user_id!("@alice:localhost"),
+            tick: i64::try_from(tick).unwrap(),
+            received_at: 0,
+            session_id: None,
+            powerful: breach.is_none(),
+            verdict: verdict.to_owned(),
+            breach,
+            live: true,
+            body: None,
+        }
+    }
+
+    /// The value that counts once every key has come, by what the journal says at each step.
+    async fn counts(store: &Store, history: &[Said]) -> Option<usize> {
+        let room = ruma::room_id!("!a:localhost");
+        let mut db = store.begin().await.unwrap();
+        let mut source = None;
+        for (tick, said) in history.iter().enumerate() {
+            let seen = match (said.allowed, said.late) {
+                (false, _) => row(tick, "no_power", Some(Rule::Power)),
+                (true, None) => row(tick, "accepted", None),
+                (true, Some(_)) => row(tick, "unreadable", None),
+            };
+            if seen.verdict == "accepted" {
+                source = Some(tick);
+            }
+            put_event(store, &mut db, room, &seen).await.unwrap();
+        }
+        for (tick, said) in history.iter().enumerate().filter(|(_, said)| said.taken_back) {
+            let breach = (!said.allowed).then_some(Rule::Power);
+            put_event(store, &mut db, room, &row(tick, "redacted", breach)).await.unwrap();
+            source = source.filter(|source| *source != tick);
+        }
+        let mut late: Vec<usize> = (0..history.len()).collect();
+        late.retain(|tick| {
+            let said = history[*tick];
+            said.allowed && said.late.is_some() && !said.taken_back
+        });
+        late.sort_by_key(|tick| history[*tick].late);
+        for tick in late {
+            let mut seen = row(tick, "accepted", None);
+            if is_superseded(&mut db, room, &seen.tuple, seen.tick).await.unwrap() {
+                seen.verdict = "superseded".to_owned();
+            } else {
+                source = Some(tick);
+            }
+            put_event(store, &mut db, room, &seen).await.unwrap();
+        }
+        source
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn whenever_the_keys_come_the_newest_allowed_value_counts_or_nothing_where_it_was_taken_back()
+     {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keeper.db");
+        let store = Store::open(&file, &SecretString::from("right")).await.unwrap();
+        proptest!(|(history in prop::collection::vec(said(), 1..8))| {
+            let counted = tokio::task::block_in_place(|| {
+                // What a case writes is rolled back with its transaction.
+                tokio::runtime::Handle::current().block_on(counts(&store, &history))
+            });
+            let newest = history.iter().rposition(|said| said.allowed);
+            prop_assert_eq!(counted, newest.filter(|newest| !history[*newest].taken_back));
+        });
+    }
 }

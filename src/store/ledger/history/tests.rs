@@ -153,6 +153,7 @@ async fn what_a_row_says_is_what_was_written() {
         policy: Some("devices=cross_signed".into()),
         outcome: "delivery_unknown".to_owned(),
         count: None,
+        event_id: None,
     };
     assert_eq!(history.next_page().await.unwrap(), [expected]);
 }

@@ -1,0 +1,216 @@
+//! Who gave a room's state which value, allowed or not, and what is made of that when more is known.
+
+use serde_json::{Value, json};
+
+use crate::{
+    races::stage::{NAME, Stage},
+    simulated::{DeviceRef, RoomRef, World},
+};
+
+const UNREADABLE: &str = "statekeeper_undecryptable_state_events";
+
+/// A room in which anybody may send encrypted state, with a name of Alice's, Bob, who has no power, and Carol, who has.
+struct Scene {
+    stage: Stage,
+    room: RoomRef,
+    bob: DeviceRef,
+    carol: DeviceRef,
+}
+
+impl Scene {
+    async fn open(settings: Value) -> Self {
+        let stage = Stage::with(settings).await;
+        let room = stage.sim.room().encrypted_power(0).create();
+        stage.invite_keeper(&room).await;
+        stage.name(&room, "Alice's").await;
+        let [bob, carol] = ["bob", "carol"].map(|name| {
+            let user = stage.sim.user(name).create();
+            stage.sim.join(&room, name);
+            user.device(1)
+        });
+        room.set_power("carol", 100);
+        stage.shows(&bob, &room, "Alice's").await;
+        stage.shows(&carol, &room, "Alice's").await;
+        Self { stage, room, bob, carol }
+    }
+
+    fn alice(&self) -> DeviceRef {
+        self.stage.alice_device()
+    }
+
+    /// Alice says something that the keeper cannot read.
+    async fn unread(&self, name: &str) -> String {
+        self.alice().withhold(&self.room);
+        let event = self.alice().rename(&self.room, name);
+        self.stage.keeper.wait_for_metric(UNREADABLE, 1.0).await;
+        event
+    }
+
+    /// The keeper is given the key after all, and has heard of it.
+    async fn key_comes(&self) {
+        self.alice().answer_as_maker(&self.room);
+        let heard = |world: &mut World| world.keeper_heard_all();
+        self.stage.sim.wait_for("the keeper heard the key", heard).await;
+        self.stage.settle(&self.room, "after the key").await;
+    }
+
+    fn stands(&self, event_id: &str) -> bool {
+        self.stage.sim.with(|world| {
+            let current = world.room(&self.room.room_id).current("m.room.encrypted", NAME);
+            current.is_some_and(|event| event.event_id == event_id)
+        })
+    }
+
+    /// Waits until the keeper has said something over an event.
+    async fn goes_back(&self, event_id: &str) {
+        let back = |world: &mut World| {
+            let current = world.room(&self.room.room_id).current("m.room.encrypted", NAME);
+            current.is_some_and(|now| now.event_id != event_id && now.sender == world.keeper())
+        };
+        self.stage.sim.wait_for(&format!("{event_id} goes back"), back).await;
+    }
+
+    async fn is_sealed(&self, name: &str) {
+        self.stage.sealed(&self.room, NAME, &json!({ "name": name })).await;
+    }
+
+    /// The state is fetched anew, by rules that differ in how it is read.
+    fn is_fetched_anew(&self, settings: Value) {
+        self.stage.keeper.configure(&settings);
+        let never = json!({ "state": { "never_reseal": ["com.example.bound"] } });
+        self.stage.keeper.configure(&never);
+        self.stage.keeper.hang_up();
+    }
+}
+
+#[tokio::test]
+async fn a_late_key_makes_an_older_allowed_value_the_newest_one() {
+    let scene = Scene::open(json!({})).await;
+    scene.unread("Hers").await;
+    let his = scene.bob.rename(&scene.room, "Bob's");
+    scene.goes_back(&his).await;
+    scene.is_sealed("Alice's").await;
+    scene.alice().answer_as_maker(&scene.room);
+    scene.is_sealed("Hers").await;
+}
+
+#[tokio::test]
+async fn a_late_key_brings_nothing_back_that_a_newer_value_replaced() {
+    let scene = Scene::open(json!({})).await;
+    scene.unread("Hers").await;
+    scene.carol.rename(&scene.room, "Carol's");
+    scene.is_sealed("Carol's").await;
+    let seals = scene.stage.seals(&scene.room, NAME);
+    scene.key_comes().await;
+    assert_eq!(scene.stage.seals(&scene.room, NAME), seals);
+}
+
+#[tokio::test]
+async fn nor_when_the_newer_value_was_taken_back() {
+    let scene = Scene::open(json!({})).await;
+    scene.unread("Hers").await;
+    let newer = scene.carol.rename(&scene.room, "Carol's");
+    scene.is_sealed("Carol's").await;
+    scene.room.redact(&newer);
+    scene.key_comes().await;
+    let seals = scene.stage.seals(&scene.room, NAME);
+    let his = scene.bob.rename(&scene.room, "Bob's");
+    scene.stage.settle(&scene.room, "after Bob's").await;
+    assert!(scene.stands(&his), "there is nothing to put in its place");
+    assert_eq!(scene.stage.seals(&scene.room, NAME), seals);
+}
+
+#[tokio::test]
+async fn a_broken_rule_is_remembered_when_the_state_is_fetched_anew() {
+    let scene = Scene::open(json!({ "enforce": { "power": "report" } })).await;
+    let his = scene.bob.rename(&scene.room, "Bob's");
+    scene.stage.settle(&scene.room, "after Bob's").await;
+    assert!(scene.stands(&his), "it is reported");
+    scene.is_fetched_anew(json!({ "enforce": { "power": "restore" } }));
+    scene.goes_back(&his).await;
+    scene.is_sealed("Alice's").await;
+}
+
+#[tokio::test]
+async fn what_was_allowed_is_still_when_its_sender_has_lost_his_power() {
+    let scene = Scene::open(json!({ "state": { "reseal": "on_need" } })).await;
+    scene.carol.rename(&scene.room, "Carol's");
+    scene.room.set_power("carol", 0);
+    scene.is_fetched_anew(json!({}));
+    let fetched = |world: &mut World| world.requests.to("state").count() >= 2;
+    scene.stage.sim.wait_for("the state is fetched anew", fetched).await;
+    let dave = scene.stage.sim.user("dave").create().device(1);
+    scene.stage.sim.join(&scene.room, "dave");
+    scene.stage.shows(&dave, &scene.room, "Carol's").await;
+}
+
+/// Bob names a room with one power and has another one when the keeper comes, who is given the key then.
+async fn found(then: i64, today: i64) -> (Stage, RoomRef) {
+    let stage = Stage::open().await;
+    let room = stage.sim.room().encrypted_power(0).create();
+    let bob = stage.sim.user("bob").create().device(1);
+    stage.sim.join(&room, "bob");
+    room.set_power("bob", then);
+    bob.rename(&room, "Bob's");
+    room.set_power("bob", today);
+    stage.invite_keeper(&room).await;
+    stage.settle(&room, "after the keeper came").await;
+    bob.answer_as_maker(&room);
+    (stage, room)
+}
+
+#[tokio::test]
+async fn what_somebody_was_allowed_before_the_keeper_came_is_sealed() {
+    let (stage, room) = found(100, 0).await;
+    stage.sealed(&room, NAME, &json!({ "name": "Bob's" })).await;
+}
+
+#[tokio::test]
+async fn what_somebody_was_not_allowed_before_the_keeper_came_is_not_sealed() {
+    let (stage, room) = found(0, 100).await;
+    let heard = |world: &mut World| world.keeper_heard_all();
+    stage.sim.wait_for("the keeper heard the key", heard).await;
+    stage.settle(&room, "after the key").await;
+    assert_eq!(stage.seals(&room, NAME), 0);
+    let violations = "statekeeper_policy_violations_total";
+    assert_eq!(stage.keeper.metric(violations, &["power", "report"]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_name_in_plain_is_sealed_whatever_its_sender_may_do_today() {
+    let stage = Stage::open().await;
+    let room = stage.sim.room().create();
+    let bob = stage.sim.user("bob").create();
+    stage.sim.join(&room, "bob");
+    room.set_power("bob", 100);
+    room.put_state(&bob.user_id, ("m.room.name", ""), json!({ "name": "Bob's" }));
+    room.set_power("bob", 0);
+    stage.invite_keeper(&room).await;
+    stage.sealed(&room, NAME, &json!({ "name": "Bob's" })).await;
+}
+
+#[tokio::test]
+async fn the_ledger_tells_which_event_broke_which_rule_and_what_follows() {
+    let scene = Scene::open(json!({ "enforce": { "critical": "report" } })).await;
+    let rename = scene.bob.rename(&scene.room, "Bob's");
+    let forged = scene.bob.send_state(&scene.room, ("m.room.power_levels", ""), &json!({}));
+    scene.goes_back(&rename).await;
+    scene.stage.settle(&scene.room, "after both").await;
+    let (code, rows, said) =
+        scene.stage.keeper.command("ledger", &["--json", "--user", "@bob:localhost"]);
+    assert_eq!(code, Some(0), "{said}");
+    let rows = rows.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told: Vec<_> = rows
+        .filter(|row| row["event_id"].is_string())
+        .map(|row| {
+            assert_eq!((&row["device_id"], &row["session_id"]), (&Value::Null, &Value::Null));
+            ["event_id", "event_type", "reason", "outcome", "room_id"]
+                .map(|field| row[field].clone())
+        })
+        .collect();
+    let wanted = [
+        [&rename, "m.room.name", "power", "violation:restore", &scene.room.room_id],
+        [&forged, "m.room.power_levels", "critical", "violation:report", &scene.room.room_id],
+    ];
+    assert_eq!(told, wanted.map(|row| row.map(Value::from)));
+}
