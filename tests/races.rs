@@ -21,6 +21,7 @@ mod races {
     mod laundering;
     mod letting_go;
     mod lost_device;
+    mod monitoring;
     mod operator;
     mod pace;
     mod patience;
@@ -29,6 +30,7 @@ mod races {
     mod policies;
     mod refusing;
     mod rotation;
+    mod service_manager;
     mod settings;
     mod stage;
     mod storm;
