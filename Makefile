@@ -5,7 +5,7 @@
 RUST_TEST_THREADS ?= 2
 export RUST_TEST_THREADS
 
-.PHONY: test demo bench lint generate schema setup
+.PHONY: test demo bench lint generate schema setup deploy-check guide
 
 # Benchmarks are programs, not tests, so the targets are named one by one.
 test: setup
@@ -21,18 +21,30 @@ bench: setup
 	cargo bench --bench join --bench room_1000 --bench fan_out --bench at_rest --bench requests \
 		--bench flood --bench answer --bench ledger --bench rotation
 
+# Linters and dry runs for what deploy/ holds.
+deploy-check: setup
+	cargo build --bins --examples
+	tests/deploy/check.sh
+
+# Follows the guides word for word, as root, in name spaces of its own.
+guide: setup
+	cargo build --bins --examples
+	tests/guide.py
+
 lint:
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 
-# Writes the configuration's sample, schema and reference anew from its types. Each goes to a file
-# of its own first, so that a failure leaves the old one standing.
+# Writes the configuration's sample, schema and reference anew from its types, and the page of the
+# metrics from their definitions. Each goes to a file of its own first, so that a failure leaves the
+# old one standing.
 generate schema:
 	cargo build --quiet --bin statekeeper
 	mkdir -p .work config docs
 	cargo run --quiet -- config-sample >.work/generated && mv .work/generated config/statekeeper.sample.yaml
 	cargo run --quiet -- config-schema >.work/generated && mv .work/generated config/statekeeper.schema.json
 	cargo run --quiet -- config-reference >.work/generated && mv .work/generated docs/CONFIGURATION.md
+	cargo run --quiet -- metrics-reference >.work/generated && mv .work/generated docs/METRICS.md
 
 setup:
 	tests/tools.sh

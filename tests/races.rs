@@ -22,6 +22,7 @@ mod races {
     mod laundering;
     mod letting_go;
     mod lost_device;
+    mod monitoring;
     mod operator;
     mod pace;
     mod patience;
@@ -30,6 +31,7 @@ mod races {
     mod policies;
     mod refusing;
     mod rotation;
+    mod service_manager;
     mod settings;
     mod stage;
     mod storm;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the end-to-end tests and the demo stand on: Synapse and what the Python client is
+# Installs what the tests and the demo stand on: Prometheus, Synapse and what the Python client is
 # built on, from PyPI, each into a virtual environment under .work, and the packages of the
 # JavaScript client. A second run does nothing.
 set -eu
@@ -30,6 +30,32 @@ environment() {
 environment "$root/.work/synapse" matrix-synapse "$synapse_version" Synapse
 # Away from Synapse's, so that neither is held to what the other depends on.
 environment "$root/.work/python-client" vodozemac "$vodozemac_version" "vodozemac for Python"
+
+# Prometheus and promtool from Debian's package, unpacked and not installed: nothing is started on this
+# machine, and whoever has its package lists needs no root.
+fetch_prometheus() {
+    apt-get download -qq prometheus 2>/dev/null && return
+    [ "$(id -u)" = 0 ] || return
+    apt-get update -qq && apt-get download -qq prometheus
+}
+
+prometheus() {
+    if [ -x "$root/.work/prometheus/usr/bin/promtool" ]; then
+        return
+    fi
+    if command -v prometheus >/dev/null && command -v promtool >/dev/null; then
+        return
+    fi
+    command -v apt-get >/dev/null || die "prometheus and promtool are missing: install Prometheus 2.42 or later"
+    echo "setup: fetching Prometheus" >&2
+    rm -rf "$root/.work/prometheus" "$root/.work/prometheus.new"
+    mkdir -p "$root/.work/prometheus.new"
+    (cd "$root/.work/prometheus.new" && fetch_prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb) ||
+        die "Prometheus could not be fetched: run 'apt install prometheus' as root"
+    mv "$root/.work/prometheus.new" "$root/.work/prometheus"
+}
+
+prometheus
 
 # The stamp lies inside node_modules, so removing that directory is enough to start over.
 lock=$(cksum <"$js/package-lock.json")

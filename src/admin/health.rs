@@ -53,6 +53,12 @@ impl Readiness {
         self.missing.borrow().is_empty()
     }
 
+    /// Wakes at each change of what is missing.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<BTreeSet<&'static str>> {
+        self.missing.subscribe()
+    }
+
     /// Resolves when nothing is missing; at once if that is so already.
     pub async fn ready(&self) {
         let mut changes = self.missing.subscribe();

@@ -49,6 +49,7 @@ pub async fn serve(
 }
 
 async fn show_metrics(State(admin): State<Admin>) -> Response {
+    admin.metrics.set_missing(&admin.readiness.missing());
     match admin.metrics.render() {
         Ok(text) => ([(CONTENT_TYPE, Metrics::content_type())], text).into_response(),
         Err(error) => {

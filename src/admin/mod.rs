@@ -1,13 +1,16 @@
-//! What an operator and their monitoring see of the keeper: health, metrics, and the listener that
-//! serves both. It is a listener of its own, so that it can stay private where the application
-//! service's is open to the homeserver. And the socket through which the command line speaks to it.
+//! What an operator, their monitoring and their service manager see of the keeper: health, metrics, and
+//! the listener that serves both. It is a listener of its own, so that it can stay private where the
+//! application service's is open to the homeserver. And the socket through which the command line speaks
+//! to it.
 
 mod health;
 mod listener;
-mod metrics;
+pub mod metrics;
 mod socket;
+mod supervisor;
 
 pub use health::{Latch, Readiness};
 pub use listener::serve;
 pub use metrics::{Metrics, MetricsError};
 pub use socket::{AdminSocket, COMMAND_PATH, MOST_BYTES, serve as serve_socket};
+pub use supervisor::Supervisor;

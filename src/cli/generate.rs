@@ -1,7 +1,7 @@
-//! The hidden `config-*` commands: what is generated from the configuration's types.
+//! The hidden commands that print what is generated: from the configuration's types, and from the metrics.
 
 use super::output::say;
-use crate::config::reference;
+use crate::{admin::metrics, config::reference};
 
 /// Prints the JSON schema.
 pub(super) fn schema() -> anyhow::Result<()> {
@@ -18,5 +18,11 @@ pub(super) fn sample() -> anyhow::Result<()> {
 /// Prints the reference.
 pub(super) fn reference() -> anyhow::Result<()> {
     say(&reference::markdown()?);
+    Ok(())
+}
+
+/// Prints what each metric means.
+pub(super) fn metrics() -> anyhow::Result<()> {
+    say(&metrics::reference::markdown()?);
     Ok(())
 }

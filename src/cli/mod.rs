@@ -93,6 +93,9 @@ enum Command {
     /// Print the configuration's reference
     #[command(hide = true)]
     ConfigReference,
+    /// Print what each metric means
+    #[command(hide = true)]
+    MetricsReference,
 }
 
 #[derive(Debug, Args)]
@@ -135,6 +138,7 @@ pub fn run() -> ExitCode {
         Command::ConfigSchema => generate::schema(),
         Command::ConfigSample => generate::sample(),
         Command::ConfigReference => generate::reference(),
+        Command::MetricsReference => generate::metrics(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

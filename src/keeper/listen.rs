@@ -3,9 +3,13 @@
 //! The key store commits what it takes in by itself. What follows from it stands in the keeper's commit
 //! together with the new `since`; a kill between the two replays the same answer, which is harmless.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use ruma::{OwnedRoomId, OwnedUserId, UserId};
+use ruma::{OneTimeKeyAlgorithm, OwnedRoomId, OwnedUserId, UserId};
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
 use super::{
@@ -14,7 +18,7 @@ use super::{
 };
 use crate::{
     admin::Readiness,
-    homeserver::{Backoff, Homeserver},
+    homeserver::{Backoff, Homeserver, SyncSlice},
     store::{asking, ledger, marks, rooms, set_meta},
 };
 
@@ -106,6 +110,7 @@ impl Listener {
         // The first answer is wanted at once: without a token there is nothing to wait for.
         let timeout = if since.is_some() { POLL } else { Duration::ZERO };
         let slice = self.homeserver.sync(since, timeout).await?;
+        self.count_keys(&slice);
         let next = slice.next_batch.clone();
         self.lanes.heartbeat.hear(&slice, &self.taker.keeper, now_ms());
         let changed: Vec<OwnedUserId> = slice.device_lists.changed.clone();
@@ -150,6 +155,17 @@ impl Listener {
             }
         });
         Ok(next)
+    }
+
+    /// One algorithm alone is counted: the homeserver must not choose the names of time series.
+    fn count_keys(&self, slice: &SyncSlice) {
+        let counts = &slice.one_time_keys_counts;
+        if counts.is_empty() {
+            return;
+        }
+        let left = counts.get(&OneTimeKeyAlgorithm::SignedCurve25519).copied().unwrap_or_default();
+        let left = i64::try_from(u64::from(left)).unwrap_or(i64::MAX);
+        self.taker.metrics.set_one_time_keys(&BTreeMap::from([("signed_curve25519", left)]));
     }
 }
 

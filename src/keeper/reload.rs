@@ -7,6 +7,7 @@ use tokio::{signal::unix::Signal, sync::Notify};
 
 use super::{KeeperError, clock::now_ms, ingest::Taker, places};
 use crate::{
+    admin::Supervisor,
     config::{Config, ConfigErrors},
     state::Membership,
     store::{marks, rooms},
@@ -40,6 +41,8 @@ pub struct Reloader {
     pub started: Config,
     /// Reads the configuration.
     pub reread: Reread,
+    /// Told that it happens.
+    pub supervisor: Supervisor,
 }
 
 impl Reloader {
@@ -50,6 +53,7 @@ impl Reloader {
     /// [`KeeperError`] when the store fails.
     pub async fn run(self, mut hangup: Signal) -> Result<(), KeeperError> {
         while hangup.recv().await.is_some() {
+            self.supervisor.reloading();
             match (self.reread)() {
                 Ok(config) => self.apply(&config).await?,
                 Err(ConfigErrors(mistakes)) => {
@@ -62,6 +66,7 @@ impl Reloader {
                     );
                 }
             }
+            self.supervisor.started();
         }
         std::future::pending().await
     }

@@ -39,7 +39,7 @@ use super::{
     scheduler, standing, upkeep,
 };
 use crate::{
-    admin::{self, AdminSocket, Metrics, Readiness},
+    admin::{self, AdminSocket, Metrics, Readiness, Supervisor},
     appservice::{self, IncomingEvent, SinkError, TransactionSink},
     config::{Config, registration::Registration},
     crypto::KeeperDevice,
@@ -54,6 +54,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const MOST_LOOKS: u32 = 600;
 /// How long the lanes may take to end what they are at.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How long a store that cannot be written is left alone before it is tried again.
+const STORE_AGAIN: Duration = Duration::from_secs(5);
 
 struct Counting(Metrics);
 
@@ -107,7 +109,8 @@ struct Keeper {
 /// Serves until SIGTERM or SIGINT, then ends what is under way and returns.
 ///
 /// It is ready once the homeserver was reached by ping and back, the device is published and the rooms are
-/// loaded; the homeserver may be away at the start or at any time. At SIGHUP the configuration is read anew
+/// loaded; the homeserver may be away at the start or at any time. A store that cannot be written at the start is
+/// waited for as well. At SIGHUP the configuration is read anew
 /// with `reread`; one with mistakes changes nothing.
 ///
 /// # Errors
@@ -123,6 +126,8 @@ pub async fn serve(
     let hangup = signal(SignalKind::hangup())?;
     let metrics = Metrics::new()?;
     let readiness = Readiness::new();
+    let supervisor = Supervisor::from_environment();
+    let store_latch = readiness.latch("store");
     let homeserver_latch = readiness.latch("homeserver");
     let device_latch = readiness.latch("device");
     let rooms_latch = readiness.latch("rooms");
@@ -136,9 +141,16 @@ pub async fn serve(
         admin::serve(admin_listener, metrics.clone(), readiness.clone(), stopped(stop.subscribe()));
     tasks.spawn(async move { Ok(serving.await?) });
 
-    let store = open_store(&config).await?;
-    let arrived = Arc::new(Notify::new());
     let bot = config.bot_user_id()?;
+    let listener = TcpListener::bind(config.appservice.listen).await.with_context(|| {
+        format!("appservice.listen: cannot listen on {}", config.appservice.listen)
+    })?;
+    supervisor.started();
+    tokio::spawn(supervisor.clone().follow(readiness.clone()));
+
+    let store = open_store(&config).await?;
+    store_latch.release();
+    let arrived = Arc::new(Notify::new());
     let rules = Arc::new(RuleBook::new(&config));
     rules.set_noop(store.noop().await?);
     let operator = Operator::new(operator::Parts {
@@ -153,9 +165,6 @@ pub async fn serve(
     let socket = AdminSocket::bind(&socket).await.context("admin.socket")?;
     let heeding = admin::serve_socket(socket, operator.clone(), stopped(stop.subscribe()));
     tasks.spawn(async move { Ok(heeding.await?) });
-    let listener = TcpListener::bind(config.appservice.listen).await.with_context(|| {
-        format!("appservice.listen: cannot listen on {}", config.appservice.listen)
-    })?;
     let (pings, pinged) = watch::channel(None);
     let options = appservice::Options {
         hs_token: registration.hs_token.clone(),
@@ -204,6 +213,7 @@ pub async fn serve(
                     promised: keeper.promised.clone(),
                     started: config,
                     reread,
+                    supervisor: supervisor.clone(),
                 };
                 tasks.spawn(async move { Ok(reloader.run(hangup).await?) });
                 tasks.spawn(meeting_task(keeper.lanes.clone(), arriving));
@@ -224,6 +234,7 @@ pub async fn serve(
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
+    supervisor.stopping();
     tracing::info!("ending: what is under way is brought to its end");
     stop.send_replace(true);
     lanes_stop.notify_one();
@@ -278,9 +289,19 @@ async fn open_store(config: &Config) -> anyhow::Result<Store> {
             .with_context(|| format!("store.url: cannot make the folder {}", folder.display()))?;
     }
     let passphrase = config.store.read_passphrase().context("store.passphrase")?;
-    Store::open(path, &passphrase)
-        .await
-        .with_context(|| format!("store.url: cannot open {}", path.display()))
+    loop {
+        match Store::open(path, &passphrase).await {
+            Err(error) if error.may_pass() => {
+                tracing::error!(%error, path = %path.display(), wait = ?STORE_AGAIN,
+                    "the store cannot be written; trying again");
+                tokio::time::sleep(STORE_AGAIN).await;
+            }
+            opened => {
+                return opened
+                    .with_context(|| format!("store.url: cannot open {}", path.display()));
+            }
+        }
+    }
 }
 
 /// Where the device's key store is: a folder beside the database.

@@ -49,7 +49,10 @@ pub async fn set_gauges(taker: &Taker) -> Result<(), KeeperError> {
         *by_status.entry(room.status()).or_default() += 1;
     }
     taker.metrics.set_rooms(&by_status);
-    let (due, later) = marks::count(db, now_ms()).await?;
+    let now = now_ms();
+    let (due, later) = marks::count(db, now).await?;
+    let overdue = marks::oldest_due(db, now).await?.map_or(0, |oldest| now.saturating_sub(oldest));
+    taker.metrics.set_oldest_due(Duration::from_millis(overdue.unsigned_abs()).as_secs_f64());
     let sending = outbox::count(db).await?;
     let intents = BTreeMap::from([("due", due), ("later", later), ("sending", sending)]);
     taker.metrics.set_intents(&intents);

@@ -26,7 +26,28 @@ pub enum StoreError {
     },
 }
 
+/// SQLite's codes for what waiting may mend: locked, read-only, a failed read or write, a full disk.
+const MAY_PASS: [u32; 4] = [5, 8, 10, 13];
+
 impl StoreError {
+    /// Whether the same may succeed later, with nobody changing the configuration: the disk is full, read-only or
+    /// broken, or another process writes for long.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        use sqlx::{Error::Database, migrate::MigrateError};
+        let (Self::Database(Database(error))
+        | Self::Migration(
+            MigrateError::Execute(Database(error))
+            | MigrateError::ExecuteMigration(Database(error), _),
+        )) = self
+        else {
+            return false;
+        };
+        let code = error.code().and_then(|code| code.parse::<u32>().ok());
+        // The lowest byte is the code, the others say more of it.
+        code.is_some_and(|code| MAY_PASS.contains(&(code & 0xff)))
+    }
+
     /// For `map_err` where a stored `what` does not parse.
     pub(super) fn corrupt<E>(what: &'static str) -> impl FnOnce(E) -> Self {
         move |_| Self::Corrupt { what }

@@ -200,3 +200,17 @@ pub async fn count(connection: &mut SqliteConnection, now: i64) -> Result<(i64, 
     .fetch_one(connection)
     .await?)
 }
+
+/// When the oldest of the promises that are due at `now` fell due, in milliseconds; `None` when none is.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn oldest_due(connection: &mut SqliteConnection, now: i64) -> Result<Option<i64>> {
+    let (oldest,): (Option<i64>,) =
+        sqlx::query_as("SELECT MIN(due_at) FROM marks WHERE due_at <= ?")
+            .bind(now)
+            .fetch_one(connection)
+            .await?;
+    Ok(oldest)
+}

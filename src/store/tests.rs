@@ -209,3 +209,23 @@ async fn an_address_is_kept_with_its_room_until_the_rooms_state_is_read_anew() {
     places::forget(&mut db, room).await.unwrap();
     assert_eq!(rooms::get(&mut db, room).await.unwrap().unwrap().canonical_alias, None);
 }
+
+#[tokio::test]
+async fn a_full_or_read_only_disk_may_pass_and_a_wrong_passphrase_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(folder.path().join("some.db"))
+        .create_if_missing(true);
+    let mut db =
+        <sqlx::SqliteConnection as sqlx::Connection>::connect_with(&options).await.unwrap();
+    async fn failure(db: &mut sqlx::SqliteConnection, statement: &'static str) -> StoreError {
+        sqlx::query(statement).execute(db).await.unwrap_err().into()
+    }
+    sqlx::query("CREATE TABLE t (x)").execute(&mut db).await.unwrap();
+    assert!(!failure(&mut db, "INSERT INTO nowhere VALUES (1)").await.may_pass());
+    sqlx::query("PRAGMA max_page_count = 2").execute(&mut db).await.unwrap();
+    assert!(failure(&mut db, "INSERT INTO t VALUES (zeroblob(100000))").await.may_pass(), "full");
+    sqlx::query("PRAGMA query_only = 1").execute(&mut db).await.unwrap();
+    assert!(failure(&mut db, "INSERT INTO t VALUES (1)").await.may_pass(), "read-only");
+    assert!(!StoreError::WrongPassphrase.may_pass());
+}

@@ -28,6 +28,8 @@ pub struct Keeper {
     admin: String,
     client: HttpClient,
     process: Option<Child>,
+    started_by: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Keeper {
@@ -57,7 +59,56 @@ impl Keeper {
         write(&folder, "registration.yaml", &registration.to_yaml());
         write(&folder, "passphrase", "a passphrase for tests and for nothing else\n");
         let client = http_client();
-        (sim, Self { folder, registration, admin, client, process: None })
+        let keeper = Self {
+            folder,
+            registration,
+            admin,
+            client,
+            process: None,
+            started_by: Vec::new(),
+            environment: Vec::new(),
+        };
+        (sim, keeper)
+    }
+
+    /// From now on it is started by this command, which gets the binary and its arguments.
+    pub fn start_by(&mut self, command: &[&str]) {
+        self.started_by = command.iter().map(|word| (*word).to_owned()).collect();
+    }
+
+    /// From now on it is started with this variable.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the keeper runs").id()
+    }
+
+    /// Where its admin listener is.
+    pub fn admin(&self) -> &str {
+        &self.admin
+    }
+
+    /// Waits until its log has this in it.
+    ///
+    /// # Panics
+    /// When it does not come to.
+    pub async fn wait_for_log(&self, words: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(words) {
+            assert!(Instant::now() < deadline, "no `{words}` in:\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// What `/health/ready` says.
+    pub async fn health(&self) -> (u16, Value) {
+        let url = format!("http://{}/health/ready", self.admin);
+        request(&self.client, Method::GET, &url, None, "")
+            .await
+            .expect("the admin listener answers")
     }
 
     /// Starts the process and waits until it says that it is ready. How long that took.
@@ -77,7 +128,10 @@ impl Keeper {
             .open(self.folder.path().join("log"))
             .expect("the keeper's log");
         let errors = log.try_clone().expect("the keeper's log");
-        let child = Command::new(BINARY)
+        let mut words = self.started_by.iter().map(String::as_str).chain([BINARY]);
+        let child = Command::new(words.next().expect("at least the binary"))
+            .args(words)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["serve", "--config"])
             .arg(self.folder.path().join("statekeeper.yaml"))
             .stdin(Stdio::null())
@@ -308,7 +362,7 @@ impl Drop for Keeper {
 }
 
 /// A loopback address which nobody listens on.
-fn free_address() -> String {
+pub fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
     listener.local_addr().expect("a bound listener has an address").to_string()
 }
