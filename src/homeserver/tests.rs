@@ -255,7 +255,7 @@ async fn a_repeated_to_device_request_is_the_same_byte_for_byte() {
             asked.uri,
             format!("/_matrix/client/v3/sendToDevice/m.room.encrypted/txn%2F1?{AS_DEVICE}")
         );
-        assert_eq!(asked.body, body.get());
+        assert_eq!(asked.body, body);
         assert_eq!(asked.headers["content-type"], "application/json");
     }
     assert_eq!(asked.len(), 2);
