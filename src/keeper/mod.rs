@@ -9,6 +9,7 @@
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
 //! - [`gone_back`] notices a store that was put back from an older copy;
 //! - [`hindsight`] asks which power levels stood when what it finds was sent;
+//! - [`resting`] remembers rooms where nobody lacks anything;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
@@ -51,6 +52,7 @@ mod plain;
 pub mod reload;
 pub mod requests;
 mod restating;
+mod resting;
 mod rooms;
 mod rotation;
 pub mod rotation_pace;
