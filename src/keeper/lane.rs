@@ -81,6 +81,8 @@ pub(super) struct Visit<'a> {
     pub(super) rules: Arc<Rules>,
     /// `None`: everybody.
     pub(super) scope: Option<BTreeSet<OwnedUserId>>,
+    /// The promises to decide upon members that the visit decides by.
+    pub(super) heeded: BTreeMap<OwnedUserId, i64>,
     /// Devices of the members in scope.
     pub(super) devices: BTreeMap<(OwnedUserId, OwnedDeviceId), KnownDevice>,
     /// Who could not be reached on this visit.
@@ -167,6 +169,8 @@ impl Lanes {
         let askers = ready.iter().map(|request| request.sender.clone());
         let scope = (!whole).then(|| users.into_iter().chain(askers).collect());
         let mut visit = Visit::new(self, room, scope);
+        let members = due.iter().filter_map(|mark| Some((mark.user_id.clone()?, mark.tick)));
+        visit.heeded = members.collect();
         let done = visit.work(ready).await;
         self.newcomers.served(due.iter().filter_map(|mark| mark.user_id.as_ref()));
         visit.give_back();
@@ -206,6 +210,7 @@ impl<'a> Visit<'a> {
             rules: lanes.taker.rules.of(&room),
             room,
             scope,
+            heeded: BTreeMap::new(),
             devices: BTreeMap::new(),
             unreachable: BTreeSet::new(),
             delivered: Vec::new(),
@@ -261,7 +266,8 @@ impl Visit<'_> {
     }
 }
 
-pub(super) fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+/// The earlier one of two times, where there are two.
+pub fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

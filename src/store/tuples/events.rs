@@ -185,6 +185,31 @@ pub async fn breaches_since(
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
+/// Whether a value that a tuple was given after a tick, and that broke no rule, was redacted.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn is_taken_back_since(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+    tick: i64,
+) -> Result<bool> {
+    let (taken,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM state_events WHERE room_id = ? AND event_type = ? \
+         AND state_key = ? AND tick > ? AND verdict = 'redacted' \
+         AND (breach IS NULL OR breach = 'timestamp'))",
+    )
+    .bind(room.as_str())
+    .bind(&tuple.event_type)
+    .bind(&tuple.state_key)
+    .bind(tick)
+    .fetch_one(connection)
+    .await?;
+    Ok(taken)
+}
+
 /// The newest event that gave a tuple a value in plain where it has to be encrypted.
 ///
 /// # Errors
