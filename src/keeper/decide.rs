@@ -406,7 +406,10 @@ fn decide_reseal(
     source: &SourceView,
     plan: &mut Plan,
 ) {
-    if !known.elevated || (rules.reseal == Reseal::OnNeed && !is_needed(known, source)) {
+    // A value that the keeper's own event has hidden is missed by everybody.
+    let hidden = view.sealed.as_ref().is_some_and(|sealed| sealed.stands);
+    let waits = rules.reseal == Reseal::OnNeed && !hidden && !is_needed(known, source);
+    if !known.elevated || waits {
         return;
     }
     let due = source.at.saturating_add(rules.reseal_delay);

@@ -50,7 +50,7 @@ pub(super) fn broken_on_key(
 }
 
 /// What is wrong with an event that broke a rule by its packed key, which needs no reading to be said.
-pub(super) fn refusal_on_key(room: &RoomRow, seen: &StateEventRow) -> Option<Refusal> {
+pub fn refusal_on_key(room: &RoomRow, seen: &StateEventRow) -> Option<Refusal> {
     match seen.breach? {
         Rule::Critical => Some(Refusal::Critical),
         Rule::Ownership => Some(Refusal::NotOwner),

@@ -13,7 +13,7 @@ use super::{
     KeeperError,
     clock::now_ms,
     people::{inviter, mark_all_let_in, mark_let_in},
-    places, plain, rotation,
+    places, plain, redaction, rotation,
     rule_book::RuleBook,
     standing, state_events,
 };
@@ -194,7 +194,7 @@ impl Taker {
         }
         // Also where state is not sealed any more: what was taken back must not come back with the next policy.
         if event.event_type == "m.room.redaction" && room.encrypted {
-            return state_events::take_redaction(self, db, &room, event, arrival).await;
+            return redaction::take_redaction(self, db, &room, event, arrival).await;
         }
         let Some(state_key) = event.state_key.as_deref() else {
             if room.state_encrypted && event.event_type == "m.room.encrypted" {

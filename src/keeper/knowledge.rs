@@ -98,7 +98,7 @@ impl Visit<'_> {
                 None => None,
             };
             let sessions = (active, over);
-            let view = tuple_view(row, sessions, &self.lanes.taker.keeper, &self.rules);
+            let view = tuple_view(row, sessions, &self.lanes.taker.keeper, &self.rules, now_ms());
             views.push(enforced(view, breach, &self.rules));
         }
         Ok((views, forged))
@@ -235,7 +235,7 @@ fn device_view(device: &KnownDevice, blocked: bool, grants: BTreeMap<String, Gra
 }
 
 /// What the session of a tuple is kept under.
-pub(super) fn session_scope<'a>(rules: &Rules, tuple: &'a StateTuple) -> Option<&'a StateTuple> {
+pub fn session_scope<'a>(rules: &Rules, tuple: &'a StateTuple) -> Option<&'a StateTuple> {
     match rules.session_scope {
         SessionScope::Tuple => Some(tuple),
         SessionScope::Room => None,
@@ -244,7 +244,7 @@ pub(super) fn session_scope<'a>(rules: &Rules, tuple: &'a StateTuple) -> Option<
 
 /// Whether a session is too old, or has encrypted too much, to go on. One that has encrypted nothing is not too old:
 /// nothing is gained by another in its place.
-pub(super) fn worn(session: &SessionRow, rules: &Rules, now: i64) -> Option<Retired> {
+pub fn worn(session: &SessionRow, rules: &Rules, now: i64) -> Option<Retired> {
     if session.messages >= rules.rotation_messages {
         return Some(Retired::Messages);
     }
@@ -252,13 +252,15 @@ pub(super) fn worn(session: &SessionRow, rules: &Rules, now: i64) -> Option<Reti
     (old && session.messages > 0).then_some(Retired::Age)
 }
 
-fn tuple_view(
+/// A tuple as a decision at `now` (milliseconds) sees it: with the session that would encrypt next, and since when that
+/// of its sealed value does not.
+pub fn tuple_view(
     row: TupleRow,
     (active, over): (Option<SessionRow>, Option<Over>),
     keeper: &UserId,
     rules: &Rules,
+    now: i64,
 ) -> TupleView {
-    let now = now_ms();
     let wear = active.as_ref().and_then(|session| worn(session, rules, now));
     let worn = active.as_ref().and_then(|session| Some((session.session_id.clone(), wear?)));
     let active = active.filter(|_| wear.is_none());
@@ -297,15 +299,14 @@ fn tuple_view(
 
 /// A tuple with the rule that what it shows has broken. A value whose meaning hangs on its sender is the keeper's to say
 /// only where it repairs what somebody else did to its owner's key, and for as long as that stands.
-fn enforced(mut view: TupleView, breach: Option<Breach>, rules: &Rules) -> TupleView {
+pub fn enforced(mut view: TupleView, breach: Option<Breach>, rules: &Rules) -> TupleView {
     view.breach = breach;
     if rules.sender_bound.binds(&view.tuple) {
         let wronged = view.breach.as_ref().is_some_and(|breach| breach.rule != Rule::Timestamp);
-        let repaired =
-            |from| view.sealed.as_ref().is_some_and(|sealed| sealed.stands && sealed.from == from);
+        // Also what its owner said since: the keeper's repair may have landed on it.
+        let repaired = view.sealed.as_ref().is_some_and(|sealed| sealed.stands);
         let repairs = !rules.sender_bound.binds_type(&view.tuple.event_type);
-        view.source =
-            view.source.filter(|source| repairs && (wronged || repaired(source.event_id.clone())));
+        view.source = view.source.filter(|_| repairs && (wronged || repaired));
     }
     view
 }

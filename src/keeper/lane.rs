@@ -93,6 +93,8 @@ pub(super) struct Visit<'a> {
     pub(super) looked_at: Option<BTreeSet<OwnedUserId>>,
     /// What the last look goes by.
     pub(super) basis: Option<Basis>,
+    /// The promises to decide upon members that the visit decides by.
+    pub(super) heeded: BTreeMap<OwnedUserId, i64>,
     /// Devices of the members in scope.
     pub(super) devices: BTreeMap<(OwnedUserId, OwnedDeviceId), KnownDevice>,
     /// Who could not be reached on this visit.
@@ -182,6 +184,8 @@ impl Lanes {
         if whole {
             visit.scope = None;
         }
+        let members = due.iter().filter_map(|mark| Some((mark.user_id.clone()?, mark.tick)));
+        visit.heeded = members.collect();
         let done = visit.work(ready).await;
         self.newcomers.served(due.iter().filter_map(|mark| mark.user_id.as_ref()));
         visit.give_back();
@@ -224,6 +228,7 @@ impl<'a> Visit<'a> {
             scope,
             looked_at: None,
             basis: None,
+            heeded: BTreeMap::new(),
             devices: BTreeMap::new(),
             unreachable: BTreeSet::new(),
             delivered: Vec::new(),
@@ -282,7 +287,8 @@ impl Visit<'_> {
     }
 }
 
-pub(super) fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+/// The earlier one of two times, where there are two.
+pub fn earliest(one: Option<i64>, other: Option<i64>) -> Option<i64> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),

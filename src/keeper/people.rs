@@ -147,7 +147,7 @@ impl Visit<'_> {
 }
 
 /// Who invited a member, where an event tells it: an invite does, and a join keeps what the invite told.
-pub(super) fn inviter(
+pub fn inviter(
     room: &RoomRow,
     sender: &UserId,
     membership: Membership,

@@ -82,7 +82,7 @@ impl Visit<'_> {
 }
 
 /// A share is either for invitees or for members: nobody waits for an invitee.
-fn split(share: &Share) -> Vec<Share> {
+pub fn split(share: &Share) -> Vec<Share> {
     let (invitees, members): (Vec<_>, Vec<_>) =
         share.recipients.iter().cloned().partition(|to| to.reason == Reason::Invite);
     [invitees, members]

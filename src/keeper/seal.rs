@@ -3,7 +3,9 @@
 //! What goes out is on disk before: the ciphertext, the advanced session, the keys' grants and the to-device
 //! requests stand in one commit. So a kill repeats the same, and no index is ever taken twice.
 
-use ruma::RoomId;
+use std::collections::BTreeSet;
+
+use ruma::{OwnedUserId, RoomId};
 use sqlx::SqliteConnection;
 use vodozemac::megolm::GroupSessionPickle;
 
@@ -19,7 +21,7 @@ use crate::{
     crypto::{KeySnapshot, StateSession},
     state::{SealedPayload, StandsFor, StateTuple},
     store::{
-        NewOutbox, OutboxKind, OutboxRow, SessionRow, StateDetail, TupleRow, ledger, outbox,
+        NewOutbox, OutboxKind, OutboxRow, SessionRow, StateDetail, TupleRow, ledger, marks, outbox,
         sessions, tuples,
     },
 };
@@ -76,6 +78,12 @@ impl Visit<'_> {
         {
             return Ok(true);
         }
+        let news = self.news_of_holders(&mut transaction, &worked, &letters).await?;
+        if !news.is_empty() {
+            drop(transaction);
+            self.heed(news).await?;
+            return Ok(true);
+        }
         self.note_delivered(&mut transaction).await?;
         for work in &worked {
             self.keep_session(&mut transaction, &room_id, work).await?;
@@ -114,6 +122,45 @@ impl Visit<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Who holds a session that is sealed under, or is given it now, and was heard of since the decision: a device of
+    /// theirs may be gone or have lost its signature, or an administrator have refused them.
+    async fn news_of_holders(
+        &self,
+        db: &mut SqliteConnection,
+        worked: &[Work],
+        letters: &Letters,
+    ) -> Result<Vec<(OwnedUserId, i64)>, KeeperError> {
+        let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
+        let mut news = Vec::new();
+        for mark in marks::due(db, room_id, now_ms()).await? {
+            let Some(user) = mark.user_id else { continue };
+            if self.heeded.get(&user) == Some(&mark.tick) {
+                continue;
+            }
+            let mut concerned = letters.grants.iter().any(|grant| grant.user_id == user);
+            for work in worked {
+                let session = &work.kept.session_id;
+                concerned = concerned || sessions::is_known_to(store, db, session, &user).await?;
+            }
+            if concerned {
+                news.push((user, mark.tick));
+            }
+        }
+        Ok(news)
+    }
+
+    /// Makes members who were heard of a part of the visit; their promises stand until the next one.
+    async fn heed(&mut self, news: Vec<(OwnedUserId, i64)>) -> Result<(), KeeperError> {
+        let users: BTreeSet<OwnedUserId> = news.iter().map(|(user, _)| user.clone()).collect();
+        self.lanes.taker.device.track(users.iter().map(AsRef::as_ref)).await?;
+        self.lanes.taker.device.pump().await?;
+        self.heeded.extend(news);
+        if let Some(scope) = &mut self.scope {
+            scope.extend(users);
+        }
+        Ok(())
     }
 
     /// Takes up a tuple as it stands now; `None` when it changed since it was decided upon.

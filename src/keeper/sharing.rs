@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     crypto::{Encrypted, KeySnapshot, KnownDevice, wipe},
-    policy,
+    policy::{self, InviteePolicy},
     state::{Membership, StateTuple},
     store::{
         NewGrant, NewOutbox, OutboxKind, OutboxRow, ToDeviceDetail, ledger, outbox, rooms, tuples,
@@ -87,19 +87,12 @@ impl Visit<'_> {
         let memberships = rooms::memberships(db, &self.room.room_id, users).await?;
         for (user, grants) in grants {
             let membership = memberships.get(user).copied();
-            if !grants.into_iter().all(|grant| self.may_still_get(membership, grant)) {
+            let invitees = self.rules.sharing.invitees;
+            if !grants.into_iter().all(|grant| may_still_get(invitees, membership, grant)) {
                 return Ok(false);
             }
         }
         Ok(!self.any_refused(db, letters).await?)
-    }
-
-    fn may_still_get(&self, membership: Option<Membership>, grant: &NewGrant) -> bool {
-        let invitees = self.rules.sharing.invitees;
-        // What an invitee gets was decided for an invitee; who joined may have been invited anew since.
-        let for_invitees = grant.reason == Reason::Invite.as_str() || grant.is_asked();
-        (membership == Some(Membership::Join) || for_invitees)
-            && policy::member_may_read(membership, &grant.tuple, invitees)
     }
 
     /// Sees to Olm sessions with the recipients. The own server's answer at once; others as long as the gate
@@ -283,4 +276,16 @@ impl Visit<'_> {
         self.delivered.clear();
         self.note_sightings(db).await
     }
+}
+
+/// Whether somebody who is `membership` now may have the key that a grant is for.
+pub fn may_still_get(
+    invitees: InviteePolicy,
+    membership: Option<Membership>,
+    grant: &NewGrant,
+) -> bool {
+    // What an invitee gets was decided for an invitee; who joined may have been invited anew since.
+    let for_invitees = grant.reason == Reason::Invite.as_str() || grant.is_asked();
+    (membership == Some(Membership::Join) || for_invitees)
+        && policy::member_may_read(membership, &grant.tuple, invitees)
 }

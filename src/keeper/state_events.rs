@@ -12,7 +12,7 @@ use super::{
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
     pacing::war_wait,
-    plain,
+    plain, redaction,
 };
 use crate::{
     crypto::Decrypted,
@@ -193,8 +193,15 @@ async fn take_encrypted(
     row.current_sender = Some(event.sender.clone());
     row.current_fit = true;
     if event.is_redacted || event.content.is_empty() {
-        row.redacted = true;
-        row.source = None;
+        let own = tuples::seal(db, &event.event_id).await?;
+        let stands_for = own.map_or_else(|| event.event_id.clone(), |(_, stands_for)| stands_for);
+        let seen = tuples::get_event(&taker.store, db, &event.event_id).await?;
+        let broke = seen.as_ref().is_some_and(redaction::was_never_allowed);
+        redaction::take_back(&mut row, (&event.event_id, &stands_for), &taker.keeper, broke);
+        row.current_fit = !broke;
+        if row.redacted {
+            row.source = None;
+        }
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
     }
     if event.sender == taker.keeper {
@@ -307,8 +314,7 @@ async fn note_own(
     let Some(stands_for) = tuples::take_prepared(db, session, index).await? else { return Ok(()) };
     tuples::put_seal(db, &room.room_id, &row.tuple, &event.event_id, &stands_for).await?;
     let source = tuples::get_event(&taker.store, db, &stands_for).await?;
-    // Also when it landed on a newer value that was taken back: an older one must not stand in its place.
-    if row.redacted || source.is_some_and(|source| source.verdict == "redacted") {
+    if redaction::was_taken_back(row, source.as_ref()) {
         for sealed in tuples::take_seals_of(db, &stands_for).await? {
             outbox::insert(db, &room.room_id, &redaction_of(&sealed), arrival.at).await?;
         }
@@ -327,6 +333,7 @@ pub(super) async fn read_again(
     now: i64,
 ) -> Result<(), KeeperError> {
     let mut row = tuple_row(taker, db, room, &seen.tuple).await?;
+    // What was taken back stays so: nothing older comes in its place.
     if tuples::is_superseded(db, &room.room_id, &seen.tuple, seen.tick).await? {
         seen.verdict = "superseded".to_owned();
         seen.body = None;
@@ -517,6 +524,10 @@ async fn accept(
     let silent =
         if bound { 0 } else { silence(taker, room, row, &seen.sender, &value.content, now) };
     let at = now.saturating_add(silent);
+    if row.redacted {
+        let said = redaction::current_says(taker, db, row).await?;
+        redaction::stand_anew(row, seen, said.as_ref(), &taker.keeper);
+    }
     row.source = Some(SourceValue {
         event_id: seen.event_id.clone(),
         sender: seen.sender.clone(),
@@ -528,8 +539,7 @@ async fn accept(
     promise(taker, db, room, Arrival { at, tick: taker.store.next_tick(), live: true }).await
 }
 
-/// How long the keeper stays silent, in milliseconds, because somebody keeps saying what it has sealed already: a bot
-/// that seals whatever is not its own would be answered for ever. A person who sets the same name twice is none.
+/// How long the keeper stays silent, in milliseconds, towards somebody who keeps saying what it has sealed already.
 fn silence(
     taker: &Taker,
     room: &RoomRow,
@@ -538,79 +548,33 @@ fn silence(
     content: &JsonMap,
     now: i64,
 ) -> i64 {
+    let (silent, begins) = silent_for(row, content, now);
+    if begins {
+        taker.metrics.state_refused("war");
+        tracing::warn!(room = %room.room_id, %sender, event_type = row.tuple.event_type,
+            "somebody seals again what the keeper sealed; the keeper stops answering for a while");
+    }
+    silent
+}
+
+/// How long the keeper stays silent, in milliseconds, because a tuple is given the value that it has: a bot that seals
+/// whatever is not its own would be answered for ever. A person who sets the same name twice is none. And whether it is
+/// the first time.
+pub fn silent_for(row: &mut TupleRow, content: &JsonMap, now: i64) -> (i64, bool) {
     let same = row.source.as_ref().is_some_and(|source| source.content == *content);
     // While the keeper is silent, and for a while after it spoke again, it is the same war.
     let silent = truces(row.echoes).map_or(0, war_wait);
     if !same || now.saturating_sub(row.echoes_since) > silent.saturating_add(WAR_WITHIN) {
         (row.echoes, row.echoes_since) = (0, now);
-        return 0;
+        return (0, false);
     }
     row.echoes = row.echoes.saturating_add(1);
-    let Some(before) = truces(row.echoes) else { return 0 };
+    let Some(before) = truces(row.echoes) else { return (0, false) };
     row.echoes_since = now;
-    if row.echoes == WAR_ROUNDS {
-        taker.metrics.state_refused("war");
-        tracing::warn!(room = %room.room_id, %sender, event_type = row.tuple.event_type,
-            "somebody seals again what the keeper sealed; the keeper stops answering for a while");
-    }
-    war_wait(before)
+    (war_wait(before), row.echoes == WAR_ROUNDS)
 }
 
 /// How often the keeper has fallen silent before, where it is silent after so many echoes.
 fn truces(echoes: u32) -> Option<u32> {
     echoes.checked_sub(WAR_ROUNDS)
-}
-
-/// Takes a redaction in. What was redacted stays redacted: the value goes from the store, and what the
-/// keeper sealed in its place is redacted too.
-pub(super) async fn take_redaction(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    event: &RoomEvent,
-    arrival: Arrival,
-) -> Result<(), KeeperError> {
-    let Some(target) = &event.redacts else { return Ok(()) };
-    let seen = tuples::get_event(&taker.store, db, target).await?;
-    let own = tuples::seal(db, target).await?;
-    let (tuple, author) = match (&seen, &own) {
-        (Some(seen), _) => (seen.tuple.clone(), seen.sender.clone()),
-        (None, Some((tuple, _))) => (tuple.clone(), taker.keeper.clone()),
-        (None, None) => return Ok(()),
-    };
-    if event.sender != author && !power_levels(room).may_redact_other(&event.sender) {
-        return Ok(());
-    }
-    if let Some(mut seen) = seen {
-        seen.verdict = "redacted".to_owned();
-        seen.body = None;
-        tuples::put_event(&taker.store, db, &room.room_id, &seen).await?;
-    }
-    let mut row = tuple_row(taker, db, room, &tuple).await?;
-    // A sealed event that was redacted takes its origin with it: the same value must not come back.
-    let stands_for = own.map_or_else(|| target.clone(), |(_, stands_for)| stands_for);
-    let was_source = row.source.as_ref().is_some_and(|source| source.event_id == stands_for);
-    let was_current = row.current_event_id.as_ref() == Some(target);
-    let is_keepers = row.current_sender.as_ref() == Some(&taker.keeper);
-    if was_source {
-        row.source = None;
-    }
-    if was_current || (was_source && is_keepers) {
-        row.redacted = true;
-    }
-    tuples::put(&taker.store, db, &room.room_id, &row).await?;
-    // A refresh of an older value may stand on what was taken back: the older value must not come back by that.
-    if let Some(current) = row.current_event_id.as_ref().filter(|_| was_source && is_keepers)
-        && current != target
-        && tuples::take_seal(db, current).await?
-    {
-        outbox::insert(db, &room.room_id, &redaction_of(current), arrival.at).await?;
-    }
-    for sealed in tuples::take_seals_of(db, &stands_for).await? {
-        if &sealed == target {
-            continue;
-        }
-        outbox::insert(db, &room.room_id, &redaction_of(&sealed), arrival.at).await?;
-    }
-    Ok(marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?)
 }

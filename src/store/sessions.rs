@@ -210,6 +210,27 @@ pub async fn retire_known_to(
     Ok(done.rows_affected())
 }
 
+/// Whether a device of `user` was granted a session.
+///
+/// # Errors
+///
+/// [`super::StoreError`] when the database cannot be read.
+pub async fn is_known_to(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    session_id: &str,
+    user: &UserId,
+) -> Result<bool> {
+    let Some(user) = ledger::user_number(store, connection, user).await? else { return Ok(false) };
+    let (known,): (bool,) =
+        sqlx::query_as("SELECT EXISTS (SELECT 1 FROM grants WHERE session_id = ? AND user = ?)")
+            .bind(session_id)
+            .bind(user)
+            .fetch_one(connection)
+            .await?;
+    Ok(known)
+}
+
 /// Retires every session of a room at `now` (milliseconds). Returns how many those are.
 ///
 /// # Errors

@@ -374,12 +374,23 @@ fn on_need_waits_until_somebody_comes_who_lacks_the_key() {
     let rules = Rules { reseal: Reseal::OnNeed, ..rules() };
     let mut alice = member("alice", Membership::Join, vec![device("A")]);
     alice.tick = 1;
-    let plan = decide(&room(vec![alice.clone()], vec![renamed()]), &rules, NOW);
+    let mut name = renamed();
+    name.sealed.as_mut().unwrap().stands = false;
+    let plan = decide(&room(vec![alice.clone()], vec![name.clone()]), &rules, NOW);
     assert!(plan.seals.is_empty(), "alice was there when the name came");
     let mut bob = member("bob", Membership::Join, vec![device("B")]);
     bob.tick = 61;
-    let plan = decide(&room(vec![alice, bob], vec![renamed()]), &rules, NOW);
+    let plan = decide(&room(vec![alice, bob], vec![name]), &rules, NOW);
     assert_eq!(plan.seals.len(), 1);
+}
+
+#[test]
+fn on_need_does_not_wait_where_the_keeper_s_own_event_hides_the_value() {
+    let rules = Rules { reseal: Reseal::OnNeed, ..rules() };
+    let mut hidden = renamed();
+    assert_eq!(decide(&room(vec![], vec![hidden.clone()]), &rules, NOW).seals.len(), 1);
+    hidden.sealed.as_mut().unwrap().stands = false;
+    assert!(decide(&room(vec![], vec![hidden]), &rules, NOW).is_idle());
 }
 
 fn any_device() -> impl Strategy<Value = DeviceView> {

@@ -1,0 +1,249 @@
+//! What must hold: of every seal and key when it goes out, and of the room once everything has come to rest.
+
+use std::collections::BTreeSet;
+
+use ruma::{OwnedEventId, OwnedUserId};
+
+use super::{
+    Done, Halt, Sim,
+    rows::Holder,
+    world::{Cipher, Event, Said},
+};
+use statekeeper::{
+    config::Action,
+    keeper::rules::{Reseal, SessionScope},
+    state::{JsonMap, Membership, PowerLevels, Rule, StateTuple},
+    store::StateDetail,
+};
+
+/// Whether a value that a member gave a tuple is one that he was allowed to give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Allowed,
+    /// It hangs on what the keeper knew of its author when it read it.
+    Unsure,
+    /// The keeper was never given the key, or its author's device was never signed.
+    Unread,
+    Broke(Rule),
+}
+
+impl Sim {
+    /// Nobody who has to go, by what the keeper knows in the moment of the commit, can open what is sealed in it.
+    pub fn check_seal(&self, tuple: &StateTuple, detail: &StateDetail) -> Done<()> {
+        let session = &detail.session_id;
+        for ((held, user, device), grant) in &self.rows.grants {
+            if held != session || grant.message_index > detail.message_index {
+                continue;
+            }
+            let holder = (user.clone(), device.clone());
+            let entitled = match self.rules.session_scope {
+                SessionScope::Tuple => self.is_entitled(&holder, tuple),
+                // Whoever may have one value's key has the session.
+                SessionScope::Room => {
+                    self.rows.tuples.keys().any(|tuple| self.is_entitled(&holder, tuple))
+                }
+            };
+            if !entitled {
+                return Err(Halt::Broken(format!(
+                    "{user} {device} has to go and can open what is sealed for {tuple} under \
+                     {session} at {}",
+                    detail.message_index
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// No grant, no key; no key opens more than its grant says; and no joiner's key opens an older value.
+    pub fn check_key(&self, (user, device): &Holder, key: &Cipher) -> Done<()> {
+        let id = (key.session.clone(), user.clone(), device.clone());
+        let Some(grant) = self.rows.grants.get(&id) else {
+            return Err(Halt::Broken(format!("{user} {device} is given {key:?} without a grant")));
+        };
+        if key.index < grant.message_index {
+            return Err(Halt::Broken(format!(
+                "{key:?} opens more than {user} {device} was granted"
+            )));
+        }
+        let mut opened = BTreeSet::new();
+        for event in &self.world.events {
+            if let Said::State { cipher, stands_for: Some(root), .. } = &event.said
+                && cipher.session == key.session
+                && cipher.index >= key.index
+            {
+                opened.insert(root);
+            }
+        }
+        if self.rules.session_scope == SessionScope::Tuple && opened.len() > 1 {
+            return Err(Halt::Broken(format!("{key:?} opens an older value for {user} {device}")));
+        }
+        Ok(())
+    }
+
+    /// No index of the keeper's stands in two events.
+    pub fn check_index(&self, new: &Cipher) -> Done<()> {
+        let used =
+            |event: &Event| matches!(&event.said, Said::State { cipher, .. } if cipher == new);
+        if self.world.events.iter().any(used) {
+            return Err(Halt::Broken(format!("{new:?} stands in two events")));
+        }
+        Ok(())
+    }
+
+    /// What holds once everything has come to rest.
+    pub fn check_rest(&self) -> Done<()> {
+        let tuples: Vec<StateTuple> = self.world.current.keys().cloned().collect();
+        for tuple in &tuples {
+            self.check_value(tuple).map_err(Halt::Broken)?;
+            self.check_readers(tuple).map_err(Halt::Broken)?;
+        }
+        for event in &self.world.events {
+            if let Said::State { stands_for: Some(root), .. } = &event.said
+                && self.world.redacted.contains_key(root)
+                && !self.world.redacted.contains_key(&event.id)
+            {
+                return Err(Halt::Broken(format!("{} shows {root}, which was redacted", event.id)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every entitled device can open the current value, and those who are in the room have read what makes it
+    /// recognisable.
+    fn check_readers(&self, tuple: &StateTuple) -> Result<(), String> {
+        let current = &self.world.current[tuple];
+        let Some(event) = self.world.event(current) else { return Ok(()) };
+        let Some(cipher) = self.world.cipher_of(current) else { return Ok(()) };
+        if event.sender != self.keeper() {
+            return Ok(());
+        }
+        for person in &self.world.people {
+            let joined = self.world.members.get(&person.id) == Some(&Membership::Join);
+            for device in person.devices.iter().filter(|device| !device.gone) {
+                let holder = (person.id.clone(), device.id.clone());
+                if !self.is_entitled(&holder, tuple) {
+                    continue;
+                }
+                let opens =
+                    device.keys.get(&cipher.session).is_some_and(|from| *from <= cipher.index);
+                if !opens {
+                    return Err(format!("{holder:?} is entitled to {tuple} and cannot open it"));
+                }
+                let read = device.read.get(tuple).map(|id| self.world.root_of(id));
+                if joined && tuple.is_aesthetic() && read != Some(self.world.root_of(current)) {
+                    return Err(format!("{holder:?} has the key of {tuple} and never read it"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a tuple shows is the newest value that somebody was allowed to give it.
+    fn check_value(&self, tuple: &StateTuple) -> Result<(), String> {
+        let current = self.world.current[tuple].clone();
+        let event = self.world.event(&current).ok_or("no event")?;
+        let redacted = self.world.redacted.contains_key(&current);
+        let (values, class) = self.values_of(tuple);
+        let root = self.world.root_of(&current);
+        if event.sender == self.keeper() {
+            let shown = (!redacted).then_some(root);
+            return match values.contains(&shown) {
+                true => Ok(()),
+                false => Err(format!("{tuple} shows {shown:?} and should show {values:?}")),
+            };
+        }
+        let bound = self.rules.sender_bound.binds(tuple);
+        let is_wrong = match class {
+            Class::Allowed if redacted => false,
+            Class::Allowed => {
+                !values.contains(&Some(current.clone()))
+                    || (!bound && self.rules.reseal == Reseal::OnChange)
+            }
+            Class::Unsure | Class::Unread => false,
+            Class::Broke(rule) if self.rules.action(rule) == Action::Report => false,
+            Class::Broke(Rule::Critical) => !redacted,
+            Class::Broke(_) => !values.contains(&None),
+        };
+        if is_wrong {
+            return Err(format!(
+                "{tuple} shows {current} ({class:?}, redacted: {redacted}) of {} and should show {values:?}",
+                event.sender
+            ));
+        }
+        Ok(())
+    }
+
+    /// The values that a tuple may have, by all that ever happened, and what its current event is.
+    fn values_of(&self, tuple: &StateTuple) -> (BTreeSet<Option<OwnedEventId>>, Class) {
+        let mut values = BTreeSet::from([None]);
+        let mut levels = self.first_levels.clone();
+        let mut used: BTreeSet<(OwnedUserId, Cipher)> = BTreeSet::new();
+        let mut class = Class::Unread;
+        for event in &self.world.events {
+            match &event.said {
+                Said::Power(said) => levels.clone_from(said),
+                Said::Message(cipher) => {
+                    used.insert((event.sender.clone(), cipher.clone()));
+                }
+                Said::Redaction(target) => {
+                    let root = Some(self.world.root_of(target));
+                    if values.remove(&root) {
+                        values.insert(None);
+                    }
+                }
+                Said::State { cipher, stands_for: None, tuple: its, .. } => {
+                    let fresh = used.insert((event.sender.clone(), cipher.clone()));
+                    if its != tuple {
+                        continue;
+                    }
+                    class = self.class_of(event, &levels, fresh);
+                    match class {
+                        Class::Allowed => values = BTreeSet::from([Some(event.id.clone())]),
+                        Class::Unsure => drop(values.insert(Some(event.id.clone()))),
+                        Class::Unread | Class::Broke(_) => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        (values, class)
+    }
+
+    fn class_of(&self, event: &Event, levels: &JsonMap, fresh: bool) -> Class {
+        let Said::State { tuple, cipher, content, .. } = &event.said else { return Class::Unread };
+        let power = PowerLevels::from_content(Some(levels), &[], "11");
+        let broken = Rule::broken_on_key(tuple, &event.sender, &power, &self.rules.exempt);
+        if let Some(rule) = broken {
+            return Class::Broke(rule);
+        }
+        if !fresh {
+            return Class::Broke(Rule::Replay);
+        }
+        if !self.keys.sessions.contains_key(&cipher.session) {
+            return Class::Unread;
+        }
+        let redacted = self.world.redacted.contains_key(&event.id);
+        let misshapen = content.get("name").is_some_and(serde_json::Value::is_number);
+        let person = self.world.people.iter().find(|person| person.id == event.sender);
+        let Some(person) = person.filter(|person| person.identity == 0) else {
+            return if misshapen && !redacted { Class::Unread } else { Class::Unsure };
+        };
+        // Somebody who went is not asked about any more.
+        let present = self.world.members.get(&person.id) == Some(&Membership::Join);
+        let known = self.keys.known.get(&person.id).is_some_and(|(devices, _)| {
+            devices
+                .iter()
+                .any(|device| device.cross_signed && cipher.session == format!("m{}", device.id))
+        });
+        if misshapen && !redacted {
+            // What comes from a device that is not signed is refused for that.
+            return if present && known { Class::Broke(Rule::Shape) } else { Class::Unread };
+        }
+        match self.accepted.contains(&event.id) {
+            true => Class::Allowed,
+            // What was redacted before it could be read may have been anything.
+            false if redacted || !present || !known => Class::Unsure,
+            false => Class::Allowed,
+        }
+    }
+}

@@ -1,0 +1,507 @@
+//! What the keeper takes in: the room's events, and the news of its long poll. Each call is one commit.
+//!
+//! This follows `ingest`, `state_events`, `enforcing`, `rotation` and `listen` step by step, with the store's rows in
+//! memory and symbolic keys; what is judged is judged by the real `state::judge`, `Rule` and `PowerLevels`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::{OwnedEventId, OwnedUserId};
+
+use super::{
+    Fault, Sim,
+    world::{Cipher, Event, News, Said},
+};
+use statekeeper::{
+    config::{RotateReseal, RotateWhen},
+    keeper::{
+        decide::Breach,
+        enforcing::refusal_on_key,
+        ingest::power_levels,
+        people::inviter,
+        redaction::{stand_anew, take_back, was_never_allowed, was_taken_back},
+        state_events::silent_for,
+    },
+    policy::Word,
+    state::{
+        DeviceTrust, Form, HistoryVisibility, JsonMap, Judgement, Membership, PayloadFacts,
+        PowerLevels, Refusal, Rule, StateTuple, Verdict, judge, rule::is_absurd_time,
+    },
+    store::{MemberRow, Retired, SourceValue, StateEventRow, TupleRow},
+};
+
+/// A device as the keeper knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownDevice {
+    pub id: ruma::OwnedDeviceId,
+    pub cross_signed: bool,
+    pub first_seen: i64,
+}
+
+/// The key store: what the Olm machine knows.
+#[derive(Clone, Debug, Default)]
+pub struct KeyStore {
+    /// Members' sessions whose key is here, with the identity that vouched for their device first.
+    pub sessions: BTreeMap<String, Option<u32>>,
+    /// Users with their devices and the number of their identity.
+    pub known: BTreeMap<OwnedUserId, (Vec<KnownDevice>, u32)>,
+    /// Whose devices have changed since they were asked for.
+    pub outdated: BTreeSet<OwnedUserId>,
+}
+
+impl Sim {
+    /// `Taker::take_batch`: takes the next event in that the homeserver pushes.
+    pub fn take_event(&mut self) {
+        let Some(place) = self.world.pushed.pop_front() else { return };
+        let event = self.world.events[place].clone();
+        if !self.rows.inbox.insert(event.id.clone()) {
+            return;
+        }
+        let tick = self.rows.next_tick();
+        self.note(|| format!("took in {} of {}: {:?}", event.id, event.sender, event.said));
+        match event.said.clone() {
+            Said::Member(user, membership) => self.take_member(&event, &user, membership, tick),
+            Said::Power(levels) => {
+                self.rows.room.power_levels = Some(serde_json::to_string(&levels).unwrap());
+                self.rows.room.elevated = power_levels(&self.rows.room).elevated(&self.keeper());
+            }
+            Said::Visibility(visibility) => self.take_visibility(visibility),
+            Said::Redaction(target) => self.take_redaction(&event, &target),
+            Said::Message(cipher) => {
+                self.rows.record_message(&cipher.session, cipher.index, &event.sender);
+            }
+            Said::State { tuple, cipher, .. } => self.take_encrypted(&event, tuple, &cipher, tick),
+        }
+    }
+
+    fn take_member(
+        &mut self,
+        event: &Event,
+        user: &OwnedUserId,
+        membership: Membership,
+        tick: i64,
+    ) {
+        let before = self.rows.members.get(user).cloned();
+        if before.as_ref().is_some_and(|before| before.membership == membership) {
+            return;
+        }
+        let member = MemberRow {
+            user_id: user.clone(),
+            membership,
+            // The homeserver gives the event's age.
+            since: event.at,
+            arrived_at: self.now,
+            tick,
+            inviter: inviter(&self.rows.room, &event.sender, membership, before.as_ref()),
+        };
+        self.rows.members.insert(user.clone(), member);
+        match membership {
+            Membership::Join | Membership::Invite => self.rows.mark(Some(user), self.now),
+            Membership::Leave | Membership::Ban | Membership::Knock => {
+                // `people::left`: an approval goes with the member.
+                if self.rows.words.get(user) == Some(&Word::Approved) {
+                    self.rows.words.remove(user);
+                }
+                let invited = before.is_some_and(|before| before.membership == Membership::Invite);
+                let why = if invited { Retired::InviteWithdrawn } else { Retired::MemberLeft };
+                let retired = if self.is(Fault::NothingRetiresOnLeave) {
+                    0
+                } else {
+                    self.rows.retire_known_to(user, why, self.now)
+                };
+                self.promise_rotation(retired);
+            }
+        }
+    }
+
+    /// `rotation::take_visibility`.
+    fn take_visibility(&mut self, visibility: HistoryVisibility) {
+        let before = self.rows.visibility.replace(visibility).unwrap_or_default();
+        if visibility.is_narrower_than(before) {
+            let retired = self.rows.retire(Retired::HistoryVisibility, self.now, |_| true);
+            self.promise_rotation(retired);
+        }
+    }
+
+    fn promise_rotation(&mut self, retired: u64) {
+        let follows = self.rules.rotate_when == RotateWhen::AtOnce
+            || self.rules.rotate_reseal != RotateReseal::None;
+        if retired > 0 && follows {
+            let due = self.now + self.rules.rotation_settle;
+            self.rows.mark(None, due);
+        }
+    }
+
+    fn tuple_row(&self, tuple: &StateTuple) -> TupleRow {
+        let known = self.rows.tuples.get(tuple).cloned();
+        known.unwrap_or_else(|| TupleRow::new(tuple.clone()))
+    }
+
+    fn put_tuple(&mut self, row: TupleRow) {
+        self.rows.tuples.insert(row.tuple.clone(), row);
+    }
+
+    /// `state_events::take_encrypted`.
+    fn take_encrypted(&mut self, event: &Event, tuple: StateTuple, cipher: &Cipher, tick: i64) {
+        let mut row = self.tuple_row(&tuple);
+        row.current_event_id = Some(event.id.clone());
+        row.current_sender = Some(event.sender.clone());
+        row.current_fit = true;
+        let (session, index) = (&cipher.session, cipher.index);
+        if event.sender == self.keeper() {
+            self.rows.record_index(session, index, &event.sender, &event.id);
+            self.note_own(event, &row, cipher);
+            return self.put_tuple(row);
+        }
+        row.redacted = false;
+        let fresh = self.rows.record_index(session, index, &event.sender, &event.id);
+        let power = power_levels(&self.rows.room);
+        let breach = Rule::broken_on_key(&tuple, &event.sender, &power, &self.rules.exempt);
+        let absurd = is_absurd_time(event.claims, self.now).then_some(Rule::Timestamp);
+        let mut seen = StateEventRow {
+            event_id: event.id.clone(),
+            tuple: tuple.clone(),
+            sender: event.sender.clone(),
+            tick,
+            received_at: self.now,
+            session_id: Some(session.clone()),
+            powerful: power.may_send_state(&event.sender, &tuple.event_type),
+            verdict: if fresh { "unreadable" } else { "replayed" }.to_owned(),
+            breach: breach.or(absurd),
+            live: true,
+            body: fresh.then(String::new),
+        };
+        if !fresh {
+            row.current_fit = false;
+            self.put_tuple(row);
+            seen.breach =
+                seen.breach.filter(|rule| *rule != Rule::Timestamp).or(Some(Rule::Replay));
+            return self.keep(seen);
+        }
+        self.weigh(row, seen, self.now);
+    }
+
+    /// `state_events::note_own`.
+    fn note_own(&mut self, event: &Event, row: &TupleRow, cipher: &Cipher) {
+        let key = (cipher.session.clone(), cipher.index);
+        let Some(stands_for) = self.rows.prepared.remove(&key) else { return };
+        self.rows.put_seal(&event.id, &row.tuple, &stands_for);
+        let source = self.rows.events.get(&stands_for);
+        if was_taken_back(row, source) {
+            for sealed in self.rows.take_seals_of(&stands_for) {
+                self.rows.redact(&sealed);
+            }
+            self.rows.mark(None, self.now);
+        }
+    }
+
+    /// `state_events::read_again`.
+    pub fn read_again(&mut self, mut seen: StateEventRow, now: i64) {
+        let row = self.tuple_row(&seen.tuple);
+        let newer = row.source.as_ref().is_some_and(|source| source.tick > seen.tick);
+        if newer || self.rows.is_taken_back_since(&seen.tuple, seen.tick) {
+            seen.verdict = "superseded".to_owned();
+            seen.body = None;
+            self.rows.events.insert(seen.event_id.clone(), seen);
+            return;
+        }
+        self.weigh(row, seen, now);
+    }
+
+    /// `Taker::retry_unreadable`.
+    pub fn retry_unreadable(&mut self, session: Option<&str>) {
+        if self.is(Fault::LateKeyForgotten) {
+            return;
+        }
+        for seen in self.rows.unreadable(session) {
+            self.read_again(seen, self.now);
+        }
+    }
+
+    /// `state_events::weigh`.
+    fn weigh(&mut self, mut row: TupleRow, mut seen: StateEventRow, now: i64) {
+        let stands = row.current_event_id.as_ref() == Some(&seen.event_id);
+        let on_key = refusal_on_key(&self.rows.room, &seen);
+        match self.read(&seen) {
+            None => {
+                row.current_fit &= !stands;
+                if let Some(refusal) = on_key {
+                    conclude(&mut seen, &refusal);
+                }
+            }
+            Some((Verdict::Refuse(refusal), _)) => {
+                row.current_fit &= !stands;
+                conclude(&mut seen, &refusal);
+            }
+            Some((Verdict::Accept, _)) if on_key.is_some() => {
+                row.current_fit &= !stands;
+                conclude(&mut seen, &on_key.unwrap());
+            }
+            Some((Verdict::Accept, content)) => {
+                seen.verdict = "accepted".to_owned();
+                seen.body = None;
+                self.accepted.insert(seen.event_id.clone());
+                self.accept(&mut row, &seen, content, now);
+            }
+        }
+        self.put_tuple(row);
+        self.keep(seen);
+    }
+
+    /// `KeeperDevice::decrypt`, `state_events::device_trust` and `judge_encrypted`.
+    fn read(&mut self, seen: &StateEventRow) -> Option<(Verdict, JsonMap)> {
+        let event = self.world.event(&seen.event_id).unwrap().clone();
+        let Said::State { tuple, cipher, content, .. } = &event.said else { return None };
+        let judged_by = *self.keys.sessions.get(&cipher.session)?;
+        let owner = self.maker_of(&cipher.session);
+        let device = self.trust_of(&cipher.session, &seen.sender, judged_by);
+        let power = if seen.powerful {
+            PowerLevels::from_content(None, std::slice::from_ref(&seen.sender), "11")
+        } else {
+            power_levels(&self.rows.room)
+        };
+        let verdict = judge(&Judgement {
+            room_id: &self.rows.room.room_id,
+            tuple: &seen.tuple,
+            sender: &seen.sender,
+            power: &power,
+            exempt: &self.rules.exempt,
+            content,
+            payload: Some(PayloadFacts {
+                event_type: Some(&tuple.event_type),
+                state_key: Some(&tuple.state_key),
+                room_id: Some(self.rows.room.room_id.as_str()),
+                session_owner: owner.as_deref(),
+                device,
+                seen_in_another_event: false,
+            }),
+            require_cross_signed: self.rules.require_cross_signed,
+        });
+        Some((verdict, content.clone()))
+    }
+
+    /// Whose device made a session: it is named after the device.
+    fn maker_of(&self, session: &str) -> Option<OwnedUserId> {
+        let made = |person: &&super::world::Person| {
+            person.devices.iter().any(|device| session == format!("m{}", device.id))
+        };
+        self.world.people.iter().find(made).map(|person| person.id.clone())
+    }
+
+    fn trust_of(
+        &mut self,
+        session: &str,
+        sender: &OwnedUserId,
+        judged_by: Option<u32>,
+    ) -> DeviceTrust {
+        let Some((devices, identity)) = self.keys.known.get(sender).cloned() else {
+            return DeviceTrust::Unknown;
+        };
+        let signed = devices
+            .iter()
+            .any(|device| device.cross_signed && session == format!("m{}", device.id));
+        if !signed && judged_by.is_none() {
+            return DeviceTrust::NotCrossSigned;
+        }
+        let newest = identity.to_string();
+        self.rows.see_identity(sender, &newest);
+        let counting = &self.rows.identities[sender].master_key;
+        let judged_by = judged_by.filter(|_| !signed).map(|key| key.to_string());
+        let are_all = newest == *counting && judged_by.is_none_or(|key| key == *counting);
+        if are_all { DeviceTrust::CrossSigned } else { DeviceTrust::OtherIdentity }
+    }
+
+    /// `state_events::accept`.
+    fn accept(&mut self, row: &mut TupleRow, seen: &StateEventRow, content: JsonMap, now: i64) {
+        if row.current_event_id.as_ref() == Some(&seen.event_id) {
+            row.current_fit = true;
+        }
+        if row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id) {
+            return;
+        }
+        let silent = if self.rules.sender_bound.binds(&row.tuple) {
+            0
+        } else {
+            silent_for(row, &content, now).0
+        };
+        let at = now + silent;
+        if let Some(current) = row.current_event_id.clone().filter(|_| row.redacted) {
+            let own = self.rows.seals.get(&current).map(|seal| seal.stands_for.clone());
+            let said = self.rows.events.get(&own.unwrap_or(current));
+            stand_anew(row, seen, said, &self.world.keeper);
+        }
+        row.source = Some(SourceValue {
+            event_id: seen.event_id.clone(),
+            sender: seen.sender.clone(),
+            form: Form::Encrypted,
+            at,
+            tick: seen.tick,
+            content,
+        });
+        self.rows.mark(None, at + self.rules.reseal_delay);
+    }
+
+    /// `enforcing::keep`.
+    fn keep(&mut self, seen: StateEventRow) {
+        let before = self.rows.events.insert(seen.event_id.clone(), seen.clone());
+        let told = before.is_some_and(|before| before.breach == seen.breach);
+        if seen.breach.is_some() && !told && self.breach_of(&seen).is_some() {
+            self.rows.mark(None, self.now);
+        }
+    }
+
+    /// `enforcing::breach_of`.
+    pub fn breach_of(&self, seen: &StateEventRow) -> Option<Breach> {
+        let rule = seen.breach.filter(|rule| seen.live || *rule == Rule::Critical)?;
+        let since = seen.received_at - statekeeper::keeper::decide::WAR_WITHIN;
+        Some(Breach {
+            event_id: seen.event_id.clone(),
+            tuple: seen.tuple.clone(),
+            rule,
+            at: seen.received_at,
+            rounds: self.rows.breaches_since(&seen.sender, since),
+        })
+    }
+
+    /// `redaction::take_redaction`.
+    fn take_redaction(&mut self, event: &Event, target: &OwnedEventId) {
+        let seen = self.rows.events.get(target).cloned();
+        let own = self.rows.seals.get(target).cloned();
+        let (tuple, author) = match (&seen, &own) {
+            (Some(seen), _) => (seen.tuple.clone(), seen.sender.clone()),
+            (None, Some(seal)) => (seal.tuple.clone(), self.keeper()),
+            (None, None) => return,
+        };
+        if event.sender != author && !power_levels(&self.rows.room).may_redact_other(&event.sender)
+        {
+            return;
+        }
+        let broke = seen.as_ref().is_some_and(was_never_allowed);
+        if let Some(mut seen) = seen {
+            seen.verdict = "redacted".to_owned();
+            seen.body = None;
+            self.rows.events.insert(target.clone(), seen);
+        }
+        let mut row = self.tuple_row(&tuple);
+        let stands_for = own.map_or_else(|| target.clone(), |seal| seal.stands_for);
+        let keeper = self.keeper();
+        let beside = match self.is(Fault::RedactedStaysCurrent) {
+            true => None,
+            false => take_back(&mut row, (target, &stands_for), &keeper, broke),
+        };
+        self.put_tuple(row);
+        if let Some(current) = beside
+            && self.rows.take_seal(&current)
+        {
+            self.rows.redact(&current);
+        }
+        for sealed in self.rows.take_seals_of(&stands_for) {
+            if sealed != *target {
+                self.rows.redact(&sealed);
+            }
+        }
+        self.rows.mark(None, self.now);
+    }
+
+    /// `Listener::poll`: one answer with one piece of news.
+    pub fn poll(&mut self) {
+        let Some(news) = self.world.news.pop_front() else { return };
+        self.note(|| format!("heard {news:?}"));
+        match news {
+            News::Devices(n) => {
+                let user = self.world.people[n].id.clone();
+                self.keys.outdated.insert(user.clone());
+                let member = self.rows.members.get(&user).map(|member| member.membership);
+                if matches!(member, Some(Membership::Join | Membership::Invite)) {
+                    self.rows.mark(Some(&user), self.now);
+                }
+            }
+            News::Key(session) => {
+                let judged_by = self.voucher_of(&session);
+                self.keys.sessions.entry(session.clone()).or_insert(judged_by);
+                self.retry_unreadable(Some(&session));
+            }
+        }
+    }
+
+    /// The identity that has signed the device which made a session, as far as the keeper knows.
+    fn voucher_of(&self, session: &str) -> Option<u32> {
+        let owner = self.maker_of(session)?;
+        let (devices, identity) = self.keys.known.get(&owner)?;
+        let made = |device: &&KnownDevice| session == format!("m{}", device.id);
+        devices.iter().find(made).filter(|device| device.cross_signed).map(|_| *identity)
+    }
+
+    /// `KeeperDevice::pump`: asks for the devices of whoever is tracked and has changed.
+    pub fn pump(&mut self) {
+        for user in std::mem::take(&mut self.keys.outdated) {
+            let person = self.world.people.iter().find(|person| person.id == user).unwrap();
+            let before = self.keys.known.get(&user).cloned();
+            let first_seen = |id: &ruma::OwnedDeviceId| {
+                let known = before.as_ref().and_then(|(devices, _)| {
+                    devices.iter().find(|device| device.id == *id).map(|device| device.first_seen)
+                });
+                known.unwrap_or(self.now)
+            };
+            let known = person
+                .devices
+                .iter()
+                .filter(|device| !device.gone)
+                .map(|device| KnownDevice {
+                    id: device.id.clone(),
+                    cross_signed: device.signed_by == Some(person.identity),
+                    first_seen: first_seen(&device.id),
+                })
+                .collect();
+            self.keys.known.insert(user, (known, person.identity));
+        }
+        let unvouched: Vec<String> = self
+            .keys
+            .sessions
+            .iter()
+            .filter(|(_, judged_by)| judged_by.is_none())
+            .map(|(session, _)| session.clone())
+            .collect();
+        for session in unvouched {
+            let judged_by = self.voucher_of(&session);
+            self.keys.sessions.insert(session, judged_by);
+        }
+    }
+
+    /// `KeeperDevice::track`: who is new is asked about by the next [`Sim::pump`].
+    pub fn track<'u>(&mut self, users: impl IntoIterator<Item = &'u OwnedUserId>) {
+        for user in users {
+            if !self.keys.known.contains_key(user) {
+                self.keys.outdated.insert(user.clone());
+            }
+        }
+    }
+
+    /// `Service`'s start after a kill.
+    pub fn start(&mut self) {
+        if !self.rows.outbox.is_empty() {
+            self.rows.mark(None, self.now);
+        }
+        self.retry_unreadable(None);
+    }
+}
+
+impl super::rows::Rows {
+    /// `tuples::put_seal`.
+    pub fn put_seal(&mut self, id: &OwnedEventId, tuple: &StateTuple, stands_for: &OwnedEventId) {
+        self.seals.entry(id.clone()).or_insert_with(|| super::rows::SealRow {
+            tuple: tuple.clone(),
+            stands_for: stands_for.clone(),
+            redacted: false,
+        });
+    }
+}
+
+/// `enforcing::conclude`.
+fn conclude(seen: &mut StateEventRow, refusal: &Refusal) {
+    seen.verdict = refusal.as_label().to_owned();
+    let known = seen.breach.filter(|rule| *rule != Rule::Timestamp);
+    seen.breach = known.or_else(|| Rule::of_refusal(refusal)).or(seen.breach);
+    if !matches!(refusal, Refusal::DeviceNotCrossSigned | Refusal::IdentityChanged) {
+        seen.body = None;
+    }
+}
