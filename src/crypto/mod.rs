@@ -12,6 +12,7 @@ mod known_users;
 mod published;
 mod pump;
 mod put_off;
+mod speech;
 mod state_session;
 mod vouchers;
 

@@ -22,6 +22,7 @@ pub mod people;
 pub mod places;
 pub mod rooms;
 pub mod sessions;
+pub mod talk;
 pub mod tuples;
 
 use std::{
@@ -58,6 +59,7 @@ pub use self::{
     people::{HoldRow, Identity, People},
     rooms::{Inviter, MemberRow, RoomRow},
     sessions::{Over, Retired, SessionRow},
+    talk::TalkRow,
     tuples::{SealedValue, SourceValue, StateEventRow, TupleRow},
 };
 
