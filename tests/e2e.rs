@@ -24,6 +24,8 @@ mod entering;
 mod independent;
 #[path = "e2e/kills.rs"]
 mod kills;
+#[path = "e2e/management.rs"]
+mod management;
 #[path = "e2e/rotating.rs"]
 mod rotating;
 #[path = "e2e/secrecy.rs"]

@@ -44,7 +44,7 @@ pub struct Config {
     #[serde(default)]
     pub store: Store,
     /// What the operator reaches: the listener for `/health/live`, `/health/ready` and `/metrics`, which
-    /// is to be kept off public networks, and the socket of the command line.
+    /// is to be kept off public networks, the socket of the command line, and the management room.
     #[serde(default)]
     pub admin: Admin,
     /// Who may do what with the keeper.

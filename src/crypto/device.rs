@@ -131,6 +131,8 @@ pub struct KeeperDevice {
     pub(super) pumping: Arc<Mutex<()>>,
     /// One-time keys of the own server's users are claimed by one at a time, so that none is wasted.
     pub(super) claiming: Arc<Mutex<()>>,
+    /// Messages of the keeper's own are encrypted by one at a time.
+    pub(super) speaking: Arc<Mutex<()>>,
     /// How many requests about other servers' users are under way.
     pub(super) remote: watch::Sender<usize>,
     /// How long other servers may take.
@@ -192,6 +194,7 @@ impl KeeperDevice {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             pumping: Arc::default(),
             claiming: Arc::default(),
+            speaking: Arc::default(),
             remote: watch::Sender::new(0),
             patience,
             late,

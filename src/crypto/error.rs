@@ -25,6 +25,9 @@ pub enum CryptoError {
     /// Olm failed.
     #[error("the Olm machine failed: {0}")]
     Olm(#[from] matrix_sdk_crypto::OlmError),
+    /// Megolm failed.
+    #[error("a message could not be encrypted: {0}")]
+    Megolm(#[from] matrix_sdk_crypto::MegolmError),
     /// A thread that encrypts could not begin, or did not come to its end.
     #[error("encrypting did not come to its end: {0}")]
     Interrupted(String),

@@ -14,6 +14,7 @@ mod published;
 mod pump;
 mod put_off;
 mod ratchets;
+mod speech;
 mod state_session;
 mod vouchers;
 

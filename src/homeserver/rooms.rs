@@ -128,6 +128,23 @@ impl Homeserver {
         self.post(endpoint, path, json(endpoint, &body)?).await.map(drop)
     }
 
+    /// Sends an event that is no state (client-server API, "PUT /rooms/{roomId}/send/{eventType}/{txnId}");
+    /// returns its id. `body` is its content, and goes out byte for byte. May be repeated with the same
+    /// `txn_id` as long as the homeserver remembers it.
+    pub async fn send_event(
+        &self,
+        room_id: &RoomId,
+        event_type: &str,
+        txn_id: &str,
+        body: &RawValue,
+    ) -> Result<OwnedEventId, HomeserverError> {
+        let endpoint = Endpoint::SendMessage;
+        let path = Path::v3(&["rooms", room_id.as_str(), "send", event_type, txn_id]);
+        let body = Bytes::copy_from_slice(body.get().as_bytes());
+        let answer = self.put(endpoint, path, body).await?;
+        read::<Sent>(endpoint, &answer).map(|sent| sent.event_id)
+    }
+
     /// Redacts an event (client-server API, "PUT /rooms/{roomId}/redact/{eventId}/{txnId}"); returns
     /// the redaction's id. May be repeated with the same `txn_id`; once the homeserver has forgotten
     /// it, a repetition is one more redaction of the same event, which changes nothing.

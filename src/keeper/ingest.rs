@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use super::{
     KeeperError,
     clock::now_ms,
+    management,
     people::{inviter, mark_all_let_in, mark_let_in},
     places, plain, redaction, rotation,
     rule_book::RuleBook,
@@ -197,6 +198,9 @@ impl Taker {
             return redaction::take_redaction(self, db, &room, event, arrival).await;
         }
         let Some(state_key) = event.state_key.as_deref() else {
+            if arrival.live {
+                management::take(self, db, &room.room_id, event, body).await?;
+            }
             if room.state_encrypted && event.event_type == "m.room.encrypted" {
                 state_events::record_message(db, &room.room_id, event).await?;
             }

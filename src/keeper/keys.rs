@@ -35,7 +35,8 @@ pub async fn note(
         held_sessions::put(db, &session, tick, now).await?;
         let room = rooms::get(db, &session.room_id).await?;
         // Nobody's state is read there. Of a room that is not known yet the invite may be on its way.
-        if room.is_some_and(|room| room.loaded && !room.state_encrypted) {
+        let is_talked_in = taker.rules.global().management_room.as_ref() == Some(&session.room_id);
+        if !is_talked_in && room.is_some_and(|room| room.loaded && !room.state_encrypted) {
             held_sessions::left(db, &session.room_id, None, now).await?;
         }
     }

@@ -17,6 +17,7 @@
 //! - [`keys`] lets go of members' keys that are needed no more;
 //! - [`heartbeat`] says what the long poll last said of the keeper's own device;
 //! - [`hearing`] judges key requests, [`answering`] and [`forwarding`] give what was asked for;
+//! - [`management`] reads what administrators write in the management room, and answers;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`operator`] answers those who operate the keeper;
 //! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
@@ -40,6 +41,7 @@ pub mod knowledge;
 pub mod lane;
 mod letters;
 mod listen;
+mod management;
 mod meeting;
 pub mod operator;
 pub mod outbox;

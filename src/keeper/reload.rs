@@ -17,11 +17,12 @@ use crate::{
 pub type Reread = Box<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
 
 /// What is fixed with the start of the process: sections, and keys of others.
-const FIXED: [&str; 11] = [
+const FIXED: [&str; 12] = [
     "homeserver",
     "appservice",
     "store",
-    "admin",
+    "admin.listen",
+    "admin.socket",
     "logging",
     "requests.queue",
     "requests.limits",

@@ -1,6 +1,6 @@
 //! What the organisation wants, as the keeper weighs it: the configuration, made ready.
 
-use ruma::OwnedUserId;
+use ruma::{OwnedRoomId, OwnedUserId};
 
 use crate::{
     config::{self, Action, Config, Enforce, Policy, RotateReseal, RotateWhen, Seal},
@@ -70,6 +70,8 @@ pub struct GlobalRules {
     pub access: AccessPolicy,
     /// Whose word counts.
     pub admins: Vec<OwnedUserId>,
+    /// Where they give it.
+    pub management_room: Option<OwnedRoomId>,
     /// Whose invites are accepted.
     pub invite_from: Vec<UserGlob>,
     /// How many devices are given keys unasked.
@@ -141,6 +143,7 @@ impl GlobalRules {
             ledger_retention: i64::from(config.ledger.retention_days) * 24 * 3_600_000,
             access: access_policy(&config.access),
             admins: config.access.admins.clone(),
+            management_room: config.admin.management_room.clone(),
             invite_from: user_globs(&config.access.invite_from),
             unasked_budget: config.sharing.budget.into(),
             refresh_per_second: config.sharing.refresh_per_second,

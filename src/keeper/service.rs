@@ -23,6 +23,7 @@ use super::{
     keys,
     lane::Lanes,
     listen::{Listener, hear_late},
+    management::{Notices, Talker},
     meeting::{self, Newcomer, Newcomers},
     operator::{self, Operator},
     outbox::Sender,
@@ -194,7 +195,7 @@ pub async fn serve(
             &metrics,
             &readiness,
             arrived,
-            (newcomers, rules, operator),
+            (newcomers, rules, operator.clone()),
         )
         .await?;
         device_latch.release();
@@ -217,6 +218,7 @@ pub async fn serve(
                 };
                 tasks.spawn(async move { Ok(reloader.run(hangup).await?) });
                 tasks.spawn(meeting_task(keeper.lanes.clone(), arriving));
+                talk(&keeper, operator.clone(), &mut tasks);
                 keeper.run(late, &mut tasks, lanes_stop.clone());
                 tokio::spawn(async move {
                     loading.await;
@@ -520,6 +522,18 @@ impl Keeper {
         let tending = upkeep::tend(taker, self.homeserver);
         tasks.spawn(async move { Ok(tending.await?) });
     }
+}
+
+/// Answers in the management room, and tells there what needs an administrator.
+fn talk(keeper: &Keeper, operator: Operator, tasks: &mut JoinSet<anyhow::Result<()>>) {
+    let talker = Talker {
+        taker: keeper.lanes.taker.clone(),
+        homeserver: keeper.homeserver.clone(),
+        operator,
+    };
+    let notices = Notices { talker: talker.clone(), readiness: keeper.readiness.clone() };
+    tasks.spawn(async move { Ok(talker.run().await?) });
+    tasks.spawn(async move { Ok(notices.run().await?) });
 }
 
 async fn meeting_task(

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
-    store::{commands, inbox, ledger, marks, outbox, people, rooms, sessions, tuples},
+    store::{commands, inbox, ledger, marks, outbox, people, rooms, sessions, talk, tuples},
 };
 
 /// How often the gauges are set.
@@ -125,6 +125,9 @@ async fn prune_ledger(taker: &Taker) -> Result<(), KeeperError> {
     }
     let mut transaction = taker.store.begin().await?;
     commands::prune(&mut transaction, before).await?;
+    let management_room = taker.rules.global().management_room.clone();
+    let forgotten = now_ms().saturating_sub(REMEMBER);
+    talk::prune(&mut transaction, management_room.as_deref(), forgotten).await?;
     Ok(transaction.commit().await?)
 }
 

@@ -23,6 +23,7 @@ pub mod people;
 pub mod places;
 pub mod rooms;
 pub mod sessions;
+pub mod talk;
 pub mod tuples;
 
 use std::{
@@ -60,6 +61,7 @@ pub use self::{
     people::{HoldRow, Identity, People},
     rooms::{Inviter, MemberRow, RoomRow},
     sessions::{Over, Retired, SessionRow},
+    talk::TalkRow,
     tuples::{SealedValue, SourceValue, StateEventRow, TupleRow},
 };
 

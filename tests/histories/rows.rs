@@ -150,12 +150,12 @@ impl Rows {
         rows
     }
 
-    /// `tuples::is_taken_back_since`.
-    pub fn is_taken_back_since(&self, tuple: &StateTuple, tick: i64) -> bool {
+    /// `tuples::is_superseded`.
+    pub fn is_superseded(&self, tuple: &StateTuple, tick: i64) -> bool {
         self.events.values().any(|row| {
             row.tuple == *tuple
                 && row.tick > tick
-                && row.verdict == "redacted"
+                && matches!(row.verdict.as_str(), "accepted" | "redacted")
                 && row.breach.is_none_or(|rule| rule == Rule::Timestamp)
         })
     }

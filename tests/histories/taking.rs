@@ -197,8 +197,7 @@ impl Sim {
     /// `state_events::read_again`.
     pub fn read_again(&mut self, mut seen: StateEventRow, now: i64) {
         let row = self.tuple_row(&seen.tuple);
-        let newer = row.source.as_ref().is_some_and(|source| source.tick > seen.tick);
-        if newer || self.rows.is_taken_back_since(&seen.tuple, seen.tick) {
+        if self.rows.is_superseded(&seen.tuple, seen.tick) {
             seen.verdict = "superseded".to_owned();
             seen.body = None;
             self.rows.events.insert(seen.event_id.clone(), seen);

@@ -67,6 +67,15 @@ impl Keeper {
         keeper
     }
 
+    /// Lays settings over the configuration. A running keeper does not hear of it.
+    pub fn configure(&self, overrides: &Value) {
+        let path = self.dir.path().join("config.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        lay_over(&mut config, overrides);
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
     /// Runs one of the other commands to its end and returns what it printed.
     pub fn run(&self, args: &[&str]) -> String {
         let output =

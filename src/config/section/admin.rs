@@ -1,15 +1,16 @@
-//! `admin`: the listener for health and metrics, and the socket for the command line.
+//! `admin`: the listener for health and metrics, the socket for the command line, and the management room.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
+use ruma::OwnedRoomId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the operator reaches: the listener for `/health/live`, `/health/ready` and `/metrics`, which is to be kept
-/// off public networks, and the socket of the command line.
+/// off public networks, the socket of the command line, and the management room.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
@@ -21,10 +22,19 @@ pub struct Admin {
     /// end.
     #[schemars(with = "Option<String>", extend("format" = "path"))]
     pub socket: Option<PathBuf>,
+    /// The room, by its id, in which `access.admins` command the keeper and are told what needs them.
+    /// Make it end-to-end encrypted: in one that is not, only what reads is answered. Invite the keeper
+    /// into it.
+    #[schemars(with = "Option<String>", extend("format" = "matrix-room-id"))]
+    pub management_room: Option<OwnedRoomId>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 29331)), socket: None }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 29331)),
+            socket: None,
+            management_room: None,
+        }
     }
 }

@@ -211,6 +211,27 @@ pub async fn breaches_since(
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
+/// Which users' events broke which rules in which rooms, and how many, that came after `after` and not after `until`
+/// (milliseconds): room, user, rule, count.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn breaches_between(
+    connection: &mut SqliteConnection,
+    after: i64,
+    until: i64,
+) -> Result<Vec<(String, String, String, i64)>> {
+    Ok(sqlx::query_as(
+        "SELECT room_id, sender, breach, COUNT(*) FROM state_events WHERE breach IS NOT NULL AND live \
+         AND received_at > ? AND received_at <= ? GROUP BY room_id, sender, breach",
+    )
+    .bind(after)
+    .bind(until)
+    .fetch_all(connection)
+    .await?)
+}
+
 /// The newest event that gave a tuple a value in plain where it has to be encrypted.
 ///
 /// # Errors

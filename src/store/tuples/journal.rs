@@ -133,23 +133,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_taken_back_counts_against_what_is_older_and_a_forgery_does_not() {
+    async fn what_counts_or_was_taken_back_stands_against_what_is_older_and_a_forgery_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("keeper.db");
         let store = Store::open(&file, &SecretString::from("right")).await.unwrap();
         let room = room_id!("!a:localhost");
         let mut db = store.begin().await.unwrap();
         let mut value = event("value", 5, Some("session"));
-        let mut taken_back = async |value: &StateEventRow, tick| {
+        let mut newer_than = async |value: &StateEventRow, tick| {
             tuples::put_event(&store, &mut db, room, value).await.unwrap();
-            tuples::is_taken_back_since(&mut db, room, &name(), tick).await.unwrap()
+            tuples::is_superseded(&mut db, room, &name(), tick).await.unwrap()
         };
-        assert!(!taken_back(&value, 4).await);
-        value.verdict = "redacted".to_owned();
-        assert!(taken_back(&value, 4).await && !taken_back(&value, 5).await);
-        value.breach = Some(crate::state::Rule::Timestamp);
-        assert!(taken_back(&value, 4).await);
-        value.breach = Some(crate::state::Rule::Power);
-        assert!(!taken_back(&value, 4).await);
+        value.verdict = "unreadable".to_owned();
+        assert!(!newer_than(&value, 4).await);
+        for counts in ["accepted", "redacted"] {
+            (value.verdict, value.breach) = (counts.to_owned(), None);
+            assert!(newer_than(&value, 4).await && !newer_than(&value, 5).await, "{counts}");
+            value.breach = Some(crate::state::Rule::Timestamp);
+            assert!(newer_than(&value, 4).await, "{counts}");
+            value.breach = Some(crate::state::Rule::Power);
+            assert!(!newer_than(&value, 4).await, "{counts}");
+        }
     }
 }

@@ -156,13 +156,14 @@ pub struct Told {
 /// Finds out why `user` has or lacks the keys of `room`.
 pub(super) async fn why(lanes: &Lanes, room: &RoomId, user: &UserId) -> Result<Why, Refusal> {
     let store = lanes.taker.store.clone();
-    let db = &mut *store.read().await?;
-    let row = rooms::get(db, room).await?;
+    let row = rooms::get(&mut *store.read().await?, room).await?;
     let Some(row) = row.filter(|row| row.membership == Membership::Join) else {
         return Err(Refused::UnknownRoom(room.to_owned()).into());
     };
     let mut visit = Visit::new(lanes, row, Some([user.to_owned()].into()));
     let known = visit.know().await?;
+    // Not before: what is known is read over a connection of its own, and there are few.
+    let db = &mut *store.read().await?;
     let member = rooms::get_member(db, room, user).await?;
     let membership = member.as_ref().map(|member| member.membership);
     let rules = visit.rules.clone();
