@@ -62,5 +62,5 @@ async fn send(lanes: &Lanes, nonce: &str) -> Result<(), KeeperError> {
     let (user, id) = (device.user_id().as_str(), device.device_id().as_str());
     let body = json!({ "messages": { user: { id: { "nonce": nonce } } } });
     let body = RawValue::from_string(body.to_string())?;
-    Ok(lanes.homeserver.send_to_device(ECHO, nonce, &body).await?)
+    Ok(lanes.homeserver.send_to_device(ECHO, nonce, body.get().to_owned()).await?)
 }
