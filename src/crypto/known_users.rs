@@ -5,7 +5,7 @@
 //! enters that was read before the newest change.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,6 +16,8 @@ use super::device::KnownUser;
 
 /// Of how many users at most.
 const MOST_USERS: usize = 8192;
+/// Of how many changes it is remembered whom they were about.
+const MOST_CHANGES: usize = 1024;
 
 /// Users with their devices, by user id.
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ struct Inner {
     settled: HashSet<OwnedUserId>,
     /// How many changes there were.
     generation: u64,
+    /// Whom the newest changes were about, each with the generation that it made.
+    changed: VecDeque<(u64, OwnedUserId)>,
 }
 
 impl KnownUsers {
@@ -61,6 +65,25 @@ impl KnownUsers {
         for user in changed {
             inner.by_user.remove(user);
         }
+        let generation = inner.generation;
+        inner.changed.extend(changed.iter().map(|user| (generation, user.clone())));
+        let many = inner.changed.len().saturating_sub(MOST_CHANGES);
+        inner.changed.drain(..many);
+    }
+
+    /// How many changes there were.
+    pub(super) fn generation(&self) -> u64 {
+        self.lock().generation
+    }
+
+    /// About whom the changes after `generation` were; `None` where that is not remembered any more.
+    pub(super) fn changed_since(&self, generation: u64) -> Option<Vec<OwnedUserId>> {
+        let inner = self.lock();
+        // The oldest one that is remembered may stand beside others of its generation that are not.
+        let reaches_back = inner.changed.len() < MOST_CHANGES
+            || inner.changed.front().is_some_and(|(oldest, _)| *oldest <= generation);
+        let later = inner.changed.iter().filter(|(number, _)| *number > generation);
+        reaches_back.then(|| later.map(|(_, user)| user.clone()).collect())
     }
 
     /// Notes of whom the device lists are tracked, and whether they are out of date.
@@ -127,6 +150,21 @@ mod tests {
         known.forget(&[alice.to_owned()]);
         known.put(alice, nothing(), generation);
         assert!(known.get(alice).is_err());
+    }
+
+    #[test]
+    fn it_is_known_about_whom_the_changes_were() {
+        let known = KnownUsers::default();
+        let (alice, bob) = (user_id!("@alice:localhost"), user_id!("@bob:localhost"));
+        known.forget(&[alice.to_owned()]);
+        let between = known.generation();
+        known.forget(&[bob.to_owned()]);
+        assert_eq!(known.changed_since(between), Some(vec![bob.to_owned()]));
+        assert_eq!(known.changed_since(known.generation()), Some(Vec::new()));
+        let crowd = vec![alice.to_owned(); MOST_CHANGES];
+        known.forget(&crowd);
+        assert_eq!(known.changed_since(between), None, "Bob was forgotten");
+        assert_eq!(known.changed_since(known.generation()), Some(Vec::new()));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! none of them: whoever decides next finds the same difference again.
 
 mod asked;
+mod rest;
 mod restore;
 mod rotation;
 
@@ -14,6 +15,7 @@ use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 
 pub use self::{
     asked::{Answer, RequestView},
+    rest::Rest,
     restore::{Breach, MOST_ROUNDS, Remedy, WAR_WITHIN},
     rotation::Handover,
 };

@@ -37,6 +37,13 @@ impl Visit<'_> {
             self.room = room;
         }
         self.rules = self.lanes.taker.rules.of(&self.room);
+        let basis = self.basis(db).await?;
+        let (tuples, forged) = self.tuple_views(db).await?;
+        self.looked_at = match &self.scope {
+            None => self.few_of(db, &basis, &tuples).await?,
+            Some(users) => Some(users.clone()),
+        };
+        self.basis = Some(basis);
         let members = self.members(db).await?;
         let orders = orders::of_room(db, &room_id).await?;
         let mut grants = self.grants(db).await?;
@@ -52,40 +59,49 @@ impl Visit<'_> {
             let view = self.view(member, &known.devices, facts, &company, &mut grants);
             views.push(MemberView { settled, ..view });
         }
-        let departed = match self.scope {
+        let departed = match self.looked_at {
             None => grants.values().flat_map(orphaned).collect(),
             Some(_) => BTreeSet::new(),
         };
-        let (mut tuple_views, mut forged) = (Vec::new(), Vec::new());
-        for row in tuples::of_room(&store, db, &room_id).await? {
-            let breach = self.breach(db, &row).await?;
-            if self.rules.exempt.contains(&row.tuple.event_type) || row.tuple.packed().is_err() {
-                forged.extend(breach);
-                continue;
-            }
-            let scope = session_scope(&self.rules, &row.tuple);
-            let active = sessions::active(db, &room_id, scope).await?;
-            let sealed = row.sealed.as_ref().map(|sealed| sealed.session_id.as_str());
-            let over = match sealed.filter(|id| active.as_ref().is_none_or(|a| a.session_id != *id))
-            {
-                Some(sealed) => sessions::over(db, &room_id, scope, sealed).await?,
-                None => None,
-            };
-            let sessions = (active, over);
-            let view = tuple_view(row, sessions, &self.lanes.taker.keeper, &self.rules);
-            tuple_views.push(enforced(view, breach, &self.rules));
-        }
         Ok(Knowledge {
             elevated: self.room.elevated,
             may_redact: power_levels(&self.room).may_redact_other(&self.lanes.taker.keeper),
             forged,
             whole_room: self.scope.is_none(),
             members: views,
-            tuples: tuple_views,
+            tuples,
             departed,
             requests: self.request_views(),
             refresh_upto: orders.refresh_upto,
         })
+    }
+
+    /// The room's tuples, and what broke a rule where the keeper never seals.
+    async fn tuple_views(
+        &self,
+        db: &mut sqlx::SqliteConnection,
+    ) -> Result<(Vec<TupleView>, Vec<Breach>), KeeperError> {
+        let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
+        let (mut views, mut forged) = (Vec::new(), Vec::new());
+        for row in tuples::of_room(store, db, room_id).await? {
+            let breach = self.breach(db, &row).await?;
+            if self.rules.exempt.contains(&row.tuple.event_type) || row.tuple.packed().is_err() {
+                forged.extend(breach);
+                continue;
+            }
+            let scope = session_scope(&self.rules, &row.tuple);
+            let active = sessions::active(db, room_id, scope).await?;
+            let sealed = row.sealed.as_ref().map(|sealed| sealed.session_id.as_str());
+            let over = match sealed.filter(|id| active.as_ref().is_none_or(|a| a.session_id != *id))
+            {
+                Some(sealed) => sessions::over(db, room_id, scope, sealed).await?,
+                None => None,
+            };
+            let sessions = (active, over);
+            let view = tuple_view(row, sessions, &self.lanes.taker.keeper, &self.rules);
+            views.push(enforced(view, breach, &self.rules));
+        }
+        Ok((views, forged))
     }
 
     async fn members(
@@ -93,7 +109,7 @@ impl Visit<'_> {
         db: &mut sqlx::SqliteConnection,
     ) -> Result<Vec<MemberRow>, KeeperError> {
         let room_id = &self.room.room_id;
-        let mut members = match &self.scope {
+        let mut members = match &self.looked_at {
             None => rooms::present_members(db, room_id).await?,
             Some(users) => {
                 let mut members = Vec::new();
@@ -113,7 +129,7 @@ impl Visit<'_> {
     async fn grants(&self, db: &mut sqlx::SqliteConnection) -> Result<Grants, KeeperError> {
         let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
         let mut rows: Vec<GrantRow> = Vec::new();
-        match &self.scope {
+        match &self.looked_at {
             None => rows = ledger::of_room(store, db, room_id, None).await?,
             Some(users) => {
                 for user in users {

@@ -23,6 +23,7 @@ use super::{
     pacing::{Allowance, Inviters, Pacer},
     people::Held,
     requests::{desk::Desk, request::KeyRequest},
+    resting::{Basis, Resting},
     rooms as entering,
     rotation_pace::RotationPace,
     rules::Rules,
@@ -67,6 +68,8 @@ pub struct Lanes {
     pub arrived: Arc<Notify>,
     /// Key requests that wait for their answers.
     pub desk: Arc<Desk>,
+    /// Rooms where nobody lacks anything.
+    pub resting: Arc<Resting>,
     /// When the process began to keep rooms.
     pub began: Instant,
     /// What the long poll last said of the keeper's own device.
@@ -81,6 +84,12 @@ pub(super) struct Visit<'a> {
     pub(super) rules: Arc<Rules>,
     /// `None`: everybody.
     pub(super) scope: Option<BTreeSet<OwnedUserId>>,
+    /// Those of whom the marks and the requests speak by name.
+    pub(super) named: BTreeSet<OwnedUserId>,
+    /// Who was looked at last; `None`: everybody.
+    pub(super) looked_at: Option<BTreeSet<OwnedUserId>>,
+    /// What the last look goes by.
+    pub(super) basis: Option<Basis>,
     /// Devices of the members in scope.
     pub(super) devices: BTreeMap<(OwnedUserId, OwnedDeviceId), KnownDevice>,
     /// Who could not be reached on this visit.
@@ -165,8 +174,11 @@ impl Lanes {
             self.taker.device.pump().await?;
         }
         let askers = ready.iter().map(|request| request.sender.clone());
-        let scope = (!whole).then(|| users.into_iter().chain(askers).collect());
-        let mut visit = Visit::new(self, room, scope);
+        let named: BTreeSet<OwnedUserId> = users.into_iter().chain(askers).collect();
+        let mut visit = Visit::new(self, room, Some(named));
+        if whole {
+            visit.scope = None;
+        }
         let done = visit.work(ready).await;
         self.newcomers.served(due.iter().filter_map(|mark| mark.user_id.as_ref()));
         visit.give_back();
@@ -205,7 +217,10 @@ impl<'a> Visit<'a> {
             lanes,
             rules: lanes.taker.rules.of(&room),
             room,
+            named: scope.clone().unwrap_or_default(),
             scope,
+            looked_at: None,
+            basis: None,
             devices: BTreeMap::new(),
             unreachable: BTreeSet::new(),
             delivered: Vec::new(),
@@ -237,7 +252,7 @@ impl Visit<'_> {
             let known = self.know().await?;
             let mut plan = decide(&known, &self.rules, now_ms());
             self.refusals.append(&mut plan.refusals);
-            self.held = Some((self.scope.clone(), std::mem::take(&mut plan.holds)));
+            self.held = Some((self.looked_at.clone(), std::mem::take(&mut plan.holds)));
             if plan.needs_whole_room && self.scope.is_some() {
                 self.scope = None;
                 continue;
@@ -245,6 +260,9 @@ impl Visit<'_> {
             if self.rules.noop {
                 self.rehearse(&plan);
                 return Ok(());
+            }
+            if let (None, Some(basis)) = (&self.looked_at, self.basis.take()) {
+                self.note_rest(basis, &known, &plan);
             }
             if !self.conclude(&plan.answers).await? {
                 continue;

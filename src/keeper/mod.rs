@@ -7,6 +7,7 @@
 //! - [`lane`] visits one room at a time, [`scheduler`] many side by side; [`performing`] does what was decided, by way of
 //!   [`sharing`], [`seal`] and [`outbox`], and [`closing`] settles what was promised;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
+//! - [`resting`] remembers rooms where nobody lacks anything;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
@@ -47,6 +48,7 @@ mod plain;
 pub mod reload;
 pub mod requests;
 mod restating;
+mod resting;
 mod rooms;
 mod rotation;
 pub mod rotation_pace;

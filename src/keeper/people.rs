@@ -44,8 +44,8 @@ impl Visit<'_> {
     pub(super) async fn company(&self, db: &mut SqliteConnection) -> Result<Company, KeeperError> {
         let room_id = &self.room.room_id;
         Ok(Company {
-            said: People::of_room(db, room_id, self.scope.as_ref()).await?,
-            identities: people::identities(db, room_id, self.scope.as_ref()).await?,
+            said: People::of_room(db, room_id, self.looked_at.as_ref()).await?,
+            identities: people::identities(db, room_id, self.looked_at.as_ref()).await?,
             levels: power_levels(&self.room),
             spaces: match self.rules.sharing.members {
                 MemberPolicy::Vouched(_) => spaces_of(db, &self.room).await?,

@@ -399,6 +399,7 @@ async fn start(
         inviters: Arc::new(Inviters::new(invites.burst, invites.per_minute)),
         newcomers,
         arrived: arrived.clone(),
+        resting: Arc::default(),
         desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
         began: Instant::now(),
         heartbeat: Arc::default(),

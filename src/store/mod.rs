@@ -8,6 +8,7 @@
 pub mod asking;
 mod beside;
 pub mod commands;
+pub mod companies;
 mod error;
 pub mod held_sessions;
 pub mod inbox;
@@ -46,6 +47,7 @@ pub use self::{
     asking::{AskRow, AskedRow, Wanted},
     beside::{Beside, NotBeside},
     commands::{Asked, Command, CommandRow, CommandsFilter, Done, Refused},
+    companies::Company,
     error::StoreError,
     held_sessions::HeldSession,
     inbox::{InboxRow, NewEvent},

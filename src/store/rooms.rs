@@ -10,7 +10,7 @@ use super::{Result, StoreError};
 use crate::state::{HistoryVisibility, Membership, rooms_let_in};
 
 /// A room that the keeper is, was or is about to be in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomRow {
     /// Its id.
     pub room_id: OwnedRoomId,

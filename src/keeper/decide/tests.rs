@@ -1,6 +1,7 @@
 //! The decisions, case by case, and what holds for all of them.
 
 mod asked;
+mod rest;
 mod restore;
 mod rotation;
 
