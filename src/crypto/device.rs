@@ -1,24 +1,18 @@
 //! The keeper's one device: whom it knows, what it can read, and handing keys over.
 
-use std::{
-    collections::HashSet,
-    path::Path,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use matrix_sdk_common::deserialized_responses::{
     AlgorithmInfo, ProcessedToDeviceEvent, VerificationLevel, VerificationState,
 };
 use matrix_sdk_crypto::{
-    CollectStrategy, CryptoStoreError, DecryptionSettings, DeviceData, EncryptionSyncChanges,
-    OlmMachine, TrustRequirement, UserIdentity,
+    CryptoStoreError, DecryptionSettings, DeviceData, EncryptionSyncChanges, OlmMachine,
+    TrustRequirement, UserIdentity,
     store::{CryptoStore, types::RoomKeyInfo},
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId, serde::Raw};
 use secrecy::{ExposeSecret, SecretString};
-use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::sync::{Mutex, watch};
 
@@ -31,14 +25,8 @@ use super::{
     key_store::{KeyStore, as_a_whole},
     known_users::KnownUsers,
     vouchers::Vouchers,
-    wipe,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
-
-/// For how many devices at once something is encrypted: as many as the library puts into one request.
-const AT_ONCE: usize = 250;
-/// Of how many devices it is remembered that there are Olm sessions with them.
-const MOST_MET: usize = 65_536;
 
 /// A device of somebody's, as the homeserver and the signatures describe it.
 #[derive(Clone, Debug)]
@@ -55,7 +43,7 @@ pub struct KnownDevice {
     pub deleted: bool,
     /// When the keeper first saw it, in milliseconds.
     pub first_seen: i64,
-    data: DeviceData,
+    pub(super) data: DeviceData,
 }
 
 /// A user with what vouches for the devices.
@@ -133,12 +121,12 @@ pub struct KeeperDevice {
     /// Deletes what the key store would keep for ever.
     pub(super) eraser: Arc<Eraser>,
     /// How many threads share the encrypting of many messages.
-    threads: usize,
+    pub(super) threads: usize,
     /// Whose devices were read lately.
     known: Arc<KnownUsers>,
     pub(super) homeserver: Homeserver,
     /// The keys of devices that something was encrypted for: there are Olm sessions with them.
-    met: Arc<std::sync::Mutex<HashSet<Curve25519PublicKey>>>,
+    pub(super) met: Arc<std::sync::Mutex<HashSet<Curve25519PublicKey>>>,
     /// Outgoing requests are collected and marked by one at a time.
     pub(super) pumping: Arc<Mutex<()>>,
     /// One-time keys of the own server's users are claimed by one at a time, so that none is wasted.
@@ -332,6 +320,16 @@ impl KeeperDevice {
         self.known.is_settled(user)
     }
 
+    /// How many changes of devices and identities there were.
+    pub fn changes(&self) -> u64 {
+        self.known.generation()
+    }
+
+    /// Whose devices or identities changed since there were `changes`; `None` where that is not remembered any more.
+    pub fn changed_since(&self, changes: u64) -> Option<Vec<OwnedUserId>> {
+        self.known.changed_since(changes)
+    }
+
     /// A user's devices and identity, as far as the homeserver was asked. The keeper's own device is not
     /// among them.
     ///
@@ -371,114 +369,6 @@ impl KeeperDevice {
             UserIdentity::Other(other) => other.master_key().get_first_key(),
         });
         Ok(key.map(|key| key.to_base64()))
-    }
-
-    /// Encrypts one to-device event for many devices over Olm. Returns the requests, and the devices with
-    /// which no Olm session exists.
-    ///
-    /// The strategy is to encrypt for whom it is told: who is entitled was decided before, and the
-    /// library's own identity-based strategy panics for users who have no identity.
-    ///
-    /// The ratchets are on their way to the disk: ask for [`KeeperDevice::written`] before a request is let out or
-    /// written down.
-    ///
-    /// # Errors
-    ///
-    /// [`CryptoError`] when the key store fails.
-    pub async fn encrypt_for(
-        &self,
-        devices: &[KnownDevice],
-        event_type: &str,
-        content: &serde_json::Value,
-    ) -> Result<(Vec<ToDevice>, Vec<(OwnedUserId, OwnedDeviceId)>), CryptoError> {
-        if devices.is_empty() {
-            return Ok((Vec::new(), Vec::new()));
-        }
-        if devices.len() <= AT_ONCE {
-            return self.encrypt_in_chunks(devices, event_type, content).await;
-        }
-        let share = devices.len().div_ceil(self.threads).next_multiple_of(AT_ONCE);
-        let mut sides = Vec::new();
-        for devices in devices.chunks(share) {
-            let (device, devices) = (self.clone(), devices.to_vec());
-            let (event_type, mut content) = (event_type.to_owned(), content.clone());
-            sides.push(tokio::task::spawn_blocking(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let runtime = runtime.map_err(interrupted)?;
-                let done = device.encrypt_in_chunks(&devices, &event_type, &content);
-                let done = runtime.block_on(done);
-                wipe(&mut content);
-                done
-            }));
-        }
-        let (mut encrypted, mut without) = (Vec::new(), Vec::new());
-        for side in sides {
-            let (requests, unreachable) = side.await.map_err(interrupted)??;
-            encrypted.extend(requests);
-            without.extend(unreachable);
-        }
-        Ok((encrypted, without))
-    }
-
-    async fn encrypt_in_chunks(
-        &self,
-        devices: &[KnownDevice],
-        event_type: &str,
-        content: &serde_json::Value,
-    ) -> Result<(Vec<ToDevice>, Vec<(OwnedUserId, OwnedDeviceId)>), CryptoError> {
-        let (mut encrypted, mut without) = (Vec::new(), Vec::new());
-        for devices in devices.chunks(AT_ONCE) {
-            let wanted = devices.iter().map(|device| device.data.clone()).collect();
-            let strategy = CollectStrategy::AllDevices;
-            let encrypting =
-                self.machine.encrypt_content_for_devices(wanted, event_type, content, strategy);
-            let (requests, unreachable) = encrypting.await?;
-            // These ratchets are written while the next devices' messages are encrypted.
-            self.store.write_soon();
-            for request in requests {
-                encrypted.push(to_device(&request)?);
-            }
-            let unreachable: Vec<_> = unreachable
-                .into_iter()
-                .map(|(device, _)| (device.user_id().to_owned(), device.device_id().to_owned()))
-                .collect();
-            self.note_met(devices, &unreachable);
-            without.extend(unreachable);
-        }
-        Ok((encrypted, without))
-    }
-
-    /// Whether there is an Olm session with a device for certain. There may be one with others, too.
-    pub fn is_met(&self, device: &KnownDevice) -> bool {
-        let met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        device.data.curve25519_key().is_some_and(|key| met.contains(&key))
-    }
-
-    /// Whether there is an Olm session with a device.
-    ///
-    /// # Errors
-    ///
-    /// [`CryptoError`] when the key store fails.
-    pub async fn has_channel(&self, device: &KnownDevice) -> Result<bool, CryptoError> {
-        if self.is_met(device) {
-            return Ok(true);
-        }
-        let Some(key) = device.curve25519() else { return Ok(false) };
-        let sessions = self.store.get_sessions(&key).await.map_err(CryptoStoreError::from)?;
-        Ok(sessions.is_some_and(|sessions| !sessions.is_empty()))
-    }
-
-    fn note_met(&self, devices: &[KnownDevice], without: &[(OwnedUserId, OwnedDeviceId)]) {
-        let without: HashSet<(&UserId, &DeviceId)> =
-            without.iter().map(|(user, device)| (user.as_ref(), device.as_ref())).collect();
-        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
-        if met.len() >= MOST_MET {
-            met.clear();
-        }
-        let with = devices
-            .iter()
-            .filter(|device| !without.contains(&(device.user_id.as_ref(), &*device.device_id)));
-        met.extend(with.filter_map(|device| device.data.curve25519_key()));
     }
 
     /// Decrypts a room event; `None` when its key is not there (yet) or it cannot be opened with it.
@@ -549,38 +439,5 @@ fn forwarder(event: &ProcessedToDeviceEvent) -> Option<Forwarder> {
         user_id: encryption_info.sender.clone(),
         device_id: encryption_info.sender_device.clone()?,
         curve25519: curve25519_public_key_base64.clone(),
-    })
-}
-
-/// The body of a to-device request, written as it is: by way of a JSON value, every message would be read again.
-#[derive(Serialize)]
-struct Body<'a, T> {
-    messages: &'a T,
-}
-
-fn interrupted(error: impl std::fmt::Display) -> CryptoError {
-    CryptoError::Interrupted(error.to_string())
-}
-
-fn to_device(
-    request: &matrix_sdk_crypto::types::requests::ToDeviceRequest,
-) -> Result<ToDevice, CryptoError> {
-    let recipients = request
-        .messages
-        .iter()
-        .flat_map(|(user, devices)| {
-            devices.keys().filter_map(|device| match device {
-                ruma::to_device::DeviceIdOrAllDevices::DeviceId(id) => {
-                    Some((user.clone(), id.clone()))
-                }
-                ruma::to_device::DeviceIdOrAllDevices::AllDevices => None,
-            })
-        })
-        .collect();
-    Ok(ToDevice {
-        txn_id: request.txn_id.to_string(),
-        event_type: request.event_type.to_string(),
-        body: serde_json::to_string(&Body { messages: &request.messages })?,
-        recipients,
     })
 }

@@ -23,9 +23,9 @@ use matrix_sdk_crypto::{
     store::{
         CryptoStore,
         types::{
-            BackupKeys, Changes, DehydratedDeviceKey, PendingChanges, RoomKeyCounts,
-            RoomKeyWithheldEntry, RoomPendingKeyBundleDetails, RoomSettings,
-            StoredRoomKeyBundleData,
+            BackupKeys, Changes, DehydratedDeviceKey, DeviceChanges, IdentityChanges,
+            PendingChanges, RoomKeyCounts, RoomKeyWithheldEntry, RoomPendingKeyBundleDetails,
+            RoomSettings, StoredRoomKeyBundleData,
         },
     },
 };
@@ -41,6 +41,7 @@ use super::{
     at_hand::{AtHand, Person},
     known_users::{KnownUsers, users_of},
     put_off::PutOff,
+    ratchets::{Ratchet, Ratchets},
 };
 
 tokio::task_local! {
@@ -55,6 +56,7 @@ pub(super) struct KeyStore {
     known: Arc<KnownUsers>,
     at_hand: Arc<AtHand>,
     put_off: Arc<PutOff>,
+    ratchets: Arc<Ratchets>,
     /// Whose changes never wait: they are rare, and what is published follows from them.
     own: OwnedUserId,
     own_device: OwnedDeviceId,
@@ -77,6 +79,7 @@ impl KeyStore {
             inner,
             known,
             at_hand: Arc::default(),
+            ratchets: Arc::default(),
             own: own.to_owned(),
             own_device: own_device.to_owned(),
             runtime: tokio::runtime::Handle::current(),
@@ -97,6 +100,32 @@ impl KeyStore {
                 tracing::warn!(%error, "the device's key store could not be written; trying again");
             }
         });
+    }
+
+    /// The newest Olm session with the device of this Curve25519 key, in base64.
+    pub(super) async fn newest_ratchet(&self, sender_key: &str) -> Result<Option<Ratchet>> {
+        if let Some(newest) = self.ratchets.newest(sender_key) {
+            return Ok(newest);
+        }
+        self.read_ratchets(sender_key).await?;
+        Ok(self.ratchets.newest(sender_key).flatten())
+    }
+
+    /// Takes over that ratchets have moved, and begins to write them.
+    pub(super) fn moved(&self, sessions: Vec<Session>) {
+        if !sessions.is_empty() {
+            self.put_off.add(sessions, DeviceChanges::default(), IdentityChanges::default());
+            self.write_soon();
+        }
+    }
+
+    async fn read_ratchets(&self, sender_key: &str) -> Result<()> {
+        if self.put_off.concerns_sessions_of(sender_key) {
+            self.put_off.write().await?;
+        }
+        let read = self.inner.get_sessions(sender_key).await?.unwrap_or_default();
+        self.ratchets.fill(sender_key, &read);
+        Ok(())
     }
 
     /// What `read` finds in `user`.
@@ -158,6 +187,7 @@ impl CryptoStore for KeyStore {
     type Error = <SqliteCryptoStore as CryptoStore>::Error;
 
     async fn save_changes(&self, mut changes: Changes) -> Result<(), Self::Error> {
+        self.ratchets.told(&changes.sessions);
         let held = HELD.try_with(|held| {
             let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
             if is_midway(&changes) {
@@ -215,10 +245,19 @@ impl CryptoStore for KeyStore {
     }
 
     async fn get_sessions(&self, sender_key: &str) -> Result<Option<Vec<Session>>, Self::Error> {
-        if self.put_off.concerns_sessions_of(sender_key) {
-            self.put_off.write().await?;
+        let known = match self.ratchets.get(sender_key) {
+            Some(known) => known,
+            None => {
+                self.read_ratchets(sender_key).await?;
+                self.ratchets.get(sender_key).unwrap_or_default()
+            }
+        };
+        if known.is_empty() {
+            return Ok(None);
         }
-        self.inner.get_sessions(sender_key).await
+        let own = self.get_own_device().await?;
+        let own = own.as_device_keys();
+        Ok(Some(known.iter().map(|ratchet| ratchet.session(own)).collect()))
     }
 
     async fn get_inbound_group_session(

@@ -3,6 +3,7 @@
 
 mod at_hand;
 mod device;
+mod encrypting;
 mod eraser;
 mod error;
 mod forwarded;
@@ -12,11 +13,13 @@ mod known_users;
 mod published;
 mod pump;
 mod put_off;
+mod ratchets;
 mod state_session;
 mod vouchers;
 
 pub use self::{
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, MadeSession, Received, ToDevice},
+    encrypting::{Encrypted, IN_ONE_REQUEST},
     error::CryptoError,
     forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
     published::{Published, Shown},

@@ -123,9 +123,8 @@ impl KeeperDevice {
     pub(super) async fn send_own(&self, request: &ToDeviceRequest) -> Result<(), CryptoError> {
         self.written().await?;
         let body = serde_json::to_string(&serde_json::json!({ "messages": request.messages }))?;
-        let body = serde_json::value::RawValue::from_string(body)?;
         self.homeserver
-            .send_to_device(&request.event_type.to_string(), request.txn_id.as_str(), &body)
+            .send_to_device(&request.event_type.to_string(), request.txn_id.as_str(), body)
             .await?;
         Ok(())
     }

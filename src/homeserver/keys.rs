@@ -15,7 +15,7 @@ use ruma::{
     },
     events::MessageLikeEventContent,
 };
-use serde_json::{json as object, value::RawValue};
+use serde_json::json as object;
 
 use super::{Endpoint, Homeserver, HomeserverError, json, path::Path, read};
 
@@ -160,11 +160,10 @@ impl Homeserver {
         &self,
         event_type: &str,
         txn_id: &str,
-        body: &RawValue,
+        body: String,
     ) -> Result<(), HomeserverError> {
         let path = Path::v3(&["sendToDevice", event_type, txn_id]);
-        let body = Bytes::copy_from_slice(body.get().as_bytes());
-        self.put(Endpoint::SendToDevice, path, body).await.map(drop)
+        self.put(Endpoint::SendToDevice, path, Bytes::from(body)).await.map(drop)
     }
 
     async fn send_to_device_request(

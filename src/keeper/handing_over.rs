@@ -1,9 +1,12 @@
-//! Handing over the session that comes next, batch by batch: each batch is a commit of its own.
+//! Handing over the session that comes next, batch by batch: each batch is a commit of its own, and what comes after
+//! it is encrypted while it is committed, and sent while the next one is.
 //!
 //! Who was given it stands in the ledger, so a kill in the middle, or the end of a visit, leaves nothing to be
 //! remembered: the next decision finds those who lack it.
 
-use std::time::Instant;
+use std::{collections::VecDeque, time::Instant};
+
+use tokio::task::JoinSet;
 
 use super::{
     KeeperError,
@@ -12,15 +15,20 @@ use super::{
     knowledge::{session_scope, worn},
     lane::{LONGEST_VISIT, MOST_SEALS, Visit},
     letters::Letters,
+    outbox::Delivered,
 };
 use crate::{
     config::RotateWhen,
-    crypto::{KeySnapshot, StateSession},
+    crypto::{CryptoError, Encrypted, IN_ONE_REQUEST, KeySnapshot, StateSession, wipe},
     store::{SessionRow, ledger, sessions},
 };
 
 /// How many devices are served by one commit.
-const BATCH: usize = 250;
+const BATCH: usize = IN_ONE_REQUEST;
+/// How many batches are being encrypted, or wait for their commit.
+const AHEAD: usize = 3;
+/// How many requests are under way at once.
+const MOST_SENT: usize = 4;
 
 /// The session that a tuple's next value is sealed under.
 struct Next {
@@ -30,6 +38,9 @@ struct Next {
     message_index: u32,
     snapshot: KeySnapshot,
 }
+
+/// Keys that are on their way to the homeserver.
+type Sending = JoinSet<Result<Vec<Delivered>, KeeperError>>;
 
 impl Visit<'_> {
     /// What a rotation has to be followed by, as far as its pace allows: values to seal anew in this round.
@@ -48,20 +59,16 @@ impl Visit<'_> {
         permitted
     }
 
-    /// Seals, or, where a session follows another in a large room, hands that one over first: what many have to be
-    /// given is not given in one commit. Returns whether it calls for another look.
+    /// Seals, or, where many have to be given the session for it, hands that one over first: they are not given it in
+    /// one commit. Returns whether it calls for another look.
     pub(super) async fn seal_in_order(
         &mut self,
         known: &Knowledge,
         seals: &[Seal],
     ) -> Result<bool, KeeperError> {
-        let large = |seal: &&Seal| {
-            let view = known.tuples.get(seal.tuple);
-            seal.recipients.len() > BATCH && view.is_some_and(|view| view.over.is_some())
-        };
         let first: Vec<Handover> = seals
             .iter()
-            .filter(large)
+            .filter(|seal| seal.recipients.len() > BATCH)
             .map(|seal| Handover { tuple: seal.tuple, recipients: seal.recipients.clone() })
             .collect();
         if first.is_empty() {
@@ -81,10 +88,8 @@ impl Visit<'_> {
         for handover in handovers {
             let Some(view) = known.tuples.get(handover.tuple) else { continue };
             let Some(mut next) = self.next_session(view).await? else { return Ok(true) };
-            for batch in handover.recipients.chunks(BATCH) {
-                if !self.hand_to(&mut next, view, batch).await? || began.elapsed() > LONGEST_VISIT {
-                    return Ok(true);
-                }
+            if !self.hand_to_all(&mut next, view, &handover.recipients, began).await? {
+                return Ok(true);
             }
             self.note_handed_over(known, view, &next).await?;
         }
@@ -122,22 +127,74 @@ impl Visit<'_> {
         Ok(Some(Next { kept, stands, message_index, snapshot }))
     }
 
+    /// Hands a session to devices. Returns whether all of them had their turn.
+    async fn hand_to_all(
+        &mut self,
+        next: &mut Next,
+        view: &TupleView,
+        recipients: &[Recipient],
+        began: Instant,
+    ) -> Result<bool, KeeperError> {
+        let mut sending = Sending::new();
+        let mut content = next.snapshot.room_key_content(&self.room.room_id, &next.kept.session_id);
+        let batches = recipients.chunks(BATCH).take_while(|_| began.elapsed() <= LONGEST_VISIT);
+        let done = self.hand_batches_to(next, view, batches, &content, &mut sending).await;
+        wipe(&mut content);
+        // What is on its way is noted whatever came after it.
+        let sent = self.note_sent(&mut sending, 0).await;
+        let handed_over = done?;
+        sent?;
+        Ok(handed_over == recipients.len())
+    }
+
+    /// Returns how many had their turn.
+    async fn hand_batches_to<'r>(
+        &mut self,
+        next: &mut Next,
+        view: &TupleView,
+        mut batches: impl Iterator<Item = &'r [Recipient]>,
+        content: &serde_json::Value,
+        sending: &mut Sending,
+    ) -> Result<usize, KeeperError> {
+        let device = self.lanes.taker.device.clone();
+        let (mut ahead, mut handed_over) = (VecDeque::new(), 0);
+        loop {
+            while ahead.len() < AHEAD
+                && let Some(batch) = batches.next()
+            {
+                let devices = self.devices_of(batch.iter());
+                ahead.push_back((batch, device.encrypt_apart(devices, "m.room_key", content)));
+            }
+            let Some((batch, encrypting)) = ahead.pop_front() else { return Ok(handed_over) };
+            let encrypted = encrypting.await?;
+            // What was encrypted ahead goes to nobody when this does not.
+            if !self.hand_to(next, view, batch, encrypted, sending).await? {
+                return Ok(handed_over);
+            }
+            handed_over += batch.len();
+        }
+    }
+
     /// Hands a session to one batch of devices. Returns whether it was still to be handed over.
     async fn hand_to(
         &mut self,
         next: &mut Next,
         view: &TupleView,
         batch: &[Recipient],
+        encrypted: Encrypted,
+        sending: &mut Sending,
     ) -> Result<bool, KeeperError> {
         let (store, room_id) = (self.lanes.taker.store.clone(), self.room_id());
         let mut letters = Letters::default();
         let session_id = next.kept.session_id.clone();
         let key = (&view.tuple, session_id.as_str());
-        self.write(&mut letters, batch, key, next.message_index, &next.snapshot).await?;
+        self.take_written(&mut letters, batch, key, next.message_index, encrypted);
         if letters.grants.is_empty() {
             return Ok(true);
         }
         let now = now_ms();
+        // Before anybody waits for the right to write.
+        self.lanes.taker.device.written().await?;
         let mut transaction = store.begin().await?;
         if !self.still_present(&mut transaction, &letters).await?
             || (next.stands && sessions::is_retired(&mut transaction, &session_id).await?)
@@ -153,8 +210,31 @@ impl Visit<'_> {
         let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
         transaction.commit().await?;
         next.stands = true;
-        self.deliver(requests).await?;
+        self.note_sent(sending, MOST_SENT - 1).await?;
+        let sender = self.lanes.sender.clone();
+        sending.spawn(async move { sender.send_keys(requests).await });
         Ok(true)
+    }
+
+    /// Keeps in mind what was sent, until no more than `most` requests are under way. After a failure the others are
+    /// waited for, too.
+    async fn note_sent(&mut self, sending: &mut Sending, most: usize) -> Result<(), KeeperError> {
+        let mut failed = None;
+        loop {
+            let sent = match sending.try_join_next() {
+                Some(sent) => sent,
+                None if sending.len() <= most && failed.is_none() => return Ok(()),
+                None => match sending.join_next().await {
+                    Some(sent) => sent,
+                    None => return failed.map_or(Ok(()), Err),
+                },
+            };
+            let interrupted = |error| CryptoError::Interrupted(format!("{error}"));
+            match sent.map_err(interrupted).map_err(KeeperError::from).flatten() {
+                Ok(delivered) => self.take_delivered(delivered).await?,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
     }
 
     /// All who are to have the session were given it: how long that took is told, once.

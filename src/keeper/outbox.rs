@@ -97,9 +97,10 @@ impl Sender {
         detail: Arc<ToDeviceDetail>,
     ) -> Result<Delivered, KeeperError> {
         let request = &row.request;
-        let body = RawValue::from_string(request.body.clone())?;
-        let answer =
-            self.homeserver.send_to_device(&request.event_type, &request.txn_id, &body).await;
+        let answer = self
+            .homeserver
+            .send_to_device(&request.event_type, &request.txn_id, request.body.clone())
+            .await;
         let taken = match answer {
             Ok(()) => true,
             Err(error) if is_passing(&error) => return Err(error.into()),

@@ -1,11 +1,11 @@
 //! Handing keys over: encrypted, granted in the commit that puts them into the outbox, sent.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use ruma::{OwnedUserId, RoomId, UserId};
+use ruma::{DeviceId, OwnedUserId, RoomId, UserId};
 
 use super::{
     KeeperError,
@@ -13,10 +13,10 @@ use super::{
     decide::{Knowledge, Reason, Recipient, Share},
     lane::Visit,
     letters::Letters,
-    outbox::note_delivered,
+    outbox::{Delivered, note_delivered},
 };
 use crate::{
-    crypto::{KeySnapshot, KnownDevice, wipe},
+    crypto::{Encrypted, KeySnapshot, KnownDevice, wipe},
     policy,
     state::{Membership, StateTuple},
     store::{
@@ -135,32 +135,51 @@ impl Visit<'_> {
         let devices: Vec<KnownDevice> = {
             // One session for the room: a key that is on its way for another tuple may open this one, too.
             let covered = letters.holders(session_id, message_index);
-            recipients
+            let lacking = recipients
                 .iter()
-                .filter(|to| !covered.contains(&(to.user_id.as_ref(), to.device_id.as_ref())))
-                .filter_map(|to| self.devices.get(&(to.user_id.clone(), to.device_id.clone())))
-                .cloned()
-                .collect()
+                .filter(|to| !covered.contains(&(to.user_id.as_ref(), to.device_id.as_ref())));
+            self.devices_of(lacking)
         };
         let mut content = snapshot.room_key_content(&self.room.room_id, session_id);
         let encrypted = self.lanes.taker.device.encrypt_for(&devices, "m.room_key", &content).await;
         wipe(&mut content);
-        let (requests, unreachable) = encrypted?;
+        self.take_written(letters, recipients, (tuple, session_id), message_index, encrypted?);
+        Ok(())
+    }
+
+    /// The devices of recipients.
+    pub(super) fn devices_of<'r>(
+        &self,
+        recipients: impl Iterator<Item = &'r Recipient>,
+    ) -> Vec<KnownDevice> {
+        recipients
+            .filter_map(|to| self.devices.get(&(to.user_id.clone(), to.device_id.clone())))
+            .cloned()
+            .collect()
+    }
+
+    /// Writes down what it will take to send what was encrypted.
+    pub(super) fn take_written(
+        &mut self,
+        letters: &mut Letters,
+        recipients: &[Recipient],
+        (tuple, session_id): (&StateTuple, &str),
+        message_index: u32,
+        (requests, unreachable): Encrypted,
+    ) {
         for (user_id, device_id) in unreachable {
             tracing::debug!(room = %self.room.room_id, user = %user_id, device = %device_id,
                 "no Olm session with a device, and no one-time key to make one");
             self.unreachable.insert((user_id, device_id));
         }
-        let reasons: BTreeMap<_, _> = recipients
+        let reasons: HashMap<(&UserId, &DeviceId), Reason> = recipients
             .iter()
-            .map(|to| ((to.user_id.clone(), to.device_id.clone()), to.reason))
+            .map(|to| ((to.user_id.as_ref(), to.device_id.as_ref()), to.reason))
             .collect();
         for request in requests {
             for (user_id, device_id) in &request.recipients {
-                let reason = reasons
-                    .get(&(user_id.clone(), device_id.clone()))
-                    .copied()
-                    .unwrap_or(Reason::Seal);
+                let reason = reasons.get(&(user_id.as_ref(), device_id.as_ref())).copied();
+                let reason = reason.unwrap_or(Reason::Seal);
                 letters.grants.push(NewGrant {
                     session_id: session_id.to_owned(),
                     user_id: user_id.clone(),
@@ -175,7 +194,6 @@ impl Visit<'_> {
             }
             letters.requests.push((session_id.to_owned(), request));
         }
-        Ok(())
     }
 
     /// Writes requests into the outbox, as part of the caller's transaction. The ratchets that encrypted them are
@@ -212,7 +230,15 @@ impl Visit<'_> {
         &mut self,
         requests: Vec<(OutboxRow, Arc<ToDeviceDetail>)>,
     ) -> Result<(), KeeperError> {
-        let mut delivered = self.lanes.sender.send_keys(requests).await?;
+        let delivered = self.lanes.sender.send_keys(requests).await?;
+        self.take_delivered(delivered).await
+    }
+
+    /// Counts keys that were sent, and keeps in mind that they were, for the next commit.
+    pub(super) async fn take_delivered(
+        &mut self,
+        mut delivered: Vec<Delivered>,
+    ) -> Result<(), KeeperError> {
         let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
         let mut joiners = BTreeSet::new();
         for delivery in delivered.iter().filter(|delivery| delivery.taken) {

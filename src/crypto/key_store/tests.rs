@@ -2,7 +2,7 @@
 
 use matrix_sdk_crypto::{
     Account,
-    vodozemac::olm::{OlmMessage, SessionConfig},
+    vodozemac::olm::{self, OlmMessage, SessionConfig},
 };
 use ruma::{device_id, user_id};
 
@@ -72,10 +72,11 @@ fn sessions(sessions: Vec<Session>) -> Changes {
     Changes { sessions, ..Changes::default() }
 }
 
-/// The index that the next message of a session is encrypted with, as a copy from the disk has it.
+/// The index that the next message of a session is encrypted with; a copy of it is, for the session goes on.
 async fn next_index(store: &impl CryptoStore, sender_key: &str) -> Option<u64> {
     let session = store.get_sessions(sender_key).await.ok()??.pop()?;
-    match session.inner.lock().await.encrypt("what comes next").ok()? {
+    let mut copy = olm::Session::from_pickle(session.inner.lock().await.pickle());
+    match copy.encrypt("what comes next").ok()? {
         OlmMessage::PreKey(message) => Some(message.message().chain_index()),
         OlmMessage::Normal(message) => Some(message.chain_index()),
     }
@@ -136,6 +137,35 @@ async fn a_ratchet_is_on_the_disk_as_far_as_it_has_moved() {
     assert_eq!(next_index(&store, &key).await, Some(1));
     store.written().await.unwrap();
     assert_eq!(next_index(&kept.on_disk().await, &key).await, Some(1));
+}
+
+#[tokio::test]
+async fn a_session_is_one_and_the_same_for_the_machine_and_for_whoever_encrypts() {
+    let mut kept = Kept::new();
+    let key = kept.bobs_key();
+    let before = kept.open().await;
+    before.save_changes(sessions(vec![kept.session()])).await.unwrap();
+    before.written().await.unwrap();
+    // After a restart, read from the disk; then one that is new.
+    let store = kept.open().await;
+    let ratchet = store.newest_ratchet(&key).await.unwrap().unwrap();
+    let machines = store.get_sessions(&key).await.unwrap().unwrap();
+    assert!(Arc::ptr_eq(&ratchet.inner, &machines[0].inner));
+    let newer = kept.session();
+    store.save_changes(sessions(vec![newer.clone(), machines[0].clone()])).await.unwrap();
+    assert_eq!(store.get_sessions(&key).await.unwrap().unwrap().len(), 2);
+    let newest = store.newest_ratchet(&key).await.unwrap().unwrap();
+    assert!(Arc::ptr_eq(&newest.inner, &newer.inner));
+    // One that came before the disk was read hides nothing that is there, and stays the one that it is.
+    store.written().await.unwrap();
+    let store = kept.open().await;
+    let again = store.inner.get_sessions(&key).await.unwrap().unwrap();
+    let in_use = again.iter().find(|session| session.session_id == newer.session_id).unwrap();
+    store.save_changes(sessions(vec![in_use.clone()])).await.unwrap();
+    let all = store.get_sessions(&key).await.unwrap().unwrap();
+    assert_eq!(all.len(), 2);
+    let same = all.iter().find(|session| session.session_id == newer.session_id).unwrap();
+    assert!(Arc::ptr_eq(&same.inner, &in_use.inner));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ruma::{OwnedDeviceId, TransactionId};
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 
 use crate::{
     crypto::Shown,
@@ -61,6 +61,5 @@ async fn send(lanes: &Lanes, nonce: &str) -> Result<(), KeeperError> {
     let device = &lanes.taker.device;
     let (user, id) = (device.user_id().as_str(), device.device_id().as_str());
     let body = json!({ "messages": { user: { id: { "nonce": nonce } } } });
-    let body = RawValue::from_string(body.to_string())?;
-    Ok(lanes.homeserver.send_to_device(ECHO, nonce, &body).await?)
+    Ok(lanes.homeserver.send_to_device(ECHO, nonce, body.to_string()).await?)
 }
