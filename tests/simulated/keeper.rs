@@ -305,6 +305,17 @@ impl Keeper {
         kib.expect("VmRSS in /proc") * 1024
     }
 
+    /// The processor time that the process has taken so far, to the hundredth of a second.
+    pub fn processor_time(&self) -> Duration {
+        let id = self.process.as_ref().expect("the keeper runs").id();
+        let stat =
+            fs::read_to_string(format!("/proc/{id}/stat")).expect("the keeper's /proc entry");
+        // After the name, which ends with the last parenthesis: the 14th and 15th field of all, in hundredths.
+        let (_, fields) = stat.rsplit_once(") ").expect("a stat line");
+        let spent = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap());
+        Duration::from_millis(spent.sum::<u64>() * 10)
+    }
+
     /// Everything that the keeper has said so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
