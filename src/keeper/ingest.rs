@@ -58,6 +58,8 @@ pub struct Arrival {
     pub tick: i64,
     /// Whether it just happened.
     pub live: bool,
+    /// Whether it was fetched, and may be older than what was taken in before it.
+    pub fetched: bool,
 }
 
 impl Taker {
@@ -114,7 +116,12 @@ impl Taker {
                 return Ok(());
             }
         };
-        let arrival = Arrival { at: row.received_at, tick: self.store.next_tick(), live: true };
+        let arrival = Arrival {
+            at: row.received_at,
+            tick: self.store.next_tick(),
+            live: true,
+            fetched: row.fetched,
+        };
         if self.is_own_membership(&event) {
             if let Some(room) = &known {
                 plain::warn_reason(self, room, &event, arrival);

@@ -10,6 +10,7 @@
 //! - [`gone_back`] notices a store that was put back from an older copy;
 //! - [`hindsight`] asks which power levels stood when what it finds was sent;
 //! - [`resting`] remembers rooms where nobody lacks anything;
+//! - [`overtaken`] takes in what was fetched behind what came after it;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
@@ -45,6 +46,7 @@ mod management;
 mod meeting;
 pub mod operator;
 pub mod outbox;
+mod overtaken;
 pub mod pacing;
 pub mod people;
 pub mod performing;

@@ -164,7 +164,8 @@ pub async fn load(
     let rules = places::rules_in(taker, &mut transaction, &room_id).await?;
     belonging::forget(&mut transaction, &room_id).await?;
     for (event, body) in &events {
-        let arrival = Arrival { at: now, tick: taker.store.next_tick(), live: false };
+        let tick = taker.store.next_tick();
+        let arrival = Arrival { at: now, tick, live: false, fetched: false };
         let then = past.room_at(&room, &event.event_id);
         taker.take_event(&mut transaction, then, event, body, arrival).await?;
         if matches!(
@@ -222,7 +223,7 @@ pub async fn fetch_missed(
         if let Some(body) = body {
             let body = body.get().to_owned();
             let event = NewEvent { event_id: event_id.clone(), room_id: room_id.to_owned(), body };
-            inbox::insert(&mut transaction, &[event], now_ms()).await?;
+            inbox::insert_fetched(&mut transaction, &event, now_ms()).await?;
         }
         inbox::found(&mut transaction, &event_id).await?;
         transaction.commit().await?;
@@ -312,8 +313,9 @@ async fn find_untold(
             untold.push(NewEvent { event_id: event.event_id, room_id: room_id.to_owned(), body });
         }
     }
-    untold.reverse();
-    inbox::insert(&mut transaction, &untold, now_ms()).await?;
+    for event in untold.iter().rev() {
+        inbox::insert_fetched(&mut transaction, event, now_ms()).await?;
+    }
     transaction.commit().await?;
     arrived.notify_one();
     Ok(())

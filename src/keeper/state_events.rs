@@ -11,6 +11,7 @@ use super::{
     gone_back,
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
+    overtaken,
     pacing::war_wait,
     plain, redaction,
 };
@@ -189,6 +190,13 @@ async fn take_encrypted(
         return Ok(());
     };
     let mut row = tuple_row(taker, db, room, &tuple).await?;
+    if arrival.fetched && overtaken::is_overtaken(&row, &taker.keeper) {
+        if event.is_redacted || event.content.is_empty() {
+            return Ok(());
+        }
+        let seen = see(taker, db, room, (event, body), tuple, arrival).await?;
+        return overtaken::take(taker, db, room, &row, seen).await;
+    }
     row.current_event_id = Some(event.event_id.clone());
     row.current_sender = Some(event.sender.clone());
     row.current_fit = true;
@@ -217,31 +225,7 @@ async fn take_encrypted(
     }
     // Somebody else's value: whatever was redacted before, this one stands for itself.
     row.redacted = false;
-    let megolm = MegolmContent::parse(&event.content);
-    let fresh = match &megolm {
-        Ok(content) => {
-            let (session, index) = (&content.session_id, content.message_index);
-            held_sessions::used(db, &room.room_id, session, &event.sender, arrival.at).await?;
-            tuples::record_index(db, &room.room_id, session, index, &event.sender, &event.event_id)
-                .await?
-        }
-        Err(_) => true,
-    };
-    let power = power_levels(room);
-    let mut seen = StateEventRow {
-        event_id: event.event_id.clone(),
-        tuple: tuple.clone(),
-        sender: event.sender.clone(),
-        tick: arrival.tick,
-        received_at: arrival.at,
-        session_id: megolm.as_ref().ok().map(|content| content.session_id.clone()),
-        powerful: power.may_send_state(&event.sender, &tuple.event_type),
-        verdict: "unreadable".to_owned(),
-        breach: broken_on_key(taker, room, &tuple, &event.sender),
-        live: arrival.live || inbox::was_told(db, &event.event_id).await?,
-        body: fresh.then(|| body.to_owned()),
-    };
-    note_time(event, &mut seen);
+    let (mut seen, fresh) = see(taker, db, room, (event, body), tuple, arrival).await?;
     if let Some(before) = tuples::get_event(&taker.store, db, &event.event_id).await? {
         if before.verdict == "redacted" {
             row.redacted = true;
@@ -256,6 +240,43 @@ async fn take_encrypted(
         return keep(taker, db, room, &seen).await;
     }
     weigh(taker, db, room, &mut row, &mut seen, arrival.at).await
+}
+
+/// An event as it comes, before it is read, and whether its index stood in no other one.
+async fn see(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (event, body): (&RoomEvent, &str),
+    tuple: StateTuple,
+    arrival: Arrival,
+) -> Result<(StateEventRow, bool), KeeperError> {
+    let megolm = MegolmContent::parse(&event.content);
+    let fresh = match &megolm {
+        Ok(content) => {
+            let (session, index) = (&content.session_id, content.message_index);
+            held_sessions::used(db, &room.room_id, session, &event.sender, arrival.at).await?;
+            tuples::record_index(db, &room.room_id, session, index, &event.sender, &event.event_id)
+                .await?
+        }
+        Err(_) => true,
+    };
+    let power = power_levels(room);
+    let mut seen = StateEventRow {
+        event_id: event.event_id.clone(),
+        sender: event.sender.clone(),
+        tick: arrival.tick,
+        received_at: arrival.at,
+        session_id: megolm.as_ref().ok().map(|content| content.session_id.clone()),
+        powerful: power.may_send_state(&event.sender, &tuple.event_type),
+        verdict: "unreadable".to_owned(),
+        breach: broken_on_key(taker, room, &tuple, &event.sender),
+        tuple,
+        live: arrival.live || inbox::was_told(db, &event.event_id).await?,
+        body: fresh.then(|| body.to_owned()),
+    };
+    note_time(event, &mut seen);
+    Ok((seen, fresh))
 }
 
 /// What was known of an event when it came holds when it is looked at anew: the power that its sender had then, what it
@@ -536,7 +557,8 @@ async fn accept(
         tick: seen.tick,
         content: value.content,
     });
-    promise(taker, db, room, Arrival { at, tick: taker.store.next_tick(), live: true }).await
+    let tick = taker.store.next_tick();
+    promise(taker, db, room, Arrival { at, tick, live: true, fetched: false }).await
 }
 
 /// How long the keeper stays silent, in milliseconds, towards somebody who keeps saying what it has sealed already.

@@ -27,6 +27,8 @@ pub struct InboxRow {
     pub received_at: i64,
     /// The event as JSON.
     pub body: String,
+    /// Whether it was fetched, and may be older than what was taken in before it.
+    pub fetched: bool,
 }
 
 /// Puts events into the inbox; one that was there before is passed over. Returns how many were new.
@@ -55,23 +57,42 @@ pub async fn insert(
     Ok(new)
 }
 
+/// Puts an event into the inbox of which the homeserver did not tell; one that was there before is passed over.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn insert_fetched(
+    connection: &mut SqliteConnection,
+    event: &NewEvent,
+    now: i64,
+) -> Result<()> {
+    if insert(connection, std::slice::from_ref(event), now).await? > 0 {
+        sqlx::query("UPDATE inbox SET fetched = 1 WHERE event_id = ?")
+            .bind(event.event_id.as_str())
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
 /// The oldest events that wait, in stream order, none of them held.
 ///
 /// # Errors
 ///
 /// [`StoreError`] when the database cannot be read.
 pub async fn waiting(connection: &mut SqliteConnection, limit: i64) -> Result<Vec<InboxRow>> {
-    let rows: Vec<(i64, String, i64, String)> = sqlx::query_as(
-        "SELECT seq, room_id, received_at, body FROM inbox \
+    let rows: Vec<(i64, String, i64, String, bool)> = sqlx::query_as(
+        "SELECT seq, room_id, received_at, body, fetched FROM inbox \
          WHERE body IS NOT NULL AND held = 0 ORDER BY seq LIMIT ?",
     )
     .bind(limit)
     .fetch_all(connection)
     .await?;
     rows.into_iter()
-        .map(|(seq, room_id, received_at, body)| {
+        .map(|(seq, room_id, received_at, body, fetched)| {
             let room_id = OwnedRoomId::try_from(room_id).map_err(StoreError::corrupt("room id"))?;
-            Ok(InboxRow { seq, room_id, received_at, body })
+            Ok(InboxRow { seq, room_id, received_at, body, fetched })
         })
         .collect()
 }
