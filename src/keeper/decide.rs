@@ -5,6 +5,7 @@
 //! none of them: whoever decides next finds the same difference again.
 
 mod asked;
+mod plain;
 mod rest;
 mod restore;
 mod rotation;
@@ -15,6 +16,7 @@ use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 
 pub use self::{
     asked::{Answer, RequestView},
+    plain::{CopyKind, ExemptView, MOST_ANSWERS, PlainPut, PlainView, QUIET_AFTER, Warning},
     rest::Rest,
     restore::{Breach, MOST_ROUNDS, Remedy, WAR_WITHIN},
     rotation::Handover,
@@ -113,6 +115,10 @@ pub struct TupleView {
     pub current_fit: bool,
     /// The rule that what it shows has broken.
     pub breach: Option<Breach>,
+    /// What stands in plain.
+    pub plain: Option<PlainView>,
+    /// Whether the keeper may write a copy in plain: it has the power for the type, and the value is not its sender's.
+    pub may_write_plain: bool,
     /// Whether its value was redacted: final.
     pub redacted: bool,
     /// When it was last refreshed for joiners, in milliseconds.
@@ -134,6 +140,8 @@ pub struct Knowledge {
     pub members: Vec<MemberView>,
     /// The room's tuples.
     pub tuples: Vec<TupleView>,
+    /// What members sealed of exempt types.
+    pub exempt: Vec<ExemptView>,
     /// What broke a rule where the keeper never seals.
     pub forged: Vec<Breach>,
     /// Sessions that users hold who are not in the room any more.
@@ -201,6 +209,8 @@ pub enum Cause {
     Restore,
     /// An administrator said so.
     Admin,
+    /// A copy in plain went out after it: clients show what came last.
+    Plain,
 }
 
 impl Cause {
@@ -213,6 +223,7 @@ impl Cause {
             Self::Rotation => "rotation",
             Self::Restore => "restore",
             Self::Admin => "admin",
+            Self::Plain => "plain",
         }
     }
 }
@@ -263,6 +274,10 @@ pub struct Plan {
     pub handovers: Vec<Handover>,
     /// What is redacted, with nothing sealed in its place.
     pub redactions: Vec<Breach>,
+    /// Copies in plain to write, before anything is sealed.
+    pub plain: Vec<PlainPut>,
+    /// Copies in plain that are left there, and what is wrong with each.
+    pub warnings: Vec<(StateTuple, OwnedEventId, Warning)>,
     /// Keys to hand over because they were asked for.
     pub given: Vec<Share>,
     /// What becomes of each of [`Knowledge::requests`], in its order.
@@ -294,6 +309,7 @@ impl Plan {
             && self.handovers.is_empty()
             && self.retire.is_empty()
             && self.redactions.is_empty()
+            && self.plain.is_empty()
             && self.answers.is_empty()
     }
 
@@ -309,6 +325,9 @@ pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
     rotation::find_over(known, rules, &mut plan);
     for (place, tuple) in known.tuples.iter().enumerate() {
         decide_tuple(known, rules, now, place, tuple, &mut plan);
+    }
+    for view in &known.exempt {
+        plain::decide_exempt(rules, now, view, &mut plan);
     }
     for breach in &known.forged {
         restore::decide_alone(known, rules, now, breach, &mut plan);
@@ -366,14 +385,16 @@ fn decide_tuple(
     }
     let Some(source) = &view.source else { return };
     let sealed = view.sealed.as_ref().filter(|sealed| sealed.from == source.event_id);
-    let Some(sealed) = sealed else {
-        return decide_reseal(known, rules, now, place, view, source, plan);
-    };
-    if sealed.stands {
-        decide_sharing(known, rules, now, place, view, sealed, plan);
-        rotation::decide_rotation(known, rules, now, (place, view), sealed, plan);
-        decide_ordered(known, rules, (place, view), sealed, plan);
+    match sealed {
+        None => decide_reseal(known, rules, now, place, view, source, plan),
+        Some(sealed) if sealed.stands => {
+            decide_sharing(known, rules, now, place, view, sealed, plan);
+            rotation::decide_rotation(known, rules, now, (place, view), sealed, plan);
+            decide_ordered(known, rules, (place, view), sealed, plan);
+        }
+        Some(_) => {}
     }
+    plain::decide_copy(known, rules, now, (place, view), plan);
 }
 
 /// An administrator wants it sealed once more, unless it is about to be anyway.

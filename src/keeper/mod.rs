@@ -11,6 +11,7 @@
 //! - [`hindsight`] asks which power levels stood when what it finds was sent;
 //! - [`resting`] remembers rooms where nobody lacks anything;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
+//! - [`copies`] keeps what stands in plain beside it as policy wants it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
@@ -26,6 +27,7 @@ mod answering;
 mod asking;
 pub mod clock;
 mod closing;
+mod copies;
 pub mod decide;
 pub mod enforcing;
 mod error;
