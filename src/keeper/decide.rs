@@ -5,6 +5,7 @@
 //! none of them: whoever decides next finds the same difference again.
 
 mod asked;
+mod ordered;
 mod plain;
 mod rest;
 mod restore;
@@ -390,31 +391,11 @@ fn decide_tuple(
         Some(sealed) if sealed.stands => {
             decide_sharing(known, rules, now, place, view, sealed, plan);
             rotation::decide_rotation(known, rules, now, (place, view), sealed, plan);
-            decide_ordered(known, rules, (place, view), sealed, plan);
+            ordered::decide_ordered(known, rules, (place, view), sealed, plan);
         }
         Some(_) => {}
     }
     plain::decide_copy(known, rules, now, (place, view), plan);
-}
-
-/// An administrator wants it sealed once more, unless it is about to be anyway.
-fn decide_ordered(
-    known: &Knowledge,
-    rules: &Rules,
-    (place, view): (usize, &TupleView),
-    sealed: &SealedView,
-    plan: &mut Plan,
-) {
-    let shown_anyway = plan.seals.iter().any(|seal| seal.tuple == place);
-    if !known.elevated || sealed.tick > known.refresh_upto || shown_anyway {
-        return;
-    }
-    if !known.whole_room {
-        plan.needs_whole_room = true;
-        return;
-    }
-    let recipients = before_a_seal(known, rules, view);
-    plan.seals.push(Seal { tuple: place, cause: Cause::Admin, recipients, redacts: None });
 }
 
 /// The tuple has a value that is not sealed.
