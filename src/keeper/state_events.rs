@@ -27,6 +27,11 @@ use crate::{
     },
 };
 
+/// How often the same value may come back before the keeper stops answering it.
+const WAR_ROUNDS: u32 = 4;
+/// Within which time, in milliseconds, or after the end of the keeper's silence.
+const WAR_WITHIN: i64 = 600_000;
+
 /// Notes the session and index of an encrypted message, so that its ciphertext can never pass for state.
 pub(super) async fn record_message(
     db: &mut SqliteConnection,
