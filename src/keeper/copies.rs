@@ -262,11 +262,13 @@ pub(super) async fn take_redaction(
         marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
     }
     let seen = tuples::get_event(store, db, target).await?;
-    Ok(own && seen.is_some_and(|seen| seen.verdict == CLEARED))
+    Ok(own && seen.is_some_and(|seen| [CLEARED, EMPTIED].contains(&seen.verdict.as_str())))
 }
 
-/// The verdict of an event that the keeper redacts because its copy is emptied, and not its value.
+/// The verdict of an allowed value that the keeper redacts because its copy is emptied: it goes on counting.
 pub(super) const CLEARED: &str = "cleared";
+/// The verdict of another copy that the keeper redacts.
+pub(super) const EMPTIED: &str = "emptied";
 
 impl Visit<'_> {
     /// Warns of copies in plain that are left where they are.

@@ -8,7 +8,7 @@ use ruma::{OwnedEventId, RoomId};
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
-use super::CLEARED;
+use super::{CLEARED, EMPTIED};
 use crate::{
     keeper::{
         KeeperError,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Why a copy's predecessor is redacted.
-const EMPTIED: &str = "This room keeps no copy in plain of what is encrypted";
+const WHY_EMPTIED: &str = "This room keeps no copy in plain of what is encrypted";
 
 /// What became of a copy.
 enum Sent {
@@ -225,10 +225,11 @@ impl Sender {
             live: false,
             body: None,
         });
-        let seen = StateEventRow { verdict: CLEARED.to_owned(), ..seen };
+        let verdict = if seen.verdict == "accepted" { CLEARED } else { EMPTIED };
+        let seen = StateEventRow { verdict: verdict.to_owned(), ..seen };
         tuples::put_event(&self.store, db, &row.room_id, &seen).await?;
         tuples::take_seal(db, former).await?;
-        let redaction = NewOutbox { body: EMPTIED.to_owned(), ..redaction_of(former) };
+        let redaction = NewOutbox { body: WHY_EMPTIED.to_owned(), ..redaction_of(former) };
         outbox::insert(db, &row.room_id, &redaction, now_ms()).await?;
         Ok(())
     }
