@@ -16,6 +16,8 @@ mod support;
 
 #[path = "e2e/asking.rs"]
 mod asking;
+#[path = "e2e/copies.rs"]
+mod copies;
 #[path = "e2e/enforcing.rs"]
 mod enforcing;
 #[path = "e2e/entering.rs"]

@@ -14,6 +14,7 @@ mod races {
     mod askers_themselves;
     mod asking;
     mod audience;
+    mod copies;
     mod doctor;
     mod enforcing;
     mod flood;

@@ -27,9 +27,10 @@ pub use load::Draft;
 pub use mistake::{ConfigErrors, Mistake};
 pub use origins::{Origin, Origins};
 pub use section::{
-    Access, Action, Admin, Appservice, Bot, Budget, Devices, Enforce, Homeserver, Invitees, Ledger,
-    Limits, LogFormat, Logging, Match, Members, PassphraseError, Policy, Rate, Requests, Reseal,
-    RotateReseal, RotateWhen, Rotation, Seal, SessionScope, Sharing, State, Store,
+    Access, Action, Admin, Appservice, Bot, Budget, Devices, Enforce, ExemptSealed, Homeserver,
+    Invitees, Ledger, Limits, LogFormat, Logging, Match, Members, PassphraseError, PlainCopy,
+    Policy, Rate, Requests, Reseal, RotateReseal, RotateWhen, Rotation, Seal, SessionScope,
+    Sharing, State, Store,
 };
 
 /// Everything that an operator may set.

@@ -354,6 +354,7 @@ impl<'a> Form<'a> {
             ("string", "matrix-event-type-glob") => {
                 ("a pattern for event types", "one for a whole event type, like \"m.rtc.*\"")
             }
+            ("string", "room-name") => ("a room's name", "one of 1 to 255 characters"),
             ("string", "sqlite-url") => ("a store", "one like \"sqlite:data/statekeeper.db\""),
             ("string", "path") => ("a path", "the path of a file, relative to this file"),
             ("integer", _) => ("a whole number", "one of 0 or more, without a unit"),

@@ -5,6 +5,9 @@
 //! none of them: whoever decides next finds the same difference again.
 
 mod asked;
+mod late;
+mod ordered;
+mod plain;
 mod rest;
 mod restore;
 mod rotation;
@@ -13,8 +16,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 
+use self::late::{came_late, is_new_device, reason};
 pub use self::{
     asked::{Answer, RequestView},
+    plain::{CopyKind, ExemptView, MOST_ANSWERS, PlainPut, PlainView, QUIET_AFTER, Warning},
     rest::Rest,
     restore::{Breach, MOST_ROUNDS, Remedy, WAR_WITHIN},
     rotation::Handover,
@@ -113,6 +118,10 @@ pub struct TupleView {
     pub current_fit: bool,
     /// The rule that what it shows has broken.
     pub breach: Option<Breach>,
+    /// What stands in plain.
+    pub plain: Option<PlainView>,
+    /// Whether the keeper may write a copy in plain: it has the power for the type, and the value is not its sender's.
+    pub may_write_plain: bool,
     /// Whether its value was redacted: final.
     pub redacted: bool,
     /// When it was last refreshed for joiners, in milliseconds.
@@ -134,6 +143,8 @@ pub struct Knowledge {
     pub members: Vec<MemberView>,
     /// The room's tuples.
     pub tuples: Vec<TupleView>,
+    /// What members sealed of exempt types.
+    pub exempt: Vec<ExemptView>,
     /// What broke a rule where the keeper never seals.
     pub forged: Vec<Breach>,
     /// Sessions that users hold who are not in the room any more.
@@ -201,6 +212,8 @@ pub enum Cause {
     Restore,
     /// An administrator said so.
     Admin,
+    /// A copy in plain went out after it: clients show what came last.
+    Plain,
 }
 
 impl Cause {
@@ -213,6 +226,7 @@ impl Cause {
             Self::Rotation => "rotation",
             Self::Restore => "restore",
             Self::Admin => "admin",
+            Self::Plain => "plain",
         }
     }
 }
@@ -263,6 +277,10 @@ pub struct Plan {
     pub handovers: Vec<Handover>,
     /// What is redacted, with nothing sealed in its place.
     pub redactions: Vec<Breach>,
+    /// Copies in plain to write, before anything is sealed.
+    pub plain: Vec<PlainPut>,
+    /// Copies in plain that are left there, and what is wrong with each.
+    pub warnings: Vec<(StateTuple, OwnedEventId, Warning)>,
     /// Keys to hand over because they were asked for.
     pub given: Vec<Share>,
     /// What becomes of each of [`Knowledge::requests`], in its order.
@@ -294,6 +312,7 @@ impl Plan {
             && self.handovers.is_empty()
             && self.retire.is_empty()
             && self.redactions.is_empty()
+            && self.plain.is_empty()
             && self.answers.is_empty()
     }
 
@@ -309,6 +328,9 @@ pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
     rotation::find_over(known, rules, &mut plan);
     for (place, tuple) in known.tuples.iter().enumerate() {
         decide_tuple(known, rules, now, place, tuple, &mut plan);
+    }
+    for view in &known.exempt {
+        plain::decide_exempt(rules, now, view, &mut plan);
     }
     for breach in &known.forged {
         restore::decide_alone(known, rules, now, breach, &mut plan);
@@ -366,34 +388,16 @@ fn decide_tuple(
     }
     let Some(source) = &view.source else { return };
     let sealed = view.sealed.as_ref().filter(|sealed| sealed.from == source.event_id);
-    let Some(sealed) = sealed else {
-        return decide_reseal(known, rules, now, place, view, source, plan);
-    };
-    if sealed.stands {
-        decide_sharing(known, rules, now, place, view, sealed, plan);
-        rotation::decide_rotation(known, rules, now, (place, view), sealed, plan);
-        decide_ordered(known, rules, (place, view), sealed, plan);
+    match sealed {
+        None => decide_reseal(known, rules, now, place, view, source, plan),
+        Some(sealed) if sealed.stands => {
+            decide_sharing(known, rules, now, place, view, sealed, plan);
+            rotation::decide_rotation(known, rules, now, (place, view), sealed, plan);
+            ordered::decide_ordered(known, rules, (place, view), sealed, plan);
+        }
+        Some(_) => {}
     }
-}
-
-/// An administrator wants it sealed once more, unless it is about to be anyway.
-fn decide_ordered(
-    known: &Knowledge,
-    rules: &Rules,
-    (place, view): (usize, &TupleView),
-    sealed: &SealedView,
-    plan: &mut Plan,
-) {
-    let shown_anyway = plan.seals.iter().any(|seal| seal.tuple == place);
-    if !known.elevated || sealed.tick > known.refresh_upto || shown_anyway {
-        return;
-    }
-    if !known.whole_room {
-        plan.needs_whole_room = true;
-        return;
-    }
-    let recipients = before_a_seal(known, rules, view);
-    plan.seals.push(Seal { tuple: place, cause: Cause::Admin, recipients, redacts: None });
+    plain::decide_copy(known, rules, now, (place, view), plan);
 }
 
 /// The tuple has a value that is not sealed.
@@ -510,43 +514,6 @@ fn decide_sharing(
     if !recipients.is_empty() {
         plan.shares.push(Share { tuple: place, recipients });
     }
-}
-
-fn reason(member: &MemberView, device: &DeviceView, sealed: &SealedView) -> Reason {
-    match member.membership {
-        Membership::Invite => Reason::Invite,
-        _ if is_new_device(member, device, sealed) => Reason::Device,
-        _ => Reason::Join,
-    }
-}
-
-/// Whether a device came to a user who could read the room before: nobody looks at a room without a name
-/// because of it. One that was there and got the key late, for whatever reason, is no new device.
-fn is_new_device(member: &MemberView, device: &DeviceView, sealed: &SealedView) -> bool {
-    let was_there = device
-        .grants
-        .values()
-        .any(|grant| grant.sent_tick.is_some_and(|sent_tick| sent_tick < sealed.tick));
-    let another_in_time = member.devices.iter().any(|other| {
-        other.device_id != device.device_id
-            && other
-                .grants
-                .get(&sealed.session_id)
-                .is_some_and(|grant| grant.sent_at.is_some() && !came_late(member, grant, sealed))
-    });
-    let read_before =
-        member.tick < sealed.tick && member.first_key.is_some_and(|first| first < sealed.tick);
-    !was_there && (another_in_time || read_before)
-}
-
-/// Whether a joined member's device got the key when its client may have read the event already. A key that the
-/// homeserver took before the join was there in time, and a client that asked reads again by itself.
-pub(super) fn came_late(member: &MemberView, grant: &Grant, sealed: &SealedView) -> bool {
-    if grant.asked {
-        return false;
-    }
-    let (Some(sent_at), Some(sent_tick)) = (grant.sent_at, grant.sent_tick) else { return false };
-    member.membership == Membership::Join && sent_tick > sealed.tick && sent_at >= member.since
 }
 
 fn decide_refresh(

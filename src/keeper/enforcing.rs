@@ -265,7 +265,7 @@ impl Visit<'_> {
         let keys: usize = plan.shares.iter().chain(&plan.given).map(|s| s.recipients.len()).sum();
         if !plan.is_idle() {
             tracing::info!(room = %self.room.room_id, keys, seals = plan.seals.len(),
-                redactions = plan.redactions.len(), answers = plan.answers.len(),
+                redactions = plan.redactions.len(), copies = plan.plain.len(), answers = plan.answers.len(),
                 retired_sessions = plan.retire.len(), "noop: this would be done");
         }
         self.again_at = super::lane::earliest(self.again_at, plan.again_at);

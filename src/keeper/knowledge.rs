@@ -7,7 +7,10 @@ use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use super::{
     KeeperError,
     clock::now_ms,
-    decide::{Breach, DeviceView, Knowledge, MemberView, SealedView, SourceView, TupleView},
+    copies::Places,
+    decide::{
+        Breach, DeviceView, ExemptView, Knowledge, MemberView, SealedView, SourceView, TupleView,
+    },
     ingest::power_levels,
     lane::Visit,
     people::Company,
@@ -38,7 +41,7 @@ impl Visit<'_> {
         }
         self.rules = self.lanes.taker.rules.of(&self.room);
         let basis = self.basis(db).await?;
-        let (tuples, forged) = self.tuple_views(db).await?;
+        let (tuples, exempt, forged) = self.tuple_views(db).await?;
         self.looked_at = match &self.scope {
             None => self.few_of(db, &basis, &tuples).await?,
             Some(users) => Some(users.clone()),
@@ -67,6 +70,7 @@ impl Visit<'_> {
             elevated: self.room.elevated,
             may_redact: power_levels(&self.room).may_redact_other(&self.lanes.taker.keeper),
             forged,
+            exempt,
             whole_room: self.scope.is_none(),
             members: views,
             tuples,
@@ -76,17 +80,19 @@ impl Visit<'_> {
         })
     }
 
-    /// The room's tuples, and what broke a rule where the keeper never seals.
+    /// The room's tuples, what members sealed of exempt types, and what broke a rule where the keeper never seals.
     async fn tuple_views(
         &self,
         db: &mut sqlx::SqliteConnection,
-    ) -> Result<(Vec<TupleView>, Vec<Breach>), KeeperError> {
+    ) -> Result<(Vec<TupleView>, Vec<ExemptView>, Vec<Breach>), KeeperError> {
         let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
-        let (mut views, mut forged) = (Vec::new(), Vec::new());
+        let mut places = Places::of_room(&self.lanes.taker, db, &self.room).await?;
+        let (mut views, mut exempt, mut forged) = (Vec::new(), Vec::new(), Vec::new());
         for row in tuples::of_room(store, db, room_id).await? {
             let breach = self.breach(db, &row).await?;
             if self.rules.exempt.contains(&row.tuple.event_type) || row.tuple.packed().is_err() {
                 forged.extend(breach);
+                exempt.extend(places.exempt(&row));
                 continue;
             }
             let scope = session_scope(&self.rules, &row.tuple);
@@ -98,10 +104,13 @@ impl Visit<'_> {
                 None => None,
             };
             let sessions = (active, over);
+            let plain = places.beside(&row);
+            let may_write_plain = places.may_write(&row.tuple);
             let view = tuple_view(row, sessions, &self.lanes.taker.keeper, &self.rules, now_ms());
+            let view = TupleView { plain, may_write_plain, ..view };
             views.push(enforced(view, breach, &self.rules));
         }
-        Ok((views, forged))
+        Ok((views, exempt, forged))
     }
 
     async fn members(
@@ -290,6 +299,8 @@ pub fn tuple_view(
         wears_out_at,
         current_fit: row.current_fit,
         breach: None,
+        plain: None,
+        may_write_plain: false,
         redacted: row.redacted,
         refreshed_at: row.refreshed_at,
         device_refresh_at: row.device_refresh_at,

@@ -265,6 +265,7 @@ impl Visit<'_> {
                 self.scope = None;
                 continue;
             }
+            self.warn_of_copies(&plan.warnings).await?;
             if self.rules.noop {
                 self.rehearse(&plan);
                 return Ok(());

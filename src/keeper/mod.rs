@@ -12,6 +12,7 @@
 //! - [`resting`] remembers rooms where nobody lacks anything;
 //! - [`overtaken`] takes in what was fetched behind what came after it;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
+//! - [`copies`] keeps what stands in plain beside it as policy wants it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
@@ -27,6 +28,7 @@ mod answering;
 mod asking;
 pub mod clock;
 mod closing;
+mod copies;
 pub mod decide;
 pub mod enforcing;
 mod error;

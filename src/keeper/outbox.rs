@@ -1,7 +1,7 @@
 //! Sending what was written down.
 //!
 //! Recovery, by kind. A to-device request goes out again with the same transaction id and body: the
-//! homeserver knows it. A redaction likewise. A state event has no transaction id, so its tuple is read
+//! homeserver knows it. A redaction likewise. Of copies in plain [`super::copies`] says it. A state event has no transaction id, so its tuple is read
 //! first: the keeper's ciphertext stands there → it was sent; what it was made from still stands there →
 //! the same ciphertext goes out; anything else → it is dropped and decided anew, and its index is never
 //! used again. For a restatement see [`super::restating`].
@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use ruma::{OwnedEventId, RoomId};
 use serde_json::{Value, value::RawValue};
 
-use super::{KeeperError, clock::now_ms, enforcing};
+use super::{KeeperError, clock::now_ms, enforcing, rule_book::RuleBook};
 use crate::{
     admin::Metrics,
     homeserver::{Homeserver, HomeserverError},
@@ -32,6 +32,8 @@ pub struct Sender {
     pub homeserver: Homeserver,
     /// Counters.
     pub metrics: Metrics,
+    /// The organisation's rules.
+    pub rules: Arc<RuleBook>,
 }
 
 /// A to-device request that the homeserver took, or refused for good.
@@ -71,6 +73,7 @@ impl Sender {
                     let detail = row.state(&self.store)?;
                     self.repeat_state(row, &detail).await?;
                 }
+                OutboxKind::Plain => self.repeat_copy(row).await?,
                 OutboxKind::Redaction => self.send_redaction(row).await?,
                 OutboxKind::Restatement => self.restate(row).await?,
             }
@@ -256,13 +259,14 @@ impl Sender {
             outbox::insert(db, room, &enforcing::offence(offence), now_ms()).await?;
             marks::mark(db, room, None, now_ms(), self.store.next_tick()).await?;
         }
-        self.redact_if_source_is(db, row, detail).await?;
+        self.redact_if_source_is(db, room, &detail.stands_for).await?;
         let cause = match detail.cause.as_str() {
             "join" => "join",
             "device" => "device",
             "rotation" => "rotation",
             "restore" => "restore",
             "admin" => "admin",
+            "plain" => "plain",
             _ => "reseal",
         };
         if cause == "restore" {
@@ -273,21 +277,21 @@ impl Sender {
         Ok(())
     }
 
-    /// The source was redacted while its sealed copy was on its way: the copy goes the same way.
-    async fn redact_if_source_is(
+    /// The source was redacted while a copy of it was on its way: the copy goes the same way.
+    pub(super) async fn redact_if_source_is(
         &self,
         db: &mut sqlx::SqliteConnection,
-        row: &OutboxRow,
-        detail: &StateDetail,
+        room: &RoomId,
+        source: &OwnedEventId,
     ) -> Result<(), KeeperError> {
-        let source = tuples::get_event(&self.store, db, &detail.stands_for).await?;
-        if source.is_none_or(|source| source.verdict != "redacted") {
+        let seen = tuples::get_event(&self.store, db, source).await?;
+        if seen.is_none_or(|seen| seen.verdict != "redacted") {
             return Ok(());
         }
-        for sealed in tuples::take_seals_of(db, &detail.stands_for).await? {
-            outbox::insert(db, &row.room_id, &redaction_of(&sealed), now_ms()).await?;
+        for sealed in tuples::take_seals_of(db, source).await? {
+            outbox::insert(db, room, &redaction_of(&sealed), now_ms()).await?;
         }
-        Ok(marks::mark(db, &row.room_id, None, now_ms(), self.store.next_tick()).await?)
+        Ok(marks::mark(db, room, None, now_ms(), self.store.next_tick()).await?)
     }
 
     async fn send_redaction(&self, row: &OutboxRow) -> Result<(), KeeperError> {
@@ -316,7 +320,7 @@ impl Sender {
 }
 
 /// Whether a request may succeed later as it is. A device that the homeserver has lost is being mended.
-fn is_passing(error: &HomeserverError) -> bool {
+pub(super) fn is_passing(error: &HomeserverError) -> bool {
     error.is_transient() || error.is_unknown_device()
 }
 
@@ -340,7 +344,7 @@ pub fn redaction_of(sealed: &ruma::EventId) -> crate::store::NewOutbox {
     }
 }
 
-fn tuple_of(row: &OutboxRow) -> StateTuple {
+pub(super) fn tuple_of(row: &OutboxRow) -> StateTuple {
     StateTuple::new(row.request.event_type.clone(), row.request.state_key.clone())
 }
 

@@ -31,6 +31,11 @@ impl Visit<'_> {
             }
             let urgency = match seal.cause {
                 Cause::Device => self.urgency().await?,
+                // The copy in plain was paced: until the seal comes, clients show that.
+                Cause::Plain => {
+                    permitted.push(seal);
+                    continue;
+                }
                 _ => Urgency::Joiner,
             };
             match self.lanes.pacer.take(urgency, Instant::now()) {
@@ -57,7 +62,7 @@ impl Visit<'_> {
         self.again_at = earliest(self.again_at, Some(now_ms().saturating_add(wait)));
     }
 
-    async fn urgency(&self) -> Result<Urgency, KeeperError> {
+    pub(super) async fn urgency(&self) -> Result<Urgency, KeeperError> {
         let db = &mut *self.lanes.taker.store.read().await?;
         let active_at = rooms::active_at(db, &self.room.room_id).await?;
         let sleeps = now_ms().saturating_sub(active_at) > SLEEPS_AFTER;

@@ -4,7 +4,7 @@ use ruma::{EventId, OwnedEventId, UserId};
 use sqlx::SqliteConnection;
 
 use super::{
-    KeeperError,
+    KeeperError, copies,
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
 };
@@ -23,6 +23,9 @@ pub(super) async fn take_redaction(
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     let Some(target) = &event.redacts else { return Ok(()) };
+    if copies::take_redaction(taker, db, room, (event, target), arrival).await? {
+        return Ok(());
+    }
     let seen = tuples::get_event(&taker.store, db, target).await?;
     let own = tuples::seal(db, target).await?;
     let (tuple, author) = match (&seen, &own) {

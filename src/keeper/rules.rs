@@ -3,7 +3,10 @@
 use ruma::{OwnedRoomId, OwnedUserId};
 
 use crate::{
-    config::{self, Action, Config, Enforce, Policy, RotateReseal, RotateWhen, Seal},
+    config::{
+        self, Action, Config, Enforce, ExemptSealed, PlainCopy, Policy, RotateReseal, RotateWhen,
+        Seal,
+    },
     policy::{
         AccessPolicy, DevicePolicy, InviteePolicy, MemberPolicy, ServerGlob, SharingPolicy,
         UserGlob,
@@ -125,6 +128,12 @@ pub struct Rules {
     pub rotate_reseal_per_second: u32,
     /// In which rooms state is sealed.
     pub seal: Seal,
+    /// What is done about an exempt type that a member's client sealed.
+    pub exempt_sealed: ExemptSealed,
+    /// What becomes of a copy in plain.
+    pub plain_copy: PlainCopy,
+    /// The name in plain where policy wants a fixed one.
+    pub plain_stub: String,
     /// How long it is remembered who said what.
     pub journal: i64,
     /// Whether a reason in a membership event is warned about.
@@ -222,6 +231,9 @@ impl Rules {
             rotate_reseal: rotation.reseal,
             rotate_reseal_per_second: rotation.reseal_per_second,
             seal: state.seal,
+            exempt_sealed: state.exempt_sealed,
+            plain_copy: state.plain_copy,
+            plain_stub: state.plain_stub.clone(),
             journal: i64::from(state.journal_days) * 24 * 3_600_000,
             warn_membership_reasons: state.warn_membership_reasons,
             enforce: enforce.clone(),

@@ -394,7 +394,12 @@ async fn start(
         keeper: bot,
         began_at: now_ms(),
     };
-    let sender = Sender { store, homeserver: homeserver.clone(), metrics: metrics.clone() };
+    let sender = Sender {
+        store,
+        homeserver: homeserver.clone(),
+        metrics: metrics.clone(),
+        rules: taker.rules.clone(),
+    };
     let invites = &config.access.invites;
     let global = taker.rules.global();
     let lanes = Lanes {

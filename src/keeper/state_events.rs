@@ -7,6 +7,7 @@ use sqlx::SqliteConnection;
 use super::{
     KeeperError,
     clock::now_ms,
+    copies,
     enforcing::{broken_on_key, conclude, keep, note_time, plain_beside, refusal_on_key, report},
     gone_back,
     ingest::{Arrival, Taker, power_levels},
@@ -18,8 +19,8 @@ use super::{
 use crate::{
     crypto::Decrypted,
     state::{
-        DeviceTrust, Form, JsonMap, Judgement, MegolmContent, PayloadFacts, PowerLevels, Refusal,
-        RoomEvent, Rule, StateTuple, Verdict, judge, payload::STANDS_FOR,
+        DeviceTrust, ExemptTypes, Form, JsonMap, Judgement, MegolmContent, PayloadFacts,
+        PowerLevels, Refusal, RoomEvent, Rule, StateTuple, Verdict, judge, payload::STANDS_FOR,
     },
     store::{
         RoomRow, SourceValue, StateEventRow, TupleRow, held_sessions, inbox, marks, outbox, people,
@@ -71,10 +72,13 @@ async fn take_plain(
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     let Some(tuple) = event.outer_tuple() else { return Ok(()) };
+    copies::note(taker, db, room, event, &tuple, arrival).await?;
     let rules = taker.rules.of(room);
     if rules.exempt.contains(&tuple.event_type)
         || rules.sender_bound.binds(&tuple)
         || event.is_redacted
+        // A copy, or a stub in the place of one.
+        || event.sender == taker.keeper
         || tuple.packed().is_err()
     {
         return Ok(());
@@ -121,7 +125,7 @@ fn as_creator(room: &RoomRow, sender: &OwnedUserId) -> PowerLevels {
     PowerLevels::from_content(None, std::slice::from_ref(sender), &room.version)
 }
 
-async fn tuple_row(
+pub(super) async fn tuple_row(
     taker: &Taker,
     db: &mut SqliteConnection,
     room: &RoomRow,
@@ -131,7 +135,13 @@ async fn tuple_row(
     Ok(row.unwrap_or_else(|| TupleRow::new(tuple.clone())))
 }
 
-fn source(event: &RoomEvent, form: Form, content: JsonMap, at: i64, tick: i64) -> SourceValue {
+pub(super) fn source(
+    event: &RoomEvent,
+    form: Form,
+    content: JsonMap,
+    at: i64,
+    tick: i64,
+) -> SourceValue {
     SourceValue {
         event_id: event.event_id.clone(),
         sender: event.sender.clone(),
@@ -152,7 +162,7 @@ async fn promise(
     Ok(marks::mark(db, &room.room_id, None, due, arrival.tick).await?)
 }
 
-async fn remember(
+pub(super) async fn remember(
     taker: &Taker,
     db: &mut SqliteConnection,
     room: &RoomRow,
@@ -378,7 +388,15 @@ async fn weigh(
     let verdict = match &decrypted {
         Some(decrypted) => {
             let device = device_trust(db, &seen.sender, decrypted, now).await?;
-            Some(judge_encrypted(taker, room, seen, decrypted, device))
+            let exempt = &taker.rules.of(room).exempt;
+            let judged = judge_encrypted(taker, room, seen, decrypted, (device, exempt));
+            if matches!(judged.0, Verdict::Refuse(Refusal::Exempt))
+                && copies::take_exempt(taker, room, row, seen, (decrypted, device), now)
+            {
+                let tick = taker.store.next_tick();
+                promise(taker, db, room, Arrival { at: now, tick, live: true }).await?;
+            }
+            Some(judged)
         }
         None => None,
     };
@@ -450,9 +468,9 @@ async fn judged_before(
 }
 
 /// What a decrypted state event says.
-struct Reading {
-    content: JsonMap,
-    stands_for: Option<Value>,
+pub(super) struct Reading {
+    pub(super) content: JsonMap,
+    pub(super) stands_for: Option<Value>,
 }
 
 /// What the keeper makes of the device that encrypted an event, and of the identity behind it: which is noted, so that
@@ -474,12 +492,12 @@ async fn device_trust(
     Ok(if counts { DeviceTrust::CrossSigned } else { DeviceTrust::OtherIdentity })
 }
 
-fn judge_encrypted(
+pub(super) fn judge_encrypted(
     taker: &Taker,
     room: &RoomRow,
     seen: &StateEventRow,
     decrypted: &Decrypted,
-    device: DeviceTrust,
+    (device, exempt): (DeviceTrust, &ExemptTypes),
 ) -> (Verdict, Reading) {
     let inner: JsonMap = match serde_json::from_str(decrypted.event.get()) {
         Ok(Value::Object(inner)) => inner,
@@ -498,7 +516,7 @@ fn judge_encrypted(
         tuple: &seen.tuple,
         sender: &seen.sender,
         power: &power,
-        exempt: &rules.exempt,
+        exempt,
         content: &content,
         payload: Some(PayloadFacts {
             event_type: text("type"),

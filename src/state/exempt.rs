@@ -29,6 +29,15 @@ pub const EXEMPT_BY_DEFAULT: [&str; 5] = [
     "m.space.parent",
 ];
 
+/// Types that homeservers act upon and that may be sealed beside: their copies in plain are never emptied.
+const READ_BY_SERVERS: [&str; 3] =
+    ["m.room.retention", "m.room.policy", "org.matrix.msc4284.policy"];
+
+/// Whether homeservers act upon a type's copy in plain, though it is not exempt.
+pub fn is_read_by_servers(event_type: &str) -> bool {
+    READ_BY_SERVERS.contains(&event_type)
+}
+
 /// Globs of types whose meaning hangs on their sender, by default: calls (a participant is whoever
 /// sent the event) and live location (MSC3401, MSC4143, MSC3672).
 pub const SENDER_BOUND_BY_DEFAULT: [&str; 7] = [

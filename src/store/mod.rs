@@ -9,6 +9,7 @@ pub mod asking;
 mod beside;
 pub mod commands;
 pub mod companies;
+pub mod copies;
 mod error;
 pub mod held_sessions;
 pub mod inbox;
@@ -49,6 +50,7 @@ pub use self::{
     beside::{Beside, NotBeside},
     commands::{Asked, Command, CommandRow, CommandsFilter, Done, Refused},
     companies::Company,
+    copies::PlainCopy,
     error::StoreError,
     held_sessions::HeldSession,
     inbox::{InboxRow, NewEvent},
@@ -56,7 +58,7 @@ pub use self::{
     ledger::{Grant, GrantRow, History, HistoryFilter, HistoryRow, NewGrant, Refusal},
     marks::Mark,
     orders::Orders,
-    outbox::{NewOutbox, OutboxKind, OutboxRow, StateDetail, ToDeviceDetail},
+    outbox::{NewOutbox, OutboxKind, OutboxRow, PlainDetail, StateDetail, ToDeviceDetail},
     overview::{RoomOverview, TupleOverview},
     people::{HoldRow, Identity, People},
     rooms::{Inviter, MemberRow, RoomRow},

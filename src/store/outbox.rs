@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 
 use super::{Result, Store, StoreError};
+use crate::state::JsonMap;
 
 /// What kind of request a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub enum OutboxKind {
     ToDevice,
     /// `PUT /state`: has no transaction id; looked at before it is repeated.
     State,
+    /// `PUT /state` in plain: looked at before it is repeated, too.
+    Plain,
     /// `PUT /redact`: repeated with the same transaction id.
     Redaction,
     /// `PUT /state` of what stands in plain already: looked at before it is said.
@@ -25,13 +28,14 @@ impl OutboxKind {
         match self {
             Self::ToDevice => "to_device",
             Self::State => "state",
+            Self::Plain => "plain",
             Self::Redaction => "redaction",
             Self::Restatement => "restatement",
         }
     }
 
     fn parse(word: &str) -> Option<Self> {
-        [Self::ToDevice, Self::State, Self::Redaction, Self::Restatement]
+        [Self::ToDevice, Self::State, Self::Plain, Self::Redaction, Self::Restatement]
             .into_iter()
             .find(|kind| kind.as_str() == word)
     }
@@ -57,7 +61,7 @@ pub struct StateDetail {
     pub stands_for: OwnedEventId,
     /// What stood at the packed state key when it was made.
     pub based_on: Option<OwnedEventId>,
-    /// Why it was made: `reseal`, `join`, `device`, `restore`.
+    /// Why it was made: `reseal`, `join`, `device`, `restore`, `plain`.
     pub cause: String,
     /// The event that is redacted once this one stands.
     #[serde(default)]
@@ -74,6 +78,21 @@ impl Drop for StateDetail {
     }
 }
 
+/// A copy in plain that the keeper writes.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct PlainDetail {
+    /// What it is: `mirror`, `stub`, `clear`, `publish`.
+    pub what: String,
+    /// Its content.
+    pub content: JsonMap,
+    /// The source event that the tuple had when it was decided.
+    pub source: OwnedEventId,
+    /// What stood in plain when it was made.
+    pub based_on: Option<OwnedEventId>,
+    /// The event that is redacted once this one stands.
+    pub redacts: Option<OwnedEventId>,
+}
+
 /// A request to be written down.
 #[derive(Clone)]
 pub struct NewOutbox {
@@ -85,7 +104,8 @@ pub struct NewOutbox {
     pub event_type: String,
     /// The state key, of a sealed event the true one; the event to be redacted.
     pub state_key: String,
-    /// The request's body, as it is sent; of a redaction, its reason; of a restatement, the forged event that is its cause.
+    /// The request's body, as it is sent; of a redaction, its reason; of a restatement, the forged event that is its
+    /// cause; of a copy in plain, nothing: its detail has it.
     pub body: String,
     /// The locked detail.
     pub detail: Vec<u8>,
@@ -216,6 +236,15 @@ impl OutboxRow {
     ///
     /// [`StoreError::Cipher`] when it is damaged.
     pub fn state(&self, store: &Store) -> Result<StateDetail> {
+        store.unlock(&self.request.detail)
+    }
+
+    /// The detail of a copy in plain.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Cipher`] when it is damaged.
+    pub fn plain(&self, store: &Store) -> Result<PlainDetail> {
         store.unlock(&self.request.detail)
     }
 }

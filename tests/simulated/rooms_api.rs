@@ -118,9 +118,17 @@ impl World {
         if !self.rooms.contains_key(room_id) {
             return Reply::forbidden("no such room");
         }
-        let Ok(content) = serde_json::from_str(&call.body) else {
+        let Ok(content) = serde_json::from_str::<Value>(&call.body) else {
             return Reply::error(400, "M_NOT_JSON", "Content not JSON.");
         };
+        let wanted = match event_type {
+            "m.room.name" => "name",
+            "m.room.topic" => "topic",
+            _ => "",
+        };
+        if !wanted.is_empty() && !content[wanted].is_string() {
+            return Reply::error(400, "M_UNKNOWN", &format!("'{wanted}' not in content"));
+        }
         match self.put_state(room_id, user_id, (event_type, state_key), content) {
             Ok(event_id) => Reply::ok(json!({ "event_id": event_id })),
             Err(reason) => Reply::forbidden(&reason),

@@ -35,6 +35,15 @@ impl JsClient {
     /// Starts a client on the device of `api`. With `cross_sign` the user gets a cross-signing
     /// identity, and the device is signed by it.
     pub async fn start(host: &Arc<JsHost>, api: Api, cross_sign: bool) -> Self {
+        Self::login(host, api, cross_sign, false).await
+    }
+
+    /// Starts a client that can be reloaded: it keeps its keys and what it has saved of the rooms.
+    pub async fn lasting(host: &Arc<JsHost>, api: Api) -> Self {
+        Self::login(host, api, true, true).await
+    }
+
+    async fn login(host: &Arc<JsHost>, api: Api, cross_sign: bool, lasting: bool) -> Self {
         let handle = unique("client");
         let client = Self { host: host.clone(), handle, api };
         let params = json!({
@@ -44,6 +53,7 @@ impl JsClient {
             "access_token": client.api.token,
             "password": client.api.password,
             "cross_sign": cross_sign,
+            "lasting": lasting,
         });
         client.call("login", params).await;
         client
@@ -96,6 +106,11 @@ impl JsClient {
     pub async fn send_message(&self, room_id: &str, body: &str) -> String {
         let sent = self.call("sendMessage", json!({ "room_id": room_id, "body": body })).await;
         sent["event_id"].as_str().unwrap().to_owned()
+    }
+
+    /// Loads the page anew: with what was saved of the rooms or, `cold`, with the keys alone.
+    pub async fn reload(&self, cold: bool) {
+        self.call("reload", json!({ "cold": cold })).await;
     }
 
     /// Waits until this client knows that somebody else is in the room, and would encrypt for them.

@@ -1,6 +1,7 @@
 //! matrix-sdk, the SDK of Element X and of other native clients.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -56,6 +57,38 @@ impl RustClient {
         api.device_id = client.device_id().unwrap().to_string();
         api.token = client.access_token().unwrap();
 
+        Self::syncing(client, api).await
+    }
+
+    /// Logs in with a store in `folder`, so that the client can be restarted.
+    pub async fn lasting(user: &Api, folder: &Path) -> Self {
+        let client = Self::on_disk(user, folder).await;
+        client.matrix_auth().login_username(&user.user_id, &user.password).send().await.unwrap();
+        client.encryption().wait_for_e2ee_initialization_tasks().await;
+        let mut api = user.clone();
+        api.device_id = client.device_id().unwrap().to_string();
+        api.token = client.access_token().unwrap();
+        Self::syncing(client, api).await
+    }
+
+    /// Ends the client, and starts it again on its store.
+    pub async fn restart(self, folder: &Path) -> Self {
+        let api = self.api.clone();
+        let session = self.client.matrix_auth().session().unwrap();
+        drop(self);
+        let client = Self::on_disk(&api, folder).await;
+        client.restore_session(session).await.unwrap();
+        Self::syncing(client, api).await
+    }
+
+    async fn on_disk(user: &Api, folder: &Path) -> Client {
+        let settings = EncryptionSettings { auto_enable_cross_signing: true, ..Default::default() };
+        let builder = Client::builder().homeserver_url(&user.base);
+        let builder = builder.with_encryption_settings(settings).sqlite_store(folder, None);
+        builder.build().await.unwrap()
+    }
+
+    async fn syncing(client: Client, api: Api) -> Self {
         let messages = Arc::new(Mutex::new(Vec::new()));
         let seen = messages.clone();
         client.add_event_handler(async move |event: OriginalSyncRoomMessageEvent, room: Room| {

@@ -90,7 +90,7 @@ pub const STATE_EVENTS_SEALED: About = About {
         "cause",
         "`reseal` (a member gave a new value), `join` and `device` (a refresh for those who got the key late), \
          `rotation` (sealed anew because its session was retired), `restore` (what stood there broke a rule), \
-         `admin` (`statekeeper refresh`)",
+         `admin` (`statekeeper refresh`), `plain` (after a copy in plain)",
     )],
     worry: "When `device` is most of it: raise `sharing.refresh_window`, for each of these is a line in the timeline.",
 };
@@ -128,6 +128,20 @@ pub const STATE_RESTORED: About = About {
     help: "Values that were said again over what broke a rule: allowed ones sealed, and what forgeries hid in plain.",
     labels: &[],
     worry: "When it rises often: somebody fights the keeper.",
+};
+
+/// Copies in plain.
+pub const PLAIN_COPIES: About = About {
+    name: "statekeeper_plain_copies_total",
+    help: "Copies in plain of sealed state, by what was done or found.",
+    labels: &[(
+        "what",
+        "written: `mirror`, `stub`, `clear`, `publish`; left there and warned of: `stale` (it says something else), \
+         `telling` (it says what is sealed); `refused` by the homeserver; `war` (somebody writes over the keeper's \
+         copies)",
+    )],
+    worry: "When `refused` or `war` rises, or when `telling` does in rooms whose names are a secret: \
+            see [Copies in plain](OPERATIONS.md#copies-in-plain).",
 };
 
 /// Reasons that the homeserver can read.

@@ -55,6 +55,7 @@ struct Inner {
     state_refused: IntCounterVec,
     policy_violations: IntCounterVec,
     state_restored: IntCounter,
+    plain_copies: IntCounterVec,
     membership_reasons: IntCounter,
     undecryptable_state_events: IntGauge,
     holds: IntGauge,
@@ -94,6 +95,7 @@ impl Metrics {
             state_refused: book.counters(catalogue::STATE_REFUSED)?,
             policy_violations: book.counters(catalogue::POLICY_VIOLATIONS)?,
             state_restored: book.counter(catalogue::STATE_RESTORED)?,
+            plain_copies: book.counters(catalogue::PLAIN_COPIES)?,
             membership_reasons: book.counter(catalogue::MEMBERSHIP_REASONS)?,
             undecryptable_state_events: book.gauge(catalogue::UNDECRYPTABLE)?,
             holds: book.gauge(catalogue::HOLDS)?,
@@ -200,6 +202,11 @@ impl Metrics {
     /// `statekeeper_state_refused_total`.
     pub fn state_refused(&self, rule: &'static str) {
         self.inner.state_refused.with_label_values(&[rule]).inc();
+    }
+
+    /// Counts one copy in plain in `statekeeper_plain_copies_total`.
+    pub fn plain_copy(&self, what: &'static str) {
+        self.inner.plain_copies.with_label_values(&[what]).inc();
     }
 
     /// Counts one membership event that gave a reason in `statekeeper_membership_reasons_total`.

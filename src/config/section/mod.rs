@@ -31,5 +31,5 @@ pub use rate::Rate;
 pub use requests::{Limits, Requests};
 pub use rotation::{RotateReseal, RotateWhen, Rotation};
 pub use sharing::{Devices, Invitees, Members, Sharing};
-pub use state::{Reseal, Seal, SessionScope, State};
+pub use state::{ExemptSealed, PlainCopy, Reseal, Seal, SessionScope, State};
 pub use store::{PassphraseError, Store};

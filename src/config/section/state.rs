@@ -32,6 +32,15 @@ pub struct State {
     pub never_reseal: Vec<TypeGlob>,
     /// In which rooms the keeper seals state.
     pub seal: Seal,
+    /// What is done about a type of `exempt` that a member's client sealed all the same, so that the
+    /// homeserver cannot read it.
+    pub exempt_sealed: ExemptSealed,
+    /// What becomes of a copy in plain of what is sealed, which homeservers and old clients read.
+    pub plain_copy: PlainCopy,
+    /// The name that stands in plain under `plain_copy: stub`.
+    #[serde(deserialize_with = "as_name")]
+    #[schemars(extend("format" = "room-name"))]
+    pub plain_stub: String,
     /// For how many days it is remembered who gave a room's state which value. Current state is
     /// remembered for longer.
     #[schemars(range(min = 1))]
@@ -77,6 +86,31 @@ pub enum Seal {
     Off,
 }
 
+/// What is done about an exempt type that a member's client sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ExemptSealed {
+    /// It is logged and counted.
+    Report,
+    /// It is put back in plain as well, where its sender and the keeper have the power for it.
+    Publish,
+}
+
+/// What becomes of a copy in plain of what is sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PlainCopy {
+    /// One that is there stays untouched, and is warned about; none is ever written.
+    Keep,
+    /// There is one of everything that is sealed, and it is kept in step: for rooms whose state is
+    /// no secret.
+    Mirror,
+    /// The name is `plain_stub`, for lists and directories; any other copy is emptied.
+    Stub,
+    /// It is emptied, and what stood there is redacted.
+    Clear,
+}
+
 /// Types that homeservers read themselves, beyond MSC4362's list.
 const EXEMPT: [&str; 5] = [
     "m.room.server_acl",
@@ -111,6 +145,18 @@ fn in_full<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<StateEventT
     }
 }
 
+/// The longest name, in characters.
+const NAME_CHARS: usize = 255;
+
+/// A room's name in plain.
+fn as_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    match !name.trim().is_empty() && name.chars().count() <= NAME_CHARS {
+        true => Ok(name),
+        false => Err(D::Error::custom("not a room name")),
+    }
+}
+
 impl Default for State {
     fn default() -> Self {
         Self {
@@ -121,6 +167,9 @@ impl Default for State {
             exempt: EXEMPT.map(StateEventType::from).to_vec(),
             never_reseal: NEVER_RESEAL.iter().filter_map(|glob| glob.parse().ok()).collect(),
             seal: Seal::Flagged,
+            exempt_sealed: ExemptSealed::Report,
+            plain_copy: PlainCopy::Keep,
+            plain_stub: "Encrypted room".to_owned(),
             journal_days: 90,
             warn_membership_reasons: false,
             member_keys_kept: Duration::from_secs(3600),

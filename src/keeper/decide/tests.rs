@@ -1,6 +1,7 @@
 //! The decisions, case by case, and what holds for all of them.
 
 mod asked;
+mod plain;
 mod rest;
 mod restore;
 mod rotation;
@@ -86,6 +87,8 @@ fn sealed_name() -> TupleView {
         wears_out_at: None,
         current_fit: true,
         breach: None,
+        plain: None,
+        may_write_plain: true,
         redacted: false,
         refreshed_at: 0,
         device_refresh_at: 0,
@@ -101,6 +104,7 @@ fn room(members: Vec<MemberView>, tuples: Vec<TupleView>) -> Knowledge {
     Knowledge {
         may_redact: true,
         forged: vec![],
+        exempt: vec![],
         elevated: true,
         whole_room: true,
         members,

@@ -176,7 +176,7 @@ pub async fn is_superseded(
 ) -> Result<bool> {
     let (newer,): (bool,) = sqlx::query_as(
         "SELECT EXISTS (SELECT 1 FROM state_events WHERE room_id = ? AND event_type = ? \
-         AND state_key = ? AND tick > ? AND verdict IN ('accepted', 'redacted') \
+         AND state_key = ? AND tick > ? AND verdict IN ('accepted', 'cleared', 'redacted') \
          AND (breach IS NULL OR breach = 'timestamp'))",
     )
     .bind(room.as_str())

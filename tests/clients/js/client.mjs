@@ -53,28 +53,11 @@ const ROOM_EVENTS = [
 ];
 
 class Client {
-    async login({ base_url, user_id, device_id, access_token, password, cross_sign }) {
+    async login(account) {
+        this.account = account;
         this.toDevice = [];
-        this.mx = sdk.createClient({
-            baseUrl: base_url,
-            userId: user_id,
-            deviceId: device_id,
-            accessToken: access_token,
-            enableEncryptedStateEvents: true,
-            timelineSupport: true,
-        });
-        this.mx.on(ClientEvent.ReceivedToDeviceMessage, ({ message, encryptionInfo }) =>
-            this.toDevice.push({ type: message.type, sender: message.sender, encrypted: encryptionInfo !== null }),
-        );
-        await this.mx.initRustCrypto({ useIndexedDB: false });
-        await this.mx.startClient({ initialSyncLimit: 20, lazyLoadMembers: true, threadSupport: true });
-        await observe(
-            this.mx,
-            [ClientEvent.Sync],
-            () => ([SyncState.Prepared, SyncState.Syncing].includes(this.mx.getSyncState()) ? true : undefined),
-            30_000,
-            () => "the first sync",
-        );
+        await this.#start();
+        const { user_id, password, cross_sign } = account;
         if (cross_sign) {
             await this.mx.getCrypto().bootstrapCrossSigning({
                 setupNewCrossSigning: true,
@@ -86,6 +69,51 @@ class Client {
                     }),
             });
         }
+        return {};
+    }
+
+    /**
+     * Starts the SDK. A `lasting` client keeps its keys, and what it has saved of the rooms, over a reload; another one
+     * forgets everything.
+     */
+    async #start() {
+        const { base_url, user_id, device_id, access_token, lasting } = this.account;
+        if (lasting) await import("fake-indexeddb/auto");
+        const store = lasting
+            ? new sdk.IndexedDBStore({ indexedDB, dbName: `rooms-${device_id}-${this.cold ?? 0}` })
+            : undefined;
+        this.mx = sdk.createClient({
+            baseUrl: base_url,
+            userId: user_id,
+            deviceId: device_id,
+            accessToken: access_token,
+            enableEncryptedStateEvents: true,
+            timelineSupport: true,
+            ...(store && { store }),
+        });
+        this.mx.on(ClientEvent.ReceivedToDeviceMessage, ({ message, encryptionInfo }) =>
+            this.toDevice.push({ type: message.type, sender: message.sender, encrypted: encryptionInfo !== null }),
+        );
+        await store?.startup();
+        await this.mx.initRustCrypto(
+            lasting ? { cryptoDatabasePrefix: `crypto-${device_id}` } : { useIndexedDB: false },
+        );
+        await this.mx.startClient({ initialSyncLimit: 20, lazyLoadMembers: true, threadSupport: true });
+        await observe(
+            this.mx,
+            [ClientEvent.Sync],
+            () => (this.mx.getSyncState() === SyncState.Syncing ? true : undefined),
+            30_000,
+            () => "the first sync",
+        );
+    }
+
+    /** Loads the page anew, with what was saved of the rooms or, `cold`, with the keys alone. */
+    async reload({ cold }) {
+        if (cold) this.cold = (this.cold ?? 0) + 1;
+        else await this.mx.store.save(true);
+        this.mx.stopClient();
+        await this.#start();
         return {};
     }
 
