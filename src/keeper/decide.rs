@@ -16,7 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{OwnedDeviceId, OwnedEventId, OwnedUserId};
 
-use self::late::{came_late, is_new_device, reason};
+pub(super) use self::late::came_late;
+use self::late::{is_new_device, reason};
 pub use self::{
     asked::{Answer, RequestView},
     plain::{CopyKind, ExemptView, MOST_ANSWERS, PlainPut, PlainView, QUIET_AFTER, Warning},

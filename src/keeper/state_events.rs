@@ -394,7 +394,8 @@ async fn weigh(
                 && copies::take_exempt(taker, room, row, seen, (decrypted, device), now)
             {
                 let tick = taker.store.next_tick();
-                promise(taker, db, room, Arrival { at: now, tick, live: true }).await?;
+                promise(taker, db, room, Arrival { at: now, tick, live: true, fetched: false })
+                    .await?;
             }
             Some(judged)
         }

@@ -32,7 +32,11 @@ pub(super) fn is_new_device(member: &MemberView, device: &DeviceView, sealed: &S
 
 /// Whether a joined member's device got the key when its client may have read the event already. A key that the
 /// homeserver took before the join was there in time, and a client that asked reads again by itself.
-pub(super) fn came_late(member: &MemberView, grant: &Grant, sealed: &SealedView) -> bool {
+pub(in crate::keeper) fn came_late(
+    member: &MemberView,
+    grant: &Grant,
+    sealed: &SealedView,
+) -> bool {
     if grant.asked {
         return false;
     }
