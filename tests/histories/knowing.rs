@@ -52,6 +52,7 @@ impl Sim {
         }
         let may_redact = power_levels(&self.rows.room).may_redact_other(&self.keeper());
         Knowledge {
+            exempt: Vec::new(),
             elevated: self.rows.room.elevated,
             may_redact,
             whole_room: visit.scope.is_none(),
