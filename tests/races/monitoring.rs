@@ -293,6 +293,8 @@ async fn bustle(stage: &Stage) {
     bob.device(1).rename(&room, "Bob's");
     // What goes over it may be a restoring, or a refresh that was under way.
     stage.keeper.wait_for_metric("statekeeper_policy_violations_total", 1.0).await;
+    let stands = |world: &mut World| world.keeper_seal(&room.room_id, NAME).is_some();
+    stage.sim.wait_for("the keeper's name stands again", stands).await;
     let seal = stage.sim.with(|world| world.keeper_seal(&room.room_id, NAME)).unwrap();
     let (session, _) = megolm_place(seal.sent_content()).unwrap();
     bob.device(1).ask_for_key(&room.room_id, &session, "second");
