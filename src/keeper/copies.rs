@@ -34,6 +34,22 @@ use crate::{
     },
 };
 
+/// The label of a copy that is left to somebody who writes over the keeper's.
+const WAR: &str = "war";
+/// The label of a copy that the homeserver refused.
+const REFUSED: &str = "refused";
+/// Every label under which copies are counted.
+pub(super) const COUNTED: [&str; 8] = [
+    CopyKind::Mirror.as_str(),
+    CopyKind::Stub.as_str(),
+    CopyKind::Clear.as_str(),
+    CopyKind::Publish.as_str(),
+    Warning::Stale.as_str(),
+    Warning::Telling.as_str(),
+    REFUSED,
+    WAR,
+];
+
 /// What stands in plain in a room, for one decision.
 pub(super) struct Places {
     copies: BTreeMap<StateTuple, PlainCopy>,
@@ -176,7 +192,7 @@ fn said(taker: &Taker, room: &RoomRow, copy: &mut PlainCopy, at: i64) {
         let quiet = at.saturating_sub(copy.said_at) > QUIET_AFTER;
         copy.rounds = if quiet { 1 } else { copy.rounds.saturating_add(1) };
         if copy.rounds == MOST_ANSWERS.saturating_add(1) {
-            taker.metrics.plain_copy("war");
+            taker.metrics.plain_copy(WAR);
             tracing::warn!(room = %room.room_id, event_type = copy.tuple.event_type,
                 "somebody writes over the keeper's copy in plain again and again; the keeper leaves what stands there \
                  until nobody has written there for ten minutes");

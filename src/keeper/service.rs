@@ -419,6 +419,7 @@ async fn start(
         heartbeat: Arc::default(),
     };
     metrics.expect_rotations(&Retired::ALL.map(Retired::as_str));
+    metrics.expect_plain_copies(&super::copies::COUNTED);
     metrics.expect_key_requests(&Outcome::ALL.map(Outcome::as_str), &Scope::ALL.map(Scope::as_str));
     lanes.restore_requests().await?;
     operator.begin(lanes.clone());

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::{
     races::stage::{NAME, Stage},
     simulated::{
+        World,
         keeper::free_address,
         push::{HttpClient, http_client, request},
         queries::megolm_place,

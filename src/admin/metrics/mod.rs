@@ -277,6 +277,13 @@ impl Metrics {
         }
     }
 
+    /// Makes the series of `statekeeper_plain_copies_total` stand at zero.
+    pub fn expect_plain_copies(&self, whats: &[&'static str]) {
+        for what in whats {
+            self.inner.plain_copies.with_label_values(&[what]);
+        }
+    }
+
     /// Counts retired sessions in `statekeeper_rotations_total`.
     pub fn rotations(&self, reason: &str, count: u64) {
         self.inner.rotations.with_label_values(&[reason]).inc_by(count);

@@ -8,7 +8,7 @@ use ruma::{OwnedEventId, RoomId};
 use serde_json::value::RawValue;
 use sqlx::SqliteConnection;
 
-use super::{CLEARED, EMPTIED};
+use super::{CLEARED, EMPTIED, REFUSED};
 use crate::{
     keeper::{
         KeeperError,
@@ -152,7 +152,7 @@ impl Sender {
                 let mut copy = known.unwrap_or_else(|| PlainCopy::none(tuple));
                 copy.refused = Some(detail.source.clone());
                 copies::put(&self.store, &mut transaction, room, &copy).await?;
-                self.metrics.plain_copy("refused");
+                self.metrics.plain_copy(REFUSED);
             }
             Sent::Dropped => {}
         }

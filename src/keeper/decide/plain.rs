@@ -95,7 +95,7 @@ pub struct PlainPut {
 
 impl Warning {
     /// The label in metrics and in the store.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Stale => "stale",
             Self::Telling => "telling",
@@ -110,7 +110,7 @@ impl Warning {
 
 impl CopyKind {
     /// The label in metrics and in the outbox.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mirror => "mirror",
             Self::Stub => "stub",
