@@ -72,6 +72,7 @@ async fn write_names(path: &Path, sizes: &Sizes) {
         message_index: 0,
         reason: "join",
         again: false,
+        preview: false,
         tuple: StateTuple::new("m.room.name", ""),
         policy: "devices=cross_signed invitees=aesthetic members=joined".to_owned(),
     };

@@ -35,6 +35,7 @@ mod races {
     mod rotation;
     mod service_manager;
     mod settings;
+    mod spaces;
     mod stage;
     mod storm;
     mod transactions;

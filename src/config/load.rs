@@ -66,7 +66,9 @@ impl Draft {
         let schema = schema_of::<Config>();
         let mut overlay = Overlay::default();
         overlay.lay(&mut tree, environment, &schema);
-        let good = serde_yaml::from_str(&format!("{SMALLEST}policies: [{{}}]\n"));
+        let good = serde_yaml::from_str(&format!(
+            "{SMALLEST}policies: [{{}}]\nspaces: [{{ room: \"!space:example.org\" }}]\n"
+        ));
         let good = good.unwrap_or(Yaml::Null);
         let mistakes = std::mem::take(&mut overlay.mistakes);
         let mut walk = Walk::<Config> {

@@ -29,8 +29,8 @@ pub use origins::{Origin, Origins};
 pub use section::{
     Access, Action, Admin, Appservice, Bot, Budget, Devices, Enforce, ExemptSealed, Homeserver,
     Invitees, Ledger, Limits, LogFormat, Logging, Match, Members, PassphraseError, PlainCopy,
-    Policy, Rate, Requests, Reseal, RotateReseal, RotateWhen, Rotation, Seal, SessionScope,
-    Sharing, State, Store,
+    Policy, Preview, Rate, Requests, Reseal, RotateReseal, RotateWhen, Rotation, Seal,
+    SessionScope, Sharing, Space, State, Store,
 };
 
 /// Everything that an operator may set.
@@ -76,6 +76,10 @@ pub struct Config {
     /// no entry matches.
     #[serde(default)]
     pub policies: Vec<Policy>,
+    /// The spaces that the keeper follows: a list. One that an administrator (`access.admins`) invites
+    /// the keeper into is followed as well, as if it stood here and nothing but its id.
+    #[serde(default)]
+    pub spaces: Vec<Space>,
     /// The history of keys given and refused. Who holds which key is remembered apart from it, and for
     /// ever.
     #[serde(default)]

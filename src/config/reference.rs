@@ -189,7 +189,7 @@ fn write_example(out: &mut String, name: &str, item: &Json) {
     let mut lines = String::new();
     let Some(matches) = item.pointer("/properties/match/properties").and_then(Json::as_object)
     else {
-        return;
+        return write_plain_example(out, name, item);
     };
     for (key, property) in matches {
         for line in wrap(&description(property), WIDTH - 8) {
@@ -206,6 +206,25 @@ fn write_example(out: &mut String, name: &str, item: &Json) {
         let _ = writeln!(out, "#     # {}", description(property));
         let value = if property.get("properties").is_some() { "{}" } else { "false" };
         let _ = writeln!(out, "#     {section}: {value}");
+    }
+}
+
+/// The same of an item without sections: its required keys first.
+fn write_plain_example(out: &mut String, name: &str, item: &Json) {
+    let mut keys: Vec<(&String, &Json)> =
+        item.get("properties").and_then(Json::as_object).into_iter().flatten().collect();
+    keys.sort_by_key(|(key, _)| !is_required(item, key));
+    let _ = writeln!(out, "# {name}:");
+    let mut lead = "  -";
+    for (key, property) in keys {
+        let required = if is_required(item, key) { " Required." } else { "" };
+        let about = format!("{}{}{required}", description(property), choice(property));
+        for line in wrap(&about, WIDTH - 6) {
+            let _ = writeln!(out, "# {lead} # {line}");
+            lead = "   ";
+        }
+        let value = property.get("default").or(property.get("example"));
+        let _ = writeln!(out, "#     {key}: {}", value.map(spaced).unwrap_or_default());
     }
 }
 

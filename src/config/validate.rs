@@ -10,6 +10,10 @@ const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// How many bytes the path of a Unix socket has at most: one less than Linux keeps for it.
 const LONGEST_SOCKET: usize = 107;
+/// How many spaces deep is deep enough for any organisation.
+const MOST_DEPTH: u32 = 20;
+/// How many rooms of one space can be kept track of.
+const MOST_ROOMS: u32 = 10_000;
 
 /// Every mistake in what is beyond `doubt`: the path of a key, and what is wrong with its value and how to mend it.
 pub(super) fn validate(config: &Config, doubt: &Doubt) -> Vec<(String, String)> {
@@ -28,6 +32,13 @@ pub(super) fn validate(config: &Config, doubt: &Doubt) -> Vec<(String, String)> 
     alone("logging.level", level_fault(&config.logging.level));
     for (index, policy) in config.policies.iter().enumerate() {
         alone(&format!("policies[{index}].match"), match_fault(&policy.matches));
+    }
+    for (index, space) in config.spaces.iter().enumerate() {
+        let first = config.spaces.iter().position(|other| other.room == space.room);
+        let path = |key: &str| format!("spaces[{index}].{key}");
+        alone(&path("room"), first.filter(|first| *first < index).map(twice_fault));
+        alone(&path("max_depth"), over_fault(space.max_depth, MOST_DEPTH));
+        alone(&path("max_rooms"), over_fault(space.max_rooms, MOST_ROOMS));
     }
     check("admin.listen", &["admin.listen", "appservice.listen"], listener_fault(config));
     let passphrase = ["store.passphrase", "store.passphrase_file"];
@@ -124,6 +135,14 @@ fn level_fault(filter: &str) -> Option<String> {
     Some(format!(
         "{shown:?} is not a level; write error, warn, info, debug, trace or off, also for a module, like \"info,statekeeper::keeper=debug\""
     ))
+}
+
+fn twice_fault(first: usize) -> String {
+    format!("is spaces[{first}] already; remove one of them")
+}
+
+fn over_fault(number: u32, most: u32) -> Option<String> {
+    (number > most).then(|| format!("{number} is too many; write {most} or less"))
 }
 
 fn match_fault(matches: &Match) -> Option<String> {

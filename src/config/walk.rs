@@ -331,6 +331,9 @@ impl<'a> Form<'a> {
             ("string", "matrix-server-name") => {
                 ("a server name", "the part after the colon of a user id, like \"example.org\"")
             }
+            ("string", "matrix-room-id-or-alias") => {
+                ("a room id or address", "one like \"!room:example.org\" or \"#room:example.org\"")
+            }
             ("string", "matrix-room-id") => ("a room id", "one like \"!room:example.org\""),
             ("string", "matrix-alias-glob") => (
                 "a pattern for room aliases",

@@ -9,6 +9,7 @@ mod late;
 mod ordered;
 mod plain;
 mod rest;
+mod preview;
 mod restore;
 mod rotation;
 
@@ -22,6 +23,7 @@ pub use self::{
     asked::{Answer, RequestView},
     plain::{CopyKind, ExemptView, MOST_ANSWERS, PlainPut, PlainView, QUIET_AFTER, Warning},
     rest::Rest,
+    preview::{PreviewPlan, decide_previews},
     restore::{Breach, MOST_ROUNDS, Remedy, WAR_WITHIN},
     rotation::Handover,
 };
@@ -142,6 +144,8 @@ pub struct Knowledge {
     pub whole_room: bool,
     /// The members in scope.
     pub members: Vec<MemberView>,
+    /// Those in scope who are no members and may read the room before they join it, or were given keys of it.
+    pub previewers: Vec<MemberView>,
     /// The room's tuples.
     pub tuples: Vec<TupleView>,
     /// What members sealed of exempt types.
@@ -175,6 +179,8 @@ pub enum Reason {
     Forward,
     /// The session before was retired, and nothing is sealed under this one yet.
     Rotation,
+    /// Its user may join.
+    Preview,
 }
 
 impl Reason {
@@ -189,6 +195,7 @@ impl Reason {
             Self::Resend => "resend",
             Self::Forward => "forward",
             Self::Rotation => "rotation",
+            Self::Preview => "preview",
         }
     }
 

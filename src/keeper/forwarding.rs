@@ -176,6 +176,7 @@ impl Visit<'_> {
                 message_index: index,
                 reason: Reason::Forward.as_str(),
                 again: false,
+                preview: false,
                 tuple: what.tuple.clone(),
                 policy: self.rules.policy.clone(),
             });

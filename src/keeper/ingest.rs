@@ -16,6 +16,7 @@ use super::{
     people::{inviter, mark_all_let_in, mark_let_in},
     places, plain, redaction, rotation,
     rule_book::RuleBook,
+    spaces::{Bells, news},
     standing, state_events,
 };
 use crate::{
@@ -47,6 +48,8 @@ pub struct Taker {
     pub keeper: OwnedUserId,
     /// When the process began to keep rooms, in milliseconds.
     pub began_at: i64,
+    /// Told what concerns spaces.
+    pub spaces: Bells,
 }
 
 /// When an event arrived, and whether it happens now or is found in a fetched state.
@@ -75,6 +78,7 @@ impl Taker {
                 notified.await;
             } else {
                 promised.notify_one();
+                self.spaces.ring();
             }
         }
     }
@@ -161,6 +165,7 @@ impl Taker {
                         "an invite was not accepted: `access.invite_from` does not name its sender");
                     return Ok(());
                 }
+                news::keeper_invited(self, db, room_id, &event.sender).await?;
                 room.inviter = Some(event.sender.clone());
             }
             Membership::Join if was == Some(Membership::Join) => return Ok(()),
@@ -169,6 +174,7 @@ impl Taker {
                 tracing::info!(room = %room_id, membership = membership.as_str(),
                     by = %event.sender, "the keeper is no longer in a room");
                 forget(&self.store, db, room_id).await?;
+                news::keeper_left(self, db, room_id, arrival).await?;
                 mark_all_let_in(self, db, room_id).await?;
             }
         }
@@ -229,6 +235,7 @@ impl Taker {
                 // Encrypted from now on: what stands there already has to be looked at.
                 room.loaded &= !arrival.live || before.0 == room.state_encrypted;
                 rooms::put(db, &room).await?;
+                news::take_setting(self, db, &room, event, arrival).await?;
                 places::mark_changed(self, db, rules).await?;
                 let changed = before != (room.state_encrypted, room.elevated);
                 if arrival.live && changed {
@@ -307,6 +314,7 @@ impl Taker {
             inviter: inviter(room, &event.sender, membership, before.as_ref()),
         };
         rooms::put_member(db, &room.room_id, &member).await?;
+        news::take_member(self, db, room, (&user_id, membership), arrival).await?;
         if !matches!(membership, Membership::Join | Membership::Invite) {
             people::left(db, &room.room_id, &user_id).await?;
         }

@@ -27,8 +27,8 @@ use crate::{
 };
 
 /// By device and session.
-type GrantsOfUser = BTreeMap<OwnedDeviceId, BTreeMap<String, Grant>>;
-type Grants = BTreeMap<OwnedUserId, GrantsOfUser>;
+pub(super) type GrantsOfUser = BTreeMap<OwnedDeviceId, BTreeMap<String, Grant>>;
+pub(super) type Grants = BTreeMap<OwnedUserId, GrantsOfUser>;
 
 impl Visit<'_> {
     /// Gathers what a decision weighs, for the visit's scope.
@@ -62,6 +62,7 @@ impl Visit<'_> {
             let view = self.view(member, &known.devices, facts, &company, &mut grants);
             views.push(MemberView { settled, ..view });
         }
+        let previewers = self.previewers(db, &company, &views, &mut grants).await?;
         let departed = match self.looked_at {
             None => grants.values().flat_map(orphaned).collect(),
             Some(_) => BTreeSet::new(),
@@ -73,6 +74,7 @@ impl Visit<'_> {
             exempt,
             whole_room: self.scope.is_none(),
             members: views,
+            previewers,
             tuples,
             departed,
             requests: self.request_views(),
@@ -171,7 +173,7 @@ impl Visit<'_> {
         }
     }
 
-    fn view(
+    pub(super) fn view(
         &mut self,
         member: MemberRow,
         known: &[KnownDevice],

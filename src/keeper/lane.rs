@@ -97,6 +97,8 @@ pub(super) struct Visit<'a> {
     pub(super) heeded: BTreeMap<OwnedUserId, i64>,
     /// Devices of the members in scope.
     pub(super) devices: BTreeMap<(OwnedUserId, OwnedDeviceId), KnownDevice>,
+    /// Who of those in scope is no member.
+    pub(super) previewers: BTreeSet<OwnedUserId>,
     /// Who could not be reached on this visit.
     pub(super) unreachable: BTreeSet<(OwnedUserId, OwnedDeviceId)>,
     /// Keys that the homeserver took, not yet noted in the ledger: the next commit does.
@@ -230,6 +232,7 @@ impl<'a> Visit<'a> {
             basis: None,
             heeded: BTreeMap::new(),
             devices: BTreeMap::new(),
+            previewers: BTreeSet::new(),
             unreachable: BTreeSet::new(),
             delivered: Vec::new(),
             reasons: BTreeMap::new(),

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
 use super::{
     KeeperError, asking::answers, clock::now_ms, ingest::Taker, keys, lane::Lanes,
-    meeting::Newcomers,
+    meeting::Newcomers, spaces::news,
 };
 use crate::{
     admin::Readiness,
@@ -144,6 +144,7 @@ impl Listener {
         }
         let asked = self.lanes.hear(&mut transaction, &received.key_requests).await?;
         transaction.commit().await?;
+        self.taker.spaces.ring();
         self.lanes.judge_requests(asked).await?;
         if !quiet {
             self.promised.notify_one();
@@ -182,7 +183,7 @@ async fn mark_rooms_of(
     for room in rooms {
         marks::mark(db, &room, Some(user), now_ms(), taker.store.next_tick()).await?;
     }
-    Ok(())
+    news::come(taker, db, user, taker.store.next_tick(), now_ms()).await
 }
 
 /// Looks again at the rooms of users whose servers answered after somebody stopped waiting for them.
@@ -201,6 +202,7 @@ pub async fn hear_late(
             mark_rooms_of(&taker, &mut transaction, user).await?;
         }
         transaction.commit().await?;
+        taker.spaces.ring();
         promised.notify_one();
     }
     Ok(())

@@ -14,6 +14,7 @@
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`copies`] keeps what stands in plain beside it as policy wants it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
+//! - [`spaces`] follows spaces, and provides for those who may join a room and have not;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
 //! - [`keys`] lets go of members' keys that are needed no more;
@@ -69,6 +70,7 @@ pub mod scheduler;
 mod seal;
 mod service;
 pub mod sharing;
+pub mod spaces;
 mod standing;
 pub mod state_events;
 mod upkeep;

@@ -6,7 +6,10 @@
 //! the same ciphertext goes out; anything else → it is dropped and decided anew, and its index is never
 //! used again. For a restatement see [`super::restating`].
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use futures_util::future::join_all;
 use ruma::{OwnedEventId, RoomId};
@@ -34,6 +37,21 @@ pub struct Sender {
     pub metrics: Metrics,
     /// The organisation's rules.
     pub rules: Arc<RuleBook>,
+    /// Requests that are being sent, or were and are not noted yet, by their numbers in the outbox.
+    in_flight: Arc<Mutex<BTreeSet<i64>>>,
+}
+
+/// That a request is being sent, or was and is not noted yet: nobody else sends it meanwhile.
+#[derive(Debug)]
+struct Flight {
+    outbox_id: i64,
+    in_flight: Arc<Mutex<BTreeSet<i64>>>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.outbox_id);
+    }
 }
 
 /// A to-device request that the homeserver took, or refused for good.
@@ -49,16 +67,39 @@ pub struct Delivered {
     pub at: i64,
     /// The tick of that.
     pub tick: i64,
+    /// Until it is noted.
+    _flight: Arc<Flight>,
 }
 
 impl Sender {
+    /// A sender on this store and homeserver.
+    pub fn new(
+        store: Store,
+        homeserver: Homeserver,
+        metrics: Metrics,
+        rules: Arc<RuleBook>,
+    ) -> Self {
+        Self { store, homeserver, metrics, rules, in_flight: Arc::default() }
+    }
+
+    fn is_in_flight(&self, row: &OutboxRow) -> bool {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).contains(&row.id)
+    }
+
+    fn take_off(&self, outbox_id: i64) -> Arc<Flight> {
+        let in_flight = self.in_flight.clone();
+        in_flight.lock().unwrap_or_else(PoisonError::into_inner).insert(outbox_id);
+        Arc::new(Flight { outbox_id, in_flight })
+    }
+
     /// Sends all that a room's outbox holds: what a kill, or a homeserver that was away, left behind.
     ///
     /// # Errors
     ///
     /// [`KeeperError`] when the homeserver is away or the store fails; what was not sent stays.
     pub async fn flush(&self, room: &RoomId) -> Result<(), KeeperError> {
-        let rows = outbox::of_room(&mut *self.store.read().await?, room).await?;
+        let mut rows = outbox::of_room(&mut *self.store.read().await?, room).await?;
+        rows.retain(|row| !self.is_in_flight(row));
         // Keys before events, whatever their order.
         let mut delivered = Vec::new();
         for row in rows.iter().filter(|row| row.request.kind == OutboxKind::ToDevice) {
@@ -100,6 +141,7 @@ impl Sender {
         detail: Arc<ToDeviceDetail>,
     ) -> Result<Delivered, KeeperError> {
         let request = &row.request;
+        let flight = self.take_off(row.id);
         let answer = self
             .homeserver
             .send_to_device(&request.event_type, &request.txn_id, request.body.clone())
@@ -119,6 +161,7 @@ impl Sender {
             taken,
             at: now_ms(),
             tick: self.store.next_tick(),
+            _flight: flight,
         })
     }
 

@@ -125,6 +125,13 @@ impl Allowance {
         Self { per_second, burst, level: Mutex::new((burst, Instant::now())) }
     }
 
+    /// How long to wait at `now` until there is something to spend; `None` where there is.
+    pub fn wait(&self, now: Instant) -> Option<Duration> {
+        let (level, at) = *self.level.lock().unwrap_or_else(PoisonError::into_inner);
+        let level = level + now.saturating_duration_since(at).as_secs_f64() * self.per_second;
+        (level < 1.0).then(|| Duration::from_secs_f64((1.0 - level) / self.per_second))
+    }
+
     /// Spends on so many devices at `now`, or says how long to wait before asking again. Nothing costs nothing.
     ///
     /// # Errors

@@ -15,9 +15,9 @@ use super::{
     rules::Rules,
 };
 use crate::{
-    policy::{HoldReason, MemberFacts, MemberPolicy, UserFacts, Word},
+    policy::{HoldReason, MemberFacts, MemberPolicy, PreviewPolicy, UserFacts, Word},
     state::{Membership, PowerLevel, PowerLevels, rooms_let_in},
-    store::{Identity, Inviter, MemberRow, People, RoomRow, marks, people, rooms},
+    store::{Identity, Inviter, MemberRow, People, RoomRow, marks, people, previews, rooms},
 };
 
 /// What is known of a room's people beside their memberships.
@@ -75,6 +75,10 @@ impl Visit<'_> {
             power: company.levels.user_level(user),
             inviter_power: member.inviter.as_ref().map(|inviter| PowerLevel::Level(inviter.power)),
             through_space: is_in_any(db, &company.spaces, user).await?,
+            preview: match member.membership {
+                Membership::Join => PreviewPolicy::None,
+                _ => previews::of_user(db, &self.room.room_id, user).await?,
+            },
             word: company.said.word(user),
         };
         Ok((facts, standing))
@@ -208,7 +212,7 @@ fn by_vouching(rules: &Rules) -> bool {
     matches!(rules.sharing.members, MemberPolicy::Vouched(_))
 }
 
-fn named_by(room: &RoomRow) -> Vec<OwnedRoomId> {
+pub(super) fn named_by(room: &RoomRow) -> Vec<OwnedRoomId> {
     let content = room.join_rules.as_ref().and_then(|json| serde_json::from_str(json).ok());
     match content {
         Some(Value::Object(content)) => rooms_let_in(&content),

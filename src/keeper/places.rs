@@ -10,6 +10,7 @@ use super::{
     clock::now_ms,
     ingest::{Arrival, Taker, power_levels},
     rules::Rules,
+    spaces::news,
 };
 use crate::{
     state::{Membership, RoomEvent, canonical_alias, is_link},
@@ -49,6 +50,7 @@ pub(super) async fn take(
         ("m.space.child", Ok(child)) => {
             let before = rules_of(taker, db, Some(&child)).await?;
             places::say(db, &child, own, Side::Space, said).await?;
+            news::take_child(taker, db, (&child, own), &event.content).await?;
             mark_changed(taker, db, before).await?;
         }
         _ => return Ok(false),

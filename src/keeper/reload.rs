@@ -96,6 +96,9 @@ impl Reloader {
         }
         let changed = places::mark_changed(taker, &mut transaction, before).await?;
         transaction.commit().await?;
+        taker.spaces.note_walk();
+        taker.spaces.note_provide();
+        taker.spaces.ring();
         self.promised.notify_one();
         tracing::info!(rooms = changed, "the configuration is reloaded");
         taker.rules.warn_of_noop();

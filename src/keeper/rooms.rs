@@ -1,6 +1,7 @@
 //! Coming into rooms, and learning what stands there.
 
-use ruma::RoomId;
+use ruma::{OwnedUserId, RoomId};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -11,14 +12,16 @@ use super::{
     ingest::{Arrival, Taker},
     pacing::Inviters,
     people::mark_all_let_in,
-    places, standing,
+    places,
+    spaces::news,
+    standing,
 };
 use crate::{
     homeserver::Homeserver,
     state::{Membership, RoomEvent},
     store::{
         NewEvent, Retired, RoomRow, held_sessions, inbox, marks, people, places as belonging,
-        rooms, sessions,
+        rooms, sessions, spaces,
     },
 };
 
@@ -145,6 +148,7 @@ pub async fn load(
     }
     let mut room = RoomRow { inviter: None, loaded: true, ..current };
     // Who is there as before keeps the time of his coming.
+    let mut known = BTreeSet::from([taker.keeper.clone()]);
     for member in rooms::present_members(&mut transaction, &room_id).await? {
         if !users.contains(&member.user_id) {
             rooms::remove_member(&mut transaction, &room_id, &member.user_id).await?;
@@ -157,8 +161,14 @@ pub async fn load(
             };
             let (user, why) = (&member.user_id, (why, now));
             sessions::retire_known_to(&taker.store, &mut transaction, &room_id, user, why).await?;
+            let arrival = Arrival { at: now, tick: taker.store.next_tick(), live: false };
+            news::leave(taker, &mut transaction, &room_id, user, arrival).await?;
+        } else if member.membership == Membership::Join {
+            known.insert(member.user_id);
         }
     }
+    let new =
+        joined_users(&events).into_iter().filter(|user| !known.contains(user)).collect::<Vec<_>>();
     standing::weigh(taker, &mut room);
     rooms::put(&mut transaction, &room).await?;
     let rules = places::rules_in(taker, &mut transaction, &room_id).await?;
@@ -188,10 +198,12 @@ pub async fn load(
         standing::close(&mut transaction, &room_id).await?;
     }
     mark_all_let_in(taker, &mut transaction, &room_id).await?;
+    news::loaded(taker, &mut transaction, &room_id, &new).await?;
     inbox::release(&mut transaction, &room_id, Some(fence)).await?;
     marks::mark(&mut transaction, &room_id, None, now, taker.store.next_tick()).await?;
     transaction.commit().await?;
     arrived.notify_one();
+    taker.spaces.ring();
     if room.state_encrypted && !room.elevated {
         tracing::warn!(room = %room_id, keeper = %taker.keeper,
             "the keeper lacks the power to seal state here: give it the level that \
@@ -246,7 +258,9 @@ pub async fn look_again(
 ) -> Result<(), KeeperError> {
     tokio::time::sleep(LOOK_AGAIN_AFTER).await;
     let mut kept = rooms::all(&mut *taker.store.read().await?).await?;
-    kept.retain(|room| room.membership == Membership::Join && room.state_encrypted);
+    kept.retain(|room| room.membership == Membership::Join);
+    let matters = spaces::of_weight(&mut *taker.store.read().await?).await?;
+    kept.retain(|room| room.state_encrypted || matters.contains(&room.room_id));
     let mut by_activity = Vec::with_capacity(kept.len());
     for room in kept {
         let active_at = rooms::active_at(&mut *taker.store.read().await?, &room.room_id).await?;
@@ -321,16 +335,22 @@ async fn find_untold(
     Ok(())
 }
 
-fn present_users(events: &[(RoomEvent, &str)]) -> Vec<ruma::OwnedUserId> {
+fn present_users(events: &[(RoomEvent, &str)]) -> Vec<OwnedUserId> {
+    users_of(events, &[Membership::Join, Membership::Invite])
+}
+
+fn joined_users(events: &[(RoomEvent, &str)]) -> Vec<OwnedUserId> {
+    users_of(events, &[Membership::Join])
+}
+
+/// Those who are one of `memberships`, by a room's state.
+fn users_of(events: &[(RoomEvent, &str)], memberships: &[Membership]) -> Vec<OwnedUserId> {
+    let is_one = |event: &RoomEvent| {
+        Membership::from_content(&event.content).is_some_and(|it| memberships.contains(&it))
+    };
     events
         .iter()
-        .filter(|(event, _)| event.event_type == "m.room.member")
-        .filter(|(event, _)| {
-            matches!(
-                Membership::from_content(&event.content),
-                Some(Membership::Join | Membership::Invite)
-            )
-        })
+        .filter(|(event, _)| event.event_type == "m.room.member" && is_one(event))
         .filter_map(|(event, _)| ruma::UserId::parse(event.state_key.as_deref()?).ok())
         .collect()
 }

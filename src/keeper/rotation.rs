@@ -56,7 +56,11 @@ pub(super) async fn take_visibility(
 }
 
 /// Promises to look, once others have had the time to go as well, at what follows the retired sessions.
-async fn promise(
+///
+/// # Errors
+///
+/// [`KeeperError`] when the store fails.
+pub(super) async fn promise(
     taker: &Taker,
     db: &mut SqliteConnection,
     room: &RoomRow,

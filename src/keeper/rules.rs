@@ -2,6 +2,7 @@
 
 use ruma::{OwnedRoomId, OwnedUserId};
 
+use super::spaces::rules::SpaceRules;
 use crate::{
     config::{
         self, Action, Config, Enforce, ExemptSealed, PlainCopy, Policy, RotateReseal, RotateWhen,
@@ -83,6 +84,8 @@ pub struct GlobalRules {
     pub refresh_per_second: u32,
     /// How requests are answered.
     pub requests: RequestRules,
+    /// The spaces that are followed.
+    pub spaces: Vec<SpaceRules>,
 }
 
 /// The rules by which a room is kept. Times are in milliseconds.
@@ -157,6 +160,7 @@ impl GlobalRules {
             unasked_budget: config.sharing.budget.into(),
             refresh_per_second: config.sharing.refresh_per_second,
             requests: request_rules(&config.requests),
+            spaces: config.spaces.iter().map(SpaceRules::new).collect(),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
     knowledge::{session_scope, worn},
     lane::{Visit, earliest},
     letters::Letters,
+    spaces::news,
 };
 use crate::{
     crypto::{KeySnapshot, StateSession},
@@ -87,6 +88,11 @@ impl Visit<'_> {
         self.note_delivered(&mut transaction).await?;
         for work in &worked {
             self.keep_session(&mut transaction, &room_id, work).await?;
+            if work.kept.messages == 1 {
+                let what = (&work.tuple.tuple, work.kept.session_id.as_str());
+                let taker = &self.lanes.taker;
+                news::sealed_anew(taker, &mut transaction, &self.room, what, now).await?;
+            }
         }
         ledger::grant(&store, &mut transaction, &room_id, &letters.grants, now).await?;
         let requests = self.insert(&mut transaction, &room_id, letters, now).await?;
@@ -101,6 +107,7 @@ impl Visit<'_> {
             });
         }
         transaction.commit().await?;
+        self.lanes.taker.spaces.ring();
         self.sealed = true;
         self.deliver(requests).await?;
         // Whoever's key was taken before this tick had it before the event.

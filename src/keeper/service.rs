@@ -37,7 +37,14 @@ use super::{
     rotation_pace::RotationPace,
     rule_book::RuleBook,
     rules::GlobalRules,
-    scheduler, standing, upkeep,
+    scheduler,
+    spaces::{
+        Bells,
+        advice::Standing,
+        follow::Follower,
+        provide::{Provided, Provider},
+    },
+    standing, upkeep,
 };
 use crate::{
     admin::{self, AdminSocket, Metrics, Readiness, Supervisor},
@@ -393,13 +400,10 @@ async fn start(
         metrics: metrics.clone(),
         keeper: bot,
         began_at: now_ms(),
+        spaces: Bells::default(),
     };
-    let sender = Sender {
-        store,
-        homeserver: homeserver.clone(),
-        metrics: metrics.clone(),
-        rules: taker.rules.clone(),
-    };
+    let sender =
+        Sender::new(store, homeserver.clone(), metrics.clone(), taker.rules.clone());
     let invites = &config.access.invites;
     let global = taker.rules.global();
     let lanes = Lanes {
@@ -420,6 +424,10 @@ async fn start(
     };
     metrics.expect_rotations(&Retired::ALL.map(Retired::as_str));
     metrics.expect_plain_copies(&super::copies::COUNTED);
+    metrics.expect_spaces(
+        &Standing::ROOMS.map(Standing::as_str),
+        &Provided::ALL.map(Provided::as_str),
+    );
     metrics.expect_key_requests(&Outcome::ALL.map(Outcome::as_str), &Scope::ALL.map(Scope::as_str));
     lanes.restore_requests().await?;
     operator.begin(lanes.clone());
@@ -521,6 +529,14 @@ impl Keeper {
             again.await?;
             std::future::pending().await
         });
+        let follower = Follower {
+            taker: taker.clone(),
+            homeserver: self.homeserver.clone(),
+            promised: self.promised.clone(),
+        };
+        tasks.spawn(async move { Ok(follower.run().await?) });
+        let provider = Provider::new(self.lanes.clone(), self.promised.clone());
+        tasks.spawn(async move { Ok(provider.run().await?) });
         let asker = Asker { taker: taker.clone(), sender: self.lanes.sender.clone() };
         tasks.spawn(async move { Ok(asker.run().await?) });
         let letting_go = keys::let_go(taker.clone());

@@ -25,12 +25,12 @@ use crate::{
 };
 
 impl Visit<'_> {
-    /// Hands the keys of current values over.
+    /// Hands the keys of current values over. Returns whether what was decided still held.
     pub(super) async fn share(
         &mut self,
         known: &Knowledge,
         shares: &[Share],
-    ) -> Result<(), KeeperError> {
+    ) -> Result<bool, KeeperError> {
         let everybody = shares.iter().flat_map(|share| &share.recipients);
         self.reach(everybody).await?;
         let store = self.lanes.taker.store.clone();
@@ -59,7 +59,7 @@ impl Visit<'_> {
         if !self.still_present(&mut transaction, &letters).await?
             || !self.still_wanted(&mut transaction, &letters).await?
         {
-            return Ok(());
+            return Ok(false);
         }
         self.note_delivered(&mut transaction).await?;
         ledger::grant(&store, &mut transaction, &room_id, &letters.grants, now).await?;
@@ -68,7 +68,7 @@ impl Visit<'_> {
         transaction.commit().await?;
         self.deliver(requests).await?;
         self.count_answered(&answered);
-        Ok(())
+        Ok(true)
     }
 
     /// Whether everybody for whom a key was encrypted is still in the room as what he was decided upon, and
@@ -80,7 +80,7 @@ impl Visit<'_> {
         letters: &Letters,
     ) -> Result<bool, KeeperError> {
         let mut grants: BTreeMap<&UserId, Vec<&NewGrant>> = BTreeMap::new();
-        for grant in &letters.grants {
+        for grant in letters.grants.iter().filter(|grant| !grant.preview) {
             grants.entry(grant.user_id.as_ref()).or_default().push(grant);
         }
         let users = grants.keys().copied();
@@ -92,7 +92,7 @@ impl Visit<'_> {
                 return Ok(false);
             }
         }
-        Ok(!self.any_refused(db, letters).await?)
+        Ok(self.may_still_preview(db, letters).await? && !self.any_refused(db, letters).await?)
     }
 
     /// Sees to Olm sessions with the recipients. The own server's answer at once; others as long as the gate
@@ -106,11 +106,14 @@ impl Visit<'_> {
             let known = self.devices.get(&(to.user_id.clone(), to.device_id.clone()));
             known.is_some_and(|known| device.is_met(known))
         };
-        let unmet = recipients.filter(|to| !is_met(to)).map(|to| to.user_id.clone());
-        let users: Vec<OwnedUserId> = unmet.collect::<BTreeSet<_>>().into_iter().collect();
-        device.claim_missing(&users).await?;
+        let unmet: Vec<&Recipient> = recipients.filter(|to| !is_met(to)).collect();
+        let users: BTreeSet<OwnedUserId> = unmet.iter().map(|to| to.user_id.clone()).collect();
+        device.claim_missing(&users.into_iter().collect::<Vec<_>>()).await?;
         let own = device.user_id().server_name();
-        if users.iter().any(|user| user.server_name() != own) {
+        // Nobody waits for whoever has not joined.
+        let is_waited_for =
+            |to: &&Recipient| to.reason != Reason::Preview && to.user_id.server_name() != own;
+        if unmet.iter().any(is_waited_for) {
             device.settled().await;
         }
         Ok(())
@@ -180,6 +183,7 @@ impl Visit<'_> {
                     message_index,
                     reason: reason.as_str(),
                     again: reason == Reason::Resend,
+                    preview: self.previewers.contains(user_id),
                     tuple: tuple.clone(),
                     policy: self.rules.policy.clone(),
                 });

@@ -7,7 +7,10 @@ use tokio::sync::Notify;
 use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
-    store::{commands, inbox, ledger, marks, outbox, people, rooms, sessions, talk, tuples},
+    store::{
+        commands, inbox, ledger, marks, outbox, people, previews, rooms, sessions, spaces, talk,
+        tuples,
+    },
 };
 
 /// How often the gauges are set.
@@ -58,6 +61,10 @@ pub async fn set_gauges(taker: &Taker) -> Result<(), KeeperError> {
     taker.metrics.set_intents(&intents);
     taker.metrics.set_undecryptable_state_events(tuples::count_unreadable(db).await?);
     taker.metrics.set_holds(people::count_holds(db).await?);
+    let (followed, beneath) = spaces::count(db).await?;
+    taker.metrics.set_spaces(&followed, &beneath);
+    let backlog = previews::backlog(db).await?;
+    taker.metrics.set_space_backlog(backlog.into_iter().map(|(_, left_over)| left_over).sum());
     let (active, retired) = sessions::count(db).await?;
     taker.metrics.set_sessions(&BTreeMap::from([("active", active), ("retired", retired)]));
     Ok(())
@@ -88,6 +95,8 @@ pub async fn heed(taker: Taker, promised: Arc<Notify>) -> Result<(), KeeperError
         let version = taker.store.others_version().await?;
         if heeded.replace(version).is_some_and(|before| before != version) {
             promised.notify_one();
+            taker.spaces.note_provide();
+            taker.spaces.ring();
         }
         tokio::time::sleep(HEED_EVERY).await;
     }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::PreviewPolicy;
 use crate::state::{Membership, PowerLevel, StateTuple};
 
 /// Policy's answer for one device and one tuple's key.
@@ -140,6 +141,9 @@ pub struct MemberFacts {
     pub inviter_power: Option<PowerLevel>,
     /// The user is joined to a space that the keeper is in and that the room's join rule lets in.
     pub through_space: bool,
+    /// What the user may read before joining, as a member of a room that the join rule lets in: weighed of those
+    /// alone who have not joined.
+    pub preview: PreviewPolicy,
     /// What an administrator said of the user here.
     pub word: Option<Word>,
 }
@@ -212,8 +216,16 @@ impl MemberFacts {
             power: PowerLevel::Level(0),
             inviter_power: None,
             through_space: false,
+            preview: PreviewPolicy::None,
             word: None,
         }
+    }
+
+    /// Whether a tuple may be read before the join because of where else the user is. Where every member needs an
+    /// administrator's word, nobody is let in beforehand; and whoever is banned may not join.
+    fn may_preview(&self, tuple: &StateTuple, members: MemberPolicy) -> bool {
+        let outside = !matches!(self.membership, Some(Membership::Join | Membership::Ban));
+        outside && members != MemberPolicy::Approved && self.preview.shows(tuple)
     }
 
     /// Whether somebody answers for the member, or a space does. Who has the power to answer for
@@ -358,7 +370,9 @@ fn unheard(
     if device.is_keeper_itself {
         return Some(Judgement::KeeperItself);
     }
-    if member_may_read(member.membership, tuple, policy.invitees) {
+    if member_may_read(member.membership, tuple, policy.invitees)
+        || member.may_preview(tuple, policy.members)
+    {
         return None;
     }
     let invited = member.membership == Some(Membership::Invite);

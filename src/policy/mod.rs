@@ -5,6 +5,8 @@
 pub mod access;
 pub mod entitlement;
 pub mod glob;
+pub mod hierarchy;
+pub mod preview;
 pub mod rooms;
 
 pub use access::{AccessPolicy, ServerGlob};
@@ -14,4 +16,6 @@ pub use entitlement::{
     member_may_read,
 };
 pub use glob::UserGlob;
+pub use hierarchy::{Bounds, Child, Found, walk};
+pub use preview::PreviewPolicy;
 pub use rooms::{RoomFacts, RoomMatch};

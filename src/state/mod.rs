@@ -30,7 +30,7 @@ pub use membership::Membership;
 pub use payload::{Form, MalformedPayload, SealedPayload, StandsFor};
 pub use power::{PowerLevel, PowerLevels, creators_of};
 pub use rule::Rule;
-pub use spaces::{canonical_alias, is_link};
+pub use spaces::{canonical_alias, is_link, is_space, via};
 pub use tuple::{PackError, PackedStateKey, StateTuple};
 pub use validate::{DeviceTrust, Judgement, PayloadFacts, Refusal, Verdict, judge};
 

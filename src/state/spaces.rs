@@ -1,5 +1,6 @@
 //! What spaces and rooms say of each other, and what a room says that its address is.
 
+use ruma::{OwnedServerName, ServerName};
 use serde_json::Value;
 
 use super::{JsonMap, MAX_ID_BYTES};
@@ -9,6 +10,21 @@ use super::{JsonMap, MAX_ID_BYTES};
 pub fn is_link(content: &JsonMap) -> bool {
     let via = content.get("via").and_then(Value::as_array);
     via.is_some_and(|via| via.iter().any(Value::is_string))
+}
+
+/// How many servers of a `via` are asked.
+const MOST_VIA: usize = 5;
+
+/// The servers through which the room of an `m.space.child` can be joined, as its content says: the first few.
+pub fn via(content: &JsonMap) -> Vec<OwnedServerName> {
+    let named = content.get("via").and_then(Value::as_array).into_iter().flatten();
+    let servers = named.filter_map(Value::as_str).filter(|name| name.len() <= MAX_ID_BYTES);
+    servers.filter_map(|name| ServerName::parse(name).ok()).take(MOST_VIA).collect()
+}
+
+/// Whether the content of `m.room.create` makes a space of its room (spec: "m.space").
+pub fn is_space(content: &JsonMap) -> bool {
+    content.get("type").and_then(Value::as_str) == Some("m.space")
 }
 
 /// The room's main address, as the content of `m.room.canonical_alias` says (spec:
@@ -38,6 +54,23 @@ mod tests {
             [json!({}), json!({ "via": [] }), json!({ "via": "b" }), json!({ "via": [5] })]
         {
             assert!(!is_link(&map(content.clone())), "{content}");
+        }
+    }
+
+    #[test]
+    fn a_room_is_joined_through_a_few_servers_and_only_through_servers() {
+        let named: Vec<String> = (0..100).map(|n| format!("s{n}.example")).collect();
+        assert_eq!(via(&map(json!({ "via": named }))).len(), MOST_VIA);
+        let content = json!({ "via": [5, "no server", "b:8448", "x".repeat(300)] });
+        assert_eq!(via(&map(content)), ["b:8448"]);
+        assert!(via(&map(json!({ "via": "b" }))).is_empty());
+    }
+
+    #[test]
+    fn a_space_is_a_room_of_that_type() {
+        assert!(is_space(&map(json!({ "type": "m.space" }))));
+        for content in [json!({}), json!({ "type": null }), json!({ "type": "m.Space" })] {
+            assert!(!is_space(&map(content.clone())), "{content}");
         }
     }
 

@@ -22,9 +22,11 @@ pub mod outbox;
 pub mod overview;
 pub mod people;
 pub mod places;
+pub mod previews;
 pub mod rooms;
 pub mod sessions;
 pub mod talk;
+pub mod spaces;
 pub mod tuples;
 
 use std::{
@@ -61,9 +63,11 @@ pub use self::{
     outbox::{NewOutbox, OutboxKind, OutboxRow, PlainDetail, StateDetail, ToDeviceDetail},
     overview::{RoomOverview, TupleOverview},
     people::{HoldRow, Identity, People},
+    previews::{Candidate, Round},
     rooms::{Inviter, MemberRow, RoomRow},
     sessions::{Over, Retired, SessionRow},
     talk::TalkRow,
+    spaces::{FollowedRow, SpaceRoomRow},
     tuples::{SealedValue, SourceValue, StateEventRow, TupleRow},
 };
 

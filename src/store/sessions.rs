@@ -35,11 +35,13 @@ pub enum Retired {
     NotSealed,
     /// The store that holds it was put back from an older copy.
     Restored,
+    /// Somebody who held it without having joined may not join any more.
+    PreviewEnded,
 }
 
 impl Retired {
     /// Every reason there is.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::MemberLeft,
         Self::InviteWithdrawn,
         Self::DeviceGone,
@@ -53,6 +55,7 @@ impl Retired {
         Self::KeeperLeft,
         Self::NotSealed,
         Self::Restored,
+        Self::PreviewEnded,
     ];
 
     /// The label in the store and in metrics.
@@ -71,6 +74,7 @@ impl Retired {
             Self::KeeperLeft => "keeper_left",
             Self::NotSealed => "not_sealed",
             Self::Restored => "restored",
+            Self::PreviewEnded => "preview_ended",
         }
     }
 }
@@ -229,6 +233,30 @@ pub async fn is_known_to(
             .fetch_one(connection)
             .await?;
     Ok(known)
+/// Retires every session of a room that somebody was granted who had not joined, at `now` (milliseconds). Returns how
+/// many those are.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be written.
+pub async fn retire_previewed(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    now: i64,
+) -> Result<u64> {
+    let Some(number) = ledger::room_number(store, connection, room).await? else { return Ok(0) };
+    let done = sqlx::query(
+        "UPDATE sessions SET retired = ?, retired_at = ? WHERE retired IS NULL AND room_id = ? AND \
+         session_id IN (SELECT session_id FROM grants WHERE room = ? AND preview = 1)",
+    )
+    .bind(Retired::PreviewEnded.as_str())
+    .bind(now)
+    .bind(room.as_str())
+    .bind(number)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// Retires every session of a room at `now` (milliseconds). Returns how many those are.
@@ -323,6 +351,31 @@ pub async fn over(
     .fetch_one(connection)
     .await?;
     Ok(at.map(|at| Over { at, by_wear: others != Some(true) }))
+}
+
+/// When the one before a session was made, of those that were for the same, in milliseconds; `None` for the first.
+///
+/// # Errors
+///
+/// [`super::StoreError::Database`] when the database cannot be read.
+pub async fn made_before(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    scope: Option<&StateTuple>,
+    session_id: &str,
+) -> Result<Option<i64>> {
+    let (event_type, state_key) = columns(scope);
+    let (at,): (Option<i64>,) = sqlx::query_as(
+        "SELECT MAX(created_at) FROM sessions WHERE room_id = ? AND event_type = ? \
+         AND state_key = ? AND session_id <> ? AND retired IS NOT NULL",
+    )
+    .bind(room.as_str())
+    .bind(event_type)
+    .bind(state_key)
+    .bind(session_id)
+    .fetch_one(connection)
+    .await?;
+    Ok(at)
 }
 
 /// Notes that a session was given to all who are to have it, at `now` (milliseconds). Returns when the one before it

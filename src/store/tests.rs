@@ -142,6 +142,7 @@ async fn a_departure_retires_what_the_leaver_was_granted_and_nothing_else() {
         message_index: 0,
         reason: "join",
         again: false,
+        preview: false,
         tuple: StateTuple::new("m.room.name", ""),
         policy: "devices=cross_signed".to_owned(),
     };

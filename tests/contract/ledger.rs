@@ -57,6 +57,7 @@ fn key(session_id: &str, to: &UserId) -> NewGrant {
         message_index: 3,
         reason: "join",
         again: false,
+        preview: false,
         tuple: StateTuple::new("m.room.name", ""),
         policy: POLICY.to_owned(),
     }

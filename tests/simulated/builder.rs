@@ -258,6 +258,8 @@ pub struct RoomBuilder {
     first_member: usize,
     encrypted_state: bool,
     is_public: bool,
+    room_type: Option<&'static str>,
+    lets_in: Vec<String>,
     encrypted_power: i64,
     state: Vec<(String, String, Value)>,
 }
@@ -281,6 +283,8 @@ impl RoomBuilder {
             first_member: 1,
             encrypted_state: true,
             is_public: true,
+            room_type: None,
+            lets_in: Vec::new(),
             encrypted_power: 50,
             state: Vec::new(),
         }
@@ -332,6 +336,21 @@ impl RoomBuilder {
         self
     }
 
+    /// A space: nothing in it is encrypted.
+    #[must_use]
+    pub const fn space(mut self) -> Self {
+        self.room_type = Some("m.space");
+        self.encrypted_state = false;
+        self
+    }
+
+    /// The room lets in the members of these, and nobody else.
+    #[must_use]
+    pub fn restricted_to(mut self, rooms: &[&str]) -> Self {
+        self.lets_in = rooms.iter().map(|room| (*room).to_owned()).collect();
+        self
+    }
+
     /// The power for sending `m.room.encrypted`, messages and state alike.
     #[must_use]
     pub const fn encrypted_power(mut self, power: i64) -> Self {
@@ -363,7 +382,10 @@ impl RoomBuilder {
         let keeper = world.keeper();
         let room_id = format!("!room{}:localhost", world.tick());
         world.rooms.insert(room_id.clone(), Room::new(&room_id, &self.version, &self.creator));
-        let create = json!({ "room_version": self.version });
+        let mut create = json!({ "room_version": self.version });
+        if let Some(room_type) = self.room_type {
+            create["type"] = json!(room_type);
+        }
         world.append(&room_id, &self.creator, ("m.room.create", Some("")), create);
         world.set_membership(&room_id, &self.creator, &self.creator, "join");
         for (event_type, state_key, content) in self.initial_state(&keeper) {
@@ -404,10 +426,14 @@ impl RoomBuilder {
                 "m.room.encryption": 100,
             },
         });
-        let join_rule = if self.is_public { "public" } else { "invite" };
+        let join_rule = match (self.lets_in.is_empty(), self.is_public) {
+            (false, _) => restricted(self.lets_in.iter().map(String::as_str)),
+            (true, true) => json!({ "join_rule": "public" }),
+            (true, false) => json!({ "join_rule": "invite" }),
+        };
         let mut state = vec![
             ("m.room.power_levels", levels),
-            ("m.room.join_rules", json!({ "join_rule": join_rule })),
+            ("m.room.join_rules", join_rule),
             ("m.room.history_visibility", json!({ "history_visibility": "shared" })),
         ];
         if self.encrypted_state {
@@ -417,6 +443,13 @@ impl RoomBuilder {
             state.into_iter().map(|(kind, content)| (kind.to_owned(), String::new(), content));
         standard.chain(self.state.clone()).collect()
     }
+}
+
+/// The join rule that lets in the members of these rooms.
+pub fn restricted<'r>(rooms: impl Iterator<Item = &'r str>) -> Value {
+    let allow: Vec<Value> =
+        rooms.map(|room| json!({ "type": "m.room_membership", "room_id": room })).collect();
+    json!({ "join_rule": "restricted", "allow": allow })
 }
 
 fn encryption() -> Value {

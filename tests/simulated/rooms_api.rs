@@ -25,9 +25,9 @@ impl World {
         let Some(room) = self.rooms.get(room_id) else {
             return Reply::not_found("no such room");
         };
-        let is_public = room
-            .current("m.room.join_rules", "")
-            .is_some_and(|event| event.content["join_rule"] == "public");
+        let rule = room.current("m.room.join_rules", "").map(|event| event.content.clone());
+        let rule = rule.unwrap_or_default();
+        let is_public = rule["join_rule"] == "public" || self.is_let_in(user_id, &rule);
         match room.membership(user_id) {
             "join" => {}
             "invite" => self.set_membership(room_id, user_id, user_id, "join"),
@@ -35,6 +35,32 @@ impl World {
             _ => return Reply::forbidden("You are not invited to this room."),
         }
         Reply::ok(json!({ "room_id": room_id }))
+    }
+
+    /// Is the user in a room whose members a restricted rule lets in?
+    fn is_let_in(&self, user_id: &str, rule: &Value) -> bool {
+        let allow = rule["allow"].as_array().into_iter().flatten();
+        rule["join_rule"] == "restricted"
+            && allow.filter_map(|condition| condition["room_id"].as_str()).any(|room_id| {
+                self.rooms.get(room_id).is_some_and(|room| room.membership(user_id) == "join")
+            })
+    }
+
+    /// How long the own server waits for the one that a room is on, where that is dead.
+    pub(super) fn dead_server_of(&self, room_id: &str) -> Option<std::time::Duration> {
+        let (_, server) = room_id.split_once(':')?;
+        Some(self.faults.dead_servers.get(server)?.delay)
+    }
+
+    pub(super) fn directory(&self, alias: &str) -> Reply {
+        let has_it = |room: &&super::room::Room| {
+            let event = room.current("m.room.canonical_alias", "");
+            event.is_some_and(|event| event.content["alias"] == alias)
+        };
+        match self.rooms.values().find(has_it) {
+            Some(room) => Reply::ok(json!({ "room_id": room.room_id, "servers": ["localhost"] })),
+            None => Reply::not_found("Room alias not found"),
+        }
     }
 
     pub(super) fn leave_room(&mut self, user_id: &str, room_id: &str) -> Reply {

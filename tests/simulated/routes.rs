@@ -21,6 +21,7 @@ pub enum Route<'a> {
     Sync,
     SendToDevice { event_type: &'a str, txn_id: &'a str },
     JoinedRooms,
+    Directory(&'a str),
     Join(&'a str),
     Leave(&'a str),
     Invite(&'a str),
@@ -69,6 +70,7 @@ impl<'a> Route<'a> {
             ["sendToDevice", event_type, txn_id] => Self::SendToDevice { event_type, txn_id },
             ["joined_rooms"] => Self::JoinedRooms,
             ["join", room_id] => Self::Join(room_id),
+            ["directory", "room", alias] => Self::Directory(alias),
             _ => Self::Unknown,
         }
     }
@@ -113,6 +115,7 @@ impl<'a> Route<'a> {
             Self::Sync => "sync",
             Self::SendToDevice { .. } => "sendToDevice",
             Self::JoinedRooms => "joined_rooms",
+            Self::Directory(_) => "directory",
             Self::Join(_) => "join",
             Self::Leave(_) => "leave",
             Self::Invite(_) => "invite",

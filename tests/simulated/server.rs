@@ -164,6 +164,13 @@ async fn answer(sim: &Sim, route: &Route<'_>, call: &Call, user_id: &str) -> Rep
                 false => world.keys_query(user_id, call, &dead),
             })
         }
+        Route::Join(room_id) => {
+            if let Some(delay) = sim.with(|world| world.dead_server_of(room_id)) {
+                tokio::time::sleep(delay).await;
+                return Reply::error(502, "M_UNKNOWN", "Failed to make_join via any server");
+            }
+            sim.with(|world| world.join_room(user_id, room_id))
+        }
         _ => sim.with(|world| world.answer(route, call, user_id)),
     }
 }
@@ -196,7 +203,7 @@ impl World {
                 self.put_to_device(user_id, (event_type, txn_id), call)
             }
             Route::JoinedRooms => self.joined_rooms(user_id),
-            Route::Join(room_id) => self.join_room(user_id, room_id),
+            Route::Directory(alias) => self.directory(alias),
             Route::Leave(room_id) => self.leave_room(user_id, room_id),
             Route::Invite(room_id) => self.invite_to_room(user_id, room_id, call),
             Route::State(room_id) => self.get_state(user_id, room_id),
@@ -216,9 +223,12 @@ impl World {
             Route::Context { room_id, event_id } => {
                 self.event_context(user_id, (room_id, event_id), call)
             }
-            Route::KeysQuery | Route::KeysClaim | Route::Sync | Route::Ping | Route::Unknown => {
-                Reply::error(404, "M_UNRECOGNIZED", "Unrecognized request")
-            }
+            Route::KeysQuery
+            | Route::KeysClaim
+            | Route::Sync
+            | Route::Ping
+            | Route::Join(_)
+            | Route::Unknown => Reply::error(404, "M_UNRECOGNIZED", "Unrecognized request"),
         }
     }
 

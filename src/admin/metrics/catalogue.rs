@@ -296,6 +296,42 @@ pub const ROTATION_SECONDS: About = About {
     worry: "When it is far over `rotation.settle`.",
 };
 
+/// Spaces to follow.
+pub const SPACES: About = About {
+    name: "statekeeper_spaces",
+    help: "Spaces to follow, by status.",
+    labels: &[("status", "see [Spaces](OPERATIONS.md#spaces)")],
+    worry: "When one is not `followed` for long.",
+};
+
+/// Rooms beneath them.
+pub const SPACE_ROOMS: About = About {
+    name: "statekeeper_space_rooms",
+    help: "Rooms beneath followed spaces, by status.",
+    labels: &[("status", "see [Spaces](OPERATIONS.md#spaces)")],
+    worry: "When any is `no_power` or `cannot_join`: the log says what to change.",
+};
+
+/// Keys before a join.
+pub const SPACE_PROVISIONED: About = About {
+    name: "statekeeper_space_provisioned_total",
+    help: "Room keys for people who may join a room and have not, by what became of them.",
+    labels: &[(
+        "outcome",
+        "`given`; `unreachable`, which is tried again; `refused` by the homeserver",
+    )],
+    worry: "When `refused` rises.",
+};
+
+/// People without them.
+pub const SPACE_BACKLOG: About = About {
+    name: "statekeeper_space_backlog",
+    help: "People who may join a room and have still to be looked at; somebody counts once for \
+           each room.",
+    labels: &[],
+    worry: "When it does not fall for hours: `spaces[].per_second` is small.",
+};
+
 /// The process's own numbers, in the names that all of Prometheus' clients use.
 #[cfg(target_os = "linux")]
 pub const PROCESS: [Entry; 7] = [

@@ -6,6 +6,7 @@
 mod book;
 mod catalogue;
 pub mod reference;
+mod spaces;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -72,6 +73,10 @@ struct Inner {
     rotations: IntCounterVec,
     sessions: LabelledGauge,
     rotation_seconds: Histogram,
+    spaces: LabelledGauge,
+    space_rooms: LabelledGauge,
+    space_provisioned: IntCounterVec,
+    space_backlog: IntGauge,
 }
 
 impl Metrics {
@@ -114,6 +119,10 @@ impl Metrics {
             rotations: book.counters(catalogue::ROTATIONS)?,
             sessions: book.labelled_gauge(catalogue::SESSIONS)?,
             rotation_seconds: book.histogram(catalogue::ROTATION_SECONDS, JOIN_TO_KEY_BUCKETS)?,
+            spaces: book.labelled_gauge(catalogue::SPACES)?,
+            space_rooms: book.labelled_gauge(catalogue::SPACE_ROOMS)?,
+            space_provisioned: book.counters(catalogue::SPACE_PROVISIONED)?,
+            space_backlog: book.gauge(catalogue::SPACE_BACKLOG)?,
             registry: Registry::new(),
             entries: Vec::new(),
         };

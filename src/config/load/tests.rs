@@ -323,3 +323,43 @@ fn a_level_that_is_none_is_a_mistake_that_names_what_is_allowed() {
         );
     }
 }
+
+#[test]
+fn a_mistake_about_a_space_says_how_to_mend_it() {
+    let cases = [
+        (
+            "[{ preview: all }]",
+            "spaces[0].room: is missing; write one like \"!room:example.org\" or \"#room:example.org\"",
+        ),
+        (
+            "[{ room: company }]",
+            "spaces[0].room: \"company\" is not a room id or address; write one like \"!room:example.org\" or \"#room:example.org\"",
+        ),
+        (
+            "[{ room: \"!a:b\", preview: some }]",
+            "spaces[0].preview: \"some\" is not one of none, aesthetic, all",
+        ),
+        (
+            "[{ room: \"#a:b\" }, { room: \"#a:b\" }]",
+            "spaces[1].room: is spaces[0] already; remove one of them",
+        ),
+        (
+            "[{ room: \"!a:b\", max_rooms: 10001 }]",
+            "spaces[0].max_rooms: 10001 is too many; write 10000 or less",
+        ),
+        (
+            "[{ room: \"!a:b\", max_depth: 0 }]",
+            "spaces[0].max_depth: 0 is not a whole number; write 1 or more, without a unit",
+        ),
+        (
+            "[{ room: \"!a:b\", rooms: [\"#c:d\"] }]",
+            "spaces[0].rooms[0]: \"#c:d\" is not a room id; write one like \"!room:example.org\"",
+        ),
+    ];
+    for (spaces, line) in cases {
+        let yaml = format!("{SMALLEST}\nspaces: {spaces}");
+        let mistakes = Config::from_yaml_for_test(&yaml).unwrap_err().0;
+        let mistakes: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+        assert_eq!(mistakes, [format!("config.yaml: {line}")], "{spaces}");
+    }
+}

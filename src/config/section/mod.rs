@@ -15,6 +15,7 @@ mod rate;
 mod requests;
 mod rotation;
 mod sharing;
+mod spaces;
 mod state;
 mod store;
 
@@ -31,5 +32,6 @@ pub use rate::Rate;
 pub use requests::{Limits, Requests};
 pub use rotation::{RotateReseal, RotateWhen, Rotation};
 pub use sharing::{Devices, Invitees, Members, Sharing};
+pub use spaces::{Preview, Space};
 pub use state::{ExemptSealed, PlainCopy, Reseal, Seal, SessionScope, State};
 pub use store::{PassphraseError, Store};

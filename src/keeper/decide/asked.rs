@@ -6,11 +6,11 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 
 use super::{
     DeviceView, Knowledge, MemberView, Plan, Reason, Recipient, SealedView, Share, TupleView,
-    entitlement,
+    entitlement, preview,
 };
 use crate::{
     keeper::rules::Rules,
-    policy::{Entitlement, WithheldCode},
+    policy::{Entitlement, PreviewPolicy, WithheldCode},
     state::StateTuple,
 };
 
@@ -73,9 +73,8 @@ fn answer(
     request: &RequestView,
 ) -> (Answer, Vec<(usize, Reason)>) {
     let nothing = |answer| (answer, Vec::new());
-    let Some(member) = known.members.iter().find(|member| member.user_id == request.user_id) else {
-        return nothing(if request.may_wait { Answer::Wait } else { Answer::Silence });
-    };
+    let unheard = if request.may_wait { Answer::Wait } else { Answer::Silence };
+    let Some((member, has_joined)) = asker(known, request) else { return nothing(unheard) };
     let device = member.devices.iter().find(|device| device.device_id == request.device_id);
     let Some(device) = device else {
         return nothing(if member.settled { Answer::Silence } else { Answer::Wait });
@@ -85,7 +84,12 @@ fn answer(
     let granted: Vec<_> =
         current.iter().filter(|(_, view, _)| entitled(&view.tuple).is_grant()).collect();
     if granted.is_empty() {
-        return nothing(without_a_value(known, rules, (member, device), request, &current));
+        let answer = without_a_value(known, rules, (member, device), request, &current);
+        // The join that entitles him to more may be on its way.
+        return nothing(match answer {
+            Answer::Silence if !has_joined => unheard,
+            answer => answer,
+        });
     }
     let keys: Vec<(usize, Reason)> = granted
         .into_iter()
@@ -94,18 +98,23 @@ fn answer(
     if keys.is_empty() { nothing(Answer::Holds) } else { (Answer::Give, keys) }
 }
 
+/// Who asks, and whether he is in the room or invited to it: others may be who may read it before they join.
+fn asker<'k>(known: &'k Knowledge, request: &RequestView) -> Option<(&'k MemberView, bool)> {
+    let asks = |member: &&MemberView| member.user_id == request.user_id;
+    let previewer = || {
+        let found = known.previewers.iter().find(asks);
+        found.filter(|previewer| previewer.standing.preview != PreviewPolicy::None)
+    };
+    let member = known.members.iter().find(asks).map(|member| (member, true));
+    member.or_else(|| previewer().map(|previewer| (previewer, false)))
+}
+
 /// The tuples whose current value stands under the session that is asked for.
 fn current_values<'k>(
     known: &'k Knowledge,
     request: &'k RequestView,
 ) -> impl Iterator<Item = (usize, &'k TupleView, &'k SealedView)> {
-    known.tuples.iter().enumerate().filter_map(|(place, view)| {
-        let sealed =
-            view.sealed.as_ref().filter(|sealed| sealed.session_id == request.session_id)?;
-        let source = view.source.as_ref()?;
-        let is_current = sealed.stands && view.current_fit && !view.redacted;
-        (is_current && source.event_id == sealed.from).then_some((place, view, sealed))
-    })
+    preview::standing(known).filter(|(_, _, sealed)| sealed.session_id == request.session_id)
 }
 
 /// No current value stands under the session, or none that the device may read.

@@ -35,7 +35,7 @@ pub(super) fn find_over(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
         }
     };
     note(known.departed.iter().collect(), Retired::MemberLeft);
-    for member in &known.members {
+    for member in known.members.iter().chain(&known.previewers) {
         note(member.orphaned.iter().collect(), Retired::DeviceGone);
         for device in &member.devices {
             if let Some(why) = refusal(known, rules, member, device) {

@@ -108,6 +108,7 @@ fn room(members: Vec<MemberView>, tuples: Vec<TupleView>) -> Knowledge {
         elevated: true,
         whole_room: true,
         members,
+        previewers: Vec::new(),
         tuples,
         departed: BTreeSet::new(),
         requests: Vec::new(),

@@ -86,6 +86,7 @@ fn members() -> Vec<MemberFacts> {
                             power,
                             inviter_power,
                             through_space,
+                            preview: PreviewPolicy::None,
                             word,
                         });
                     }
@@ -263,15 +264,68 @@ fn any_member() -> impl Strategy<Value = MemberFacts> {
     let membership = prop::sample::select(MEMBERSHIPS.to_vec());
     let word = prop::sample::select(vec![None, Some(Word::Approved), Some(Word::Denied)]);
     let inviter = prop::option::of(any_level());
-    (membership, any_level(), inviter, any::<bool>(), word).prop_map(
-        |(membership, power, inviter_power, through_space, word)| MemberFacts {
+    let preview = prop::sample::select(PREVIEWS.to_vec());
+    (membership, any_level(), inviter, any::<bool>(), preview, word).prop_map(
+        |(membership, power, inviter_power, through_space, preview, word)| MemberFacts {
             membership,
             power,
             inviter_power,
             through_space,
+            preview,
             word,
         },
     )
+}
+
+const PREVIEWS: [PreviewPolicy; 3] =
+    [PreviewPolicy::None, PreviewPolicy::Aesthetic, PreviewPolicy::All];
+
+/// What somebody reads who may join and has not: name and widget.
+fn previewed(member: &MemberFacts, policy: &SharingPolicy) -> (Entitlement, Entitlement) {
+    let of = |tuple| {
+        let device = DeviceFacts {
+            known: true,
+            deleted: false,
+            cross_signed_by_owner: true,
+            blocked: false,
+            is_keeper_itself: false,
+        };
+        entitlement(&device, &UserFacts::ADMITTED, member, &tuple, policy)
+    };
+    (of(name()), of(widget()))
+}
+
+#[test]
+fn whoever_may_join_reads_before_he_does_what_the_space_says() {
+    use Entitlement::{Grant, Silence};
+    let policy = SharingPolicy::default();
+    for membership in [None, Some(Membership::Leave), Some(Membership::Knock)] {
+        for (preview, reads) in
+            PREVIEWS.into_iter().zip([(Silence, Silence), (Grant, Silence), (Grant, Grant)])
+        {
+            let member = MemberFacts { preview, ..MemberFacts::of(membership) };
+            assert_eq!(previewed(&member, &policy), reads, "{membership:?} {preview:?}");
+        }
+    }
+}
+
+#[test]
+fn whoever_is_banned_or_needs_a_word_reads_nothing_before_he_joins() {
+    let all = |membership| MemberFacts {
+        preview: PreviewPolicy::All,
+        through_space: true,
+        ..MemberFacts::of(membership)
+    };
+    let silence = (Entitlement::Silence, Entitlement::Silence);
+    assert_eq!(previewed(&all(Some(Membership::Ban)), &SharingPolicy::default()), silence);
+    let approved = SharingPolicy { members: MemberPolicy::Approved, ..SharingPolicy::default() };
+    assert_eq!(previewed(&all(None), &approved), silence);
+    // A space that lets somebody in vouches for him.
+    let vouched = SharingPolicy { members: MemberPolicy::Vouched(NEEDED), ..approved };
+    assert!(previewed(&all(None), &vouched).0.is_grant());
+    let denied = MemberFacts { word: Some(Word::Denied), ..all(None) };
+    let refused = Entitlement::Withhold(WithheldCode::Unauthorised);
+    assert_eq!(previewed(&denied, &SharingPolicy::default()), (refused, refused));
 }
 
 fn any_policy() -> impl Strategy<Value = SharingPolicy> {
@@ -325,7 +379,9 @@ proptest! {
         policy in any_policy(),
     ) {
         let of = |membership| {
-            let member = MemberFacts { membership: Some(membership), ..before };
+            let gone = matches!(membership, Membership::Leave | Membership::Ban);
+            let preview = if gone { PreviewPolicy::None } else { before.preview };
+            let member = MemberFacts { membership: Some(membership), preview, ..before };
             entitlement(&device, &user, &member, &tuple, &policy)
         };
         prop_assert_eq!(of(after), Entitlement::Silence);
@@ -378,6 +434,7 @@ proptest! {
         for worse in [
             MemberFacts { inviter_power: None, ..member },
             MemberFacts { through_space: false, ..member },
+            MemberFacts { preview: PreviewPolicy::None, ..member },
             MemberFacts { word: Some(Word::Denied), ..member },
         ] {
             prop_assert!(grants(&device, &user, &worse) <= at_first);
@@ -397,7 +454,7 @@ proptest! {
         tuple in any_tuple(),
         policy in any_policy(),
     ) {
-        let outsider = MemberFacts { membership, ..member };
+        let outsider = MemberFacts { membership, preview: PreviewPolicy::None, ..member };
         prop_assert_eq!(
             entitlement(&device, &user, &outsider, &tuple, &policy), Entitlement::Silence
         );

@@ -200,7 +200,10 @@ async fn promise_everywhere(
     now: i64,
 ) -> Result<(), Refused> {
     let rooms = rooms::rooms_of(db, user).await?;
-    promise(db, &rooms, user, now).await
+    promise(db, &rooms, user, now).await?;
+    let tick = reserve_ticks(db, 1).await?;
+    previews::mark_everywhere(db, user, tick, now).await?;
+    Ok(())
 }
 
 async fn promise_room(db: &mut SqliteConnection, room: &RoomId, now: i64) -> Result<(), Refused> {

@@ -34,10 +34,12 @@ pub struct NewGrant {
     pub device_id: OwnedDeviceId,
     /// The first index that the key opens.
     pub message_index: u32,
-    /// Why: `invite`, `join`, `device`, `seal`, `request`, `resend`, `forward`.
+    /// Why: `invite`, `join`, `device`, `seal`, `request`, `resend`, `forward`, `preview`.
     pub reason: &'static str,
     /// Whether the device holds it already and is sent it once more.
     pub again: bool,
+    /// Whether it is for somebody who is no member.
+    pub preview: bool,
     /// The tuple whose value it opens.
     pub tuple: StateTuple,
     /// The policy that decided, such as `devices=cross_signed invitees=aesthetic`.
@@ -114,15 +116,17 @@ pub async fn grant(
     }
     for chunk in new.chunks(CHUNK) {
         let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
-            "INSERT INTO grants (session_id, user, device, room, message_index, reason, granted_at) ",
+            "INSERT INTO grants (session_id, user, device, room, message_index, reason, granted_at, \
+             preview) ",
         );
         query.push_values(chunk, |mut row, (grant, [user, device, _, _])| {
             row.push_bind(&grant.session_id).push_bind(*user).push_bind(*device).push_bind(room);
             row.push_bind(i64::from(grant.message_index)).push_bind(grant.reason).push_bind(now);
+            row.push_bind(grant.preview);
         });
         query.push(
             " ON CONFLICT (session_id, user, device) DO UPDATE SET \
-             message_index = MIN(message_index, excluded.message_index), reason = excluded.reason, \
+             preview = MIN(preview, excluded.preview), message_index = MIN(message_index, excluded.message_index), reason = excluded.reason, \
              granted_at = excluded.granted_at, sent_at = NULL, sent_tick = NULL",
         );
         query.build().execute(&mut *connection).await?;
@@ -296,7 +300,30 @@ pub(super) async fn user_number(
     names::find(store, connection, Kind::User, user.as_str()).await
 }
 
-/// Every grant of a room, or of one user there.
+/// Somebody who was given keys of a room before is a member of it now: they count as a member's.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn admit(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    user: &UserId,
+) -> Result<()> {
+    let room = room_number(store, connection, room).await?;
+    let user = user_number(store, connection, user).await?;
+    let Some((room, user)) = room.zip(user) else { return Ok(()) };
+    sqlx::query("UPDATE grants SET preview = 0 WHERE room = ? AND user = ? AND preview = 1")
+        .bind(room)
+        .bind(user)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Every grant of a room's members, and of those who were members; or every one of one user there, also those of
+/// before a join.
 ///
 /// # Errors
 ///
@@ -317,11 +344,17 @@ pub async fn of_room(
          || (reason IN ('request', 'forward')), char(10)) AS held FROM grants WHERE room = ",
     );
     query.push_bind(room);
-    if let Some(user) = user {
-        let Some(user) = user_number(store, connection, user).await? else {
-            return Ok(Vec::new());
-        };
-        query.push(" AND user = ").push_bind(user);
+    match user {
+        Some(user) => {
+            let Some(user) = user_number(store, connection, user).await? else {
+                return Ok(Vec::new());
+            };
+            query.push(" AND user = ").push_bind(user);
+        }
+        // Those who have not joined may be very many.
+        None => {
+            query.push(" AND preview = 0");
+        }
     }
     query.push(" GROUP BY user, device) JOIN names u ON u.id = user JOIN names d ON d.id = device");
     let rows: Vec<HeldColumns> = query.build_query_as().fetch_all(connection).await?;

@@ -27,6 +27,7 @@ fn to_bob(session_id: &str) -> NewGrant {
         message_index: 3,
         reason: "join",
         again: false,
+        preview: false,
         tuple: StateTuple::new("org.example.hidden", "a key"),
         policy: POLICY.to_owned(),
     }

@@ -154,6 +154,7 @@ async fn the_keeper_works_on_with_a_store_of_the_first_version() {
         message_index: 0,
         reason: "join",
         again: false,
+        preview: false,
         tuple: name,
         policy: "devices=cross_signed".to_owned(),
     };

@@ -33,6 +33,7 @@ impl Site {
                 message_index: 3,
                 reason: "join",
                 again: false,
+                preview: false,
                 tuple: StateTuple::new("org.example.hidden", "a key with spaces"),
                 policy: "devices=cross_signed".to_owned(),
             };

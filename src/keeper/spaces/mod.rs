@@ -1,0 +1,62 @@
+//! Spaces: following what lies beneath them, and providing for those who may join a room and have not.
+//!
+//! - [`follow`] walks down from the followed spaces, joins what it may, and reports what it may not;
+//! - [`survey`] compares what is found there with what was found before;
+//! - [`news`] takes in what changes who may read a room before he joins it, in the commit that brings it;
+//! - [`provide`] gives these people the keys, at the pace of their space;
+//! - [`viewing`] is what a visit to a room knows of them.
+
+pub(super) mod advice;
+pub(super) mod follow;
+pub(super) mod news;
+pub(super) mod provide;
+pub(super) mod rules;
+pub(super) mod survey;
+mod viewing;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::Notify;
+
+/// Tells those who follow spaces, and those who provide for their people, that there is something to do. What is
+/// noted while a commit is being made is told once it is made.
+#[derive(Clone, Debug, Default)]
+pub struct Bells {
+    walk: Arc<Bell>,
+    provide: Arc<Bell>,
+}
+
+#[derive(Debug, Default)]
+struct Bell {
+    noted: AtomicBool,
+    rung: Notify,
+}
+
+impl Bell {
+    fn ring_if_noted(&self) {
+        if self.noted.swap(false, Ordering::SeqCst) {
+            self.rung.notify_one();
+        }
+    }
+}
+
+impl Bells {
+    /// Something changed that a walk would find.
+    pub(super) fn note_walk(&self) {
+        self.walk.noted.store(true, Ordering::SeqCst);
+    }
+
+    /// Somebody has to be provided for.
+    pub(super) fn note_provide(&self) {
+        self.provide.noted.store(true, Ordering::SeqCst);
+    }
+
+    /// Tells what was noted: after the commit.
+    pub(super) fn ring(&self) {
+        self.walk.ring_if_noted();
+        self.provide.ring_if_noted();
+    }
+}

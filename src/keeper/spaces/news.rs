@@ -1,0 +1,253 @@
+//! What changes who may read a room before he joins it, taken in with the commit that brings it.
+
+use ruma::{OwnedUserId, RoomId, UserId};
+use sqlx::SqliteConnection;
+
+use crate::{
+    keeper::{
+        KeeperError,
+        clock::now_ms,
+        ingest::{Arrival, Taker},
+        knowledge::session_scope,
+        people::named_by,
+        rotation,
+    },
+    policy::PreviewPolicy,
+    state::{JsonMap, Membership, RoomEvent, StateTuple, is_space, via},
+    store::{Retired, RoomRow, ledger, previews, rooms, sessions, spaces},
+};
+
+/// Of how many who came while the keeper did not hear of them each is promised for by himself; of more, the rooms
+/// that let them in are gone through as a whole.
+const FEW: usize = 64;
+
+/// Notes what a setting of a room says of its place among spaces, and that its standing may have changed.
+pub(in crate::keeper) async fn take_setting(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    taker.spaces.note_walk();
+    match event.event_type.as_str() {
+        "m.room.create" => {
+            Ok(spaces::set_space(db, &room.room_id, is_space(&event.content)).await?)
+        }
+        "m.room.join_rules" => take_rule(taker, db, room, arrival).await,
+        _ => Ok(()),
+    }
+}
+
+/// Whose members the room lets in: those of a new one are provided for; where one is struck out, nobody goes on holding
+/// what is sealed next.
+async fn take_rule(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let (added, removed) = spaces::put_let_in(db, &room.room_id, &named_by(room)).await?;
+    if removed {
+        end_all(taker, db, &room.room_id, arrival).await?;
+    }
+    if added {
+        previews::ask_round(db, &room.room_id, arrival.at).await?;
+    }
+    if added || removed {
+        taker.spaces.note_provide();
+    }
+    Ok(())
+}
+
+/// What was given to those who had not joined is over: what is sealed next, is sealed under a new session.
+pub(in crate::keeper) async fn end_all(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let retired = sessions::retire_previewed(&taker.store, db, room, arrival.at).await?;
+    promise(taker, db, room, retired, arrival).await
+}
+
+/// Promises what follows retired sessions.
+pub(super) async fn promise(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    retired: u64,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    if retired == 0 {
+        return Ok(());
+    }
+    if let Some(room) = rooms::get(db, room).await? {
+        rotation::promise(taker, db, &room, retired, arrival).await?;
+    }
+    Ok(())
+}
+
+/// A membership of a room has changed, which may let its user read others, or let him no more.
+pub(in crate::keeper) async fn take_member(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (user, membership): (&UserId, Membership),
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let room_id = &room.room_id;
+    match membership {
+        Membership::Join | Membership::Invite => {
+            ledger::admit(&taker.store, db, room_id, user).await?;
+        }
+        Membership::Leave | Membership::Ban | Membership::Knock => {}
+    }
+    if membership == Membership::Join {
+        // Those who are found in a fetched state are counted first.
+        if arrival.live && spaces::lets_in_elsewhere(db, room_id).await? {
+            come(taker, db, user, arrival.tick, arrival.at).await?;
+        }
+        return Ok(());
+    }
+    if membership == Membership::Invite {
+        return Ok(());
+    }
+    leave(taker, db, room_id, user, arrival).await
+}
+
+/// Somebody is out of a room: where it alone let him in, what he holds is over.
+pub(in crate::keeper) async fn leave(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    left: &RoomId,
+    user: &UserId,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    for room in previews::ended(db, left, user).await? {
+        let why = (Retired::PreviewEnded, arrival.at);
+        let retired = sessions::retire_known_to(&taker.store, db, &room, user, why).await?;
+        promise(taker, db, &room, retired, arrival).await?;
+    }
+    // Who leaves a room that he may join again reads it as before he joined.
+    if previews::of_user(db, left, user).await? != PreviewPolicy::None {
+        previews::mark(db, left, (user, 0), arrival.tick, arrival.at).await?;
+        taker.spaces.note_provide();
+    }
+    Ok(())
+}
+
+/// Somebody, or some device of his, is new where others let him in.
+pub(in crate::keeper) async fn come(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    user: &UserId,
+    tick: i64,
+    now: i64,
+) -> Result<(), KeeperError> {
+    if previews::mark_everywhere(db, user, tick, now).await? > 0 {
+        taker.spaces.note_provide();
+    }
+    Ok(())
+}
+
+/// A room's state was fetched, and these are joined to it of whom nothing was known.
+pub(in crate::keeper) async fn loaded(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    new: &[OwnedUserId],
+) -> Result<(), KeeperError> {
+    taker.spaces.note_walk();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let through = previews::through(db, room).await?;
+    if new.len() <= FEW && !through.is_empty() {
+        for user in new {
+            come(taker, db, user, taker.store.next_tick(), now_ms()).await?;
+        }
+        return Ok(());
+    }
+    for room in through {
+        previews::ask_round(db, &room, now_ms()).await?;
+        taker.spaces.note_provide();
+    }
+    Ok(())
+}
+
+/// The keeper is out of a room: it hears no more who comes and goes there, so it lets nobody read anything else.
+pub(in crate::keeper) async fn keeper_left(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    left: &RoomId,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    for room in previews::through(db, left).await? {
+        end_all(taker, db, &room, arrival).await?;
+    }
+    taker.spaces.note_walk();
+    Ok(previews::forget(db, left).await?)
+}
+
+/// The keeper was invited into a room: by an administrator, it is one to follow if it is a space.
+pub(in crate::keeper) async fn keeper_invited(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    inviter: &UserId,
+) -> Result<(), KeeperError> {
+    if taker.rules.global().admins.iter().any(|admin| admin == inviter) {
+        spaces::invited(db, room).await?;
+        taker.spaces.note_walk();
+    }
+    if spaces::try_now(db, room).await? {
+        taker.spaces.note_walk();
+    }
+    Ok(())
+}
+
+/// A space says of a room that it lists it, or does not.
+pub(in crate::keeper) async fn take_child(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    (room, space): (&RoomId, &RoomId),
+    content: &JsonMap,
+) -> Result<(), KeeperError> {
+    taker.spaces.note_walk();
+    Ok(spaces::put_via(db, room, space, &via(content)).await?)
+}
+
+/// A session has encrypted its first event: who may read the room before he joins it has to be given it, but of a tuple
+/// whose sessions change often only from time to time.
+pub(in crate::keeper) async fn sealed_anew(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (tuple, session_id): (&StateTuple, &str),
+    now: i64,
+) -> Result<(), KeeperError> {
+    let Some(interval) = interval_of(taker, db, &room.room_id, tuple).await? else { return Ok(()) };
+    let rules = taker.rules.of(room);
+    let scope = session_scope(&rules, tuple);
+    let before = sessions::made_before(db, &room.room_id, scope, session_id).await?;
+    let due = before.map_or(now, |before| before.saturating_add(interval).max(now));
+    previews::ask_round(db, &room.room_id, due).await?;
+    taker.spaces.note_provide();
+    Ok(())
+}
+
+/// How often people are given a tuple's key before they join; `None` where they are not given it.
+async fn interval_of(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+) -> Result<Option<i64>, KeeperError> {
+    let Some(row) = spaces::room(db, room).await? else { return Ok(None) };
+    if !row.preview.shows(tuple) || !previews::is_previewed(db, room).await? {
+        return Ok(None);
+    }
+    let roots = super::survey::roots(taker, db).await?;
+    Ok(roots.into_iter().find(|(root, _)| *root == row.root_id).map(|(_, rules)| rules.interval))
+}

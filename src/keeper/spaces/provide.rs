@@ -1,0 +1,374 @@
+//! Providing: the keys of rooms for those who may join them and have not.
+//!
+//! It is a task of its own beside the lanes, at the pace of each space, one small batch at a time: nobody waits for it,
+//! and it keeps nobody waiting. The newest comer is served first; the rounds through all who may read a room come after.
+//!
+//! Recovery: who lacks what is derived from the grants, like everything else. A promise stands until its people were
+//! decided upon, and a round goes on where the last batch was noted; a key that was being sent is sent again by the
+//! room's lane.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use tokio::sync::Notify;
+
+use super::{news, rules::SpaceRules, survey::roots};
+use crate::{
+    homeserver::Backoff,
+    keeper::{
+        KeeperError,
+        clock::now_ms,
+        decide::{PreviewPlan, decide_previews},
+        ingest::Arrival,
+        lane::Lanes,
+        lane::Visit,
+        pacing::{Allowance, unreachable_wait},
+        rules::Rate,
+    },
+    state::Membership,
+    store::{Candidate, RoomRow, marks, previews, rooms, sessions},
+};
+
+/// How many people are looked at in one batch.
+const BATCH: u32 = 50;
+/// How long to wait where nothing is due.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How long a promise waits whose room is not known well enough, in milliseconds.
+const UNREADY_WAITS: i64 = 1000;
+
+/// What became of a key for somebody who has not joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::keeper) enum Provided {
+    /// The homeserver took it.
+    Given,
+    /// No channel to the device could be made yet.
+    Unreachable,
+    /// The homeserver refused it.
+    Refused,
+}
+
+impl Provided {
+    /// Every outcome there is.
+    pub(in crate::keeper) const ALL: [Self; 3] = [Self::Given, Self::Unreachable, Self::Refused];
+
+    /// The label in metrics.
+    pub(in crate::keeper) fn as_str(self) -> &'static str {
+        match self {
+            Self::Given => "given",
+            Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Provides.
+pub(in crate::keeper) struct Provider {
+    lanes: Lanes,
+    promised: Arc<Notify>,
+    /// How fast each space's people are provided for, with the rate that was stated.
+    paces: BTreeMap<OwnedRoomId, (u32, Allowance)>,
+}
+
+/// Why people are looked at.
+enum Batch {
+    /// Each was promised for by himself.
+    Marks(OwnedRoomId, Vec<Candidate>),
+    /// A round through all has come to them.
+    Round(OwnedRoomId, Vec<Candidate>),
+}
+
+/// What came of a batch.
+enum Served {
+    /// Everybody was decided upon; these could not be reached.
+    Done(BTreeSet<OwnedUserId>),
+    /// Something changed under us, or the room is not ready.
+    NotYet,
+    /// There is nobody to serve in this room.
+    Nobody,
+}
+
+impl Provider {
+    pub(in crate::keeper) fn new(lanes: Lanes, promised: Arc<Notify>) -> Self {
+        Self { lanes, promised, paces: BTreeMap::new() }
+    }
+
+    /// Provides for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the store fails.
+    pub(in crate::keeper) async fn run(mut self) -> Result<(), KeeperError> {
+        let bell = self.lanes.taker.spaces.provide.clone();
+        let mut backoff = Backoff::new();
+        loop {
+            let wait = match self.turn().await {
+                Ok(Some(wait)) => wait,
+                Ok(None) => {
+                    backoff.reset();
+                    continue;
+                }
+                Err(KeeperError::Store(error)) => return Err(error.into()),
+                Err(error) => {
+                    let wait = backoff
+                        .next_delay(&mut rand::rng())
+                        .max(error.retry_after().unwrap_or_default());
+                    tracing::warn!(%error, ?wait, "people who may join rooms wait for their keys");
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+            };
+            tokio::select! {
+                () = bell.rung.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Serves one batch of each space that has the means. Returns how long to wait where there was none to serve.
+    async fn turn(&mut self) -> Result<Option<Duration>, KeeperError> {
+        let store = self.lanes.taker.store.clone();
+        let roots = roots(&self.lanes.taker, &mut *store.read().await?).await?;
+        self.paces.retain(|root, _| roots.iter().any(|(other, _)| other == root));
+        let (mut served, mut shortest) = (false, LOOK_EVERY);
+        for (root, rules) in roots {
+            if let Some(wait) = self.pace(&root, &rules).wait(Instant::now()) {
+                shortest = shortest.min(wait);
+                continue;
+            }
+            let Some(batch) = self.next_batch(&root, &rules).await? else { continue };
+            served = true;
+            self.serve(&root, batch).await?;
+        }
+        if served {
+            return Ok(None);
+        }
+        let next = previews::next_due(&mut *store.read().await?, now_ms()).await?;
+        let due = next.and_then(|at| u64::try_from(at.saturating_sub(now_ms())).ok());
+        let due = due.map_or(LOOK_EVERY, Duration::from_millis);
+        Ok(Some(shortest.min(due).max(Duration::from_millis(1))))
+    }
+
+    fn pace(&mut self, root: &RoomId, rules: &SpaceRules) -> &Allowance {
+        let rate = Rate { burst: rules.per_second, per_second: rules.per_second };
+        let fresh = || (rules.per_second, Allowance::new(rate));
+        let pace = self.paces.entry(root.to_owned()).or_insert_with(fresh);
+        if pace.0 != rules.per_second {
+            *pace = fresh();
+        }
+        &pace.1
+    }
+
+    async fn next_batch(
+        &self,
+        root: &RoomId,
+        rules: &SpaceRules,
+    ) -> Result<Option<Batch>, KeeperError> {
+        let db = &mut *self.lanes.taker.store.read().await?;
+        let (now, most) = (now_ms(), i64::from(rules.per_second.min(BATCH)));
+        if let Some((room, newest)) = previews::newest(db, root, now, most).await? {
+            return Ok(Some(Batch::Marks(room, newest)));
+        }
+        let Some(round) = previews::due_round(db, root, now).await? else { return Ok(None) };
+        let room = round.room_id;
+        let below = match round.below {
+            Some(below) => below,
+            None => {
+                let count = previews::count_candidates(db, &room).await?;
+                let mut transaction = self.lanes.taker.store.begin().await?;
+                previews::begin_round(&mut transaction, &room, count).await?;
+                transaction.commit().await?;
+                i64::MAX
+            }
+        };
+        let candidates = previews::candidates(db, &room, below, most).await?;
+        Ok(Some(Batch::Round(room, candidates)))
+    }
+
+    async fn serve(&mut self, root: &RoomId, batch: Batch) -> Result<(), KeeperError> {
+        let (room_id, candidates) = match &batch {
+            Batch::Marks(room, candidates) | Batch::Round(room, candidates) => (room, candidates),
+        };
+        let served = match self.provide(root, room_id, candidates).await {
+            Err(error) if !matches!(error, KeeperError::Store(_)) => {
+                // What stands in the outbox is the lane's to send.
+                self.call_lane(room_id, candidates).await?;
+                return Err(error);
+            }
+            served => served?,
+        };
+        let store = &self.lanes.taker.store;
+        let mut transaction = store.begin().await?;
+        match (&batch, served) {
+            (Batch::Marks(room, people), Served::Done(missed)) => {
+                for one in people {
+                    previews::settle(&mut transaction, room, &one.user_id, one.tick).await?;
+                    if missed.contains(&one.user_id) {
+                        put_off(&mut transaction, room, one, one.attempts.saturating_add(1))
+                            .await?;
+                    }
+                }
+            }
+            (Batch::Marks(room, people), Served::NotYet) => {
+                let due = now_ms().saturating_add(UNREADY_WAITS);
+                for one in people {
+                    let whom = (one.user_id.as_ref(), one.attempts);
+                    previews::mark(&mut transaction, room, whom, one.tick, due).await?;
+                }
+            }
+            (Batch::Round(room, people), Served::Done(missed)) => {
+                for one in people.iter().filter(|one| missed.contains(&one.user_id)) {
+                    put_off(&mut transaction, room, one, 0).await?;
+                }
+                match people.last() {
+                    Some(last) => {
+                        let done = i64::try_from(people.len()).unwrap_or(i64::MAX);
+                        let now = now_ms();
+                        previews::advance_round(&mut transaction, room, (last.tick, done), now)
+                            .await?;
+                    }
+                    None => previews::end_round(&mut transaction, room).await?,
+                }
+            }
+            (Batch::Round(room, _), Served::NotYet) => {
+                let due = now_ms().saturating_add(UNREADY_WAITS);
+                previews::put_round_off(&mut transaction, room, due).await?;
+            }
+            (Batch::Marks(room, _) | Batch::Round(room, _), Served::Nobody) => {
+                previews::forget(&mut transaction, room).await?;
+            }
+        }
+        Ok(transaction.commit().await?)
+    }
+
+    /// Gives people what they lack of a room.
+    async fn provide(
+        &mut self,
+        root: &RoomId,
+        room_id: &RoomId,
+        people: &[Candidate],
+    ) -> Result<Served, KeeperError> {
+        let lanes = self.lanes.clone();
+        let room = rooms::get(&mut *lanes.taker.store.read().await?, room_id).await?;
+        let room = match room {
+            Some(room) if room.membership == Membership::Join && !room.loaded => {
+                return Ok(Served::NotYet);
+            }
+            Some(room) if room.membership == Membership::Join && room.state_encrypted => room,
+            _ => return Ok(Served::Nobody),
+        };
+        if lanes.taker.rules.of(&room).noop || people.is_empty() {
+            return Ok(Served::Done(BTreeSet::new()));
+        }
+        let users: BTreeSet<OwnedUserId> = people.iter().map(|one| one.user_id.clone()).collect();
+        let device = &lanes.taker.device;
+        device.track(users.iter().map(AsRef::as_ref)).await?;
+        device.pump().await?;
+        let unsettled: BTreeSet<OwnedUserId> =
+            users.iter().filter(|user| !device.is_settled(user)).cloned().collect();
+        let mut visit = Visit::new(&lanes, room, Some(users));
+        let known = visit.know().await?;
+        let PreviewPlan { shares, retire } = decide_previews(&known, &visit.rules);
+        if !retire.is_empty() {
+            self.retire(&visit.room, &retire).await?;
+        }
+        let keys: usize = shares.iter().map(|share| share.recipients.len()).sum();
+        if let Some((_, pace)) = self.paces.get(root) {
+            // The turn began with something to spend; what a batch costs beyond it is paid off before the next.
+            let _ = pace.spend(keys, Instant::now());
+        }
+        let held = shares.is_empty() || visit.share(&known, &shares).await?;
+        let missed = self.note(visit, keys, unsettled).await?;
+        Ok(if held { Served::Done(missed) } else { Served::NotYet })
+    }
+
+    /// Retires what is held by those who should not hold it, or by devices that are gone.
+    async fn retire(
+        &self,
+        room: &RoomRow,
+        retire: &[(String, crate::store::Retired)],
+    ) -> Result<(), KeeperError> {
+        let taker = &self.lanes.taker;
+        let arrival = Arrival { at: now_ms(), tick: taker.store.next_tick(), live: true };
+        let mut transaction = taker.store.begin().await?;
+        let mut retired = 0;
+        for (session, why) in retire {
+            retired += sessions::retire(&mut transaction, session, *why, arrival.at).await?;
+        }
+        news::promise(taker, &mut transaction, &room.room_id, retired, arrival).await?;
+        transaction.commit().await?;
+        self.promised.notify_one();
+        Ok(())
+    }
+
+    /// Notes what was delivered, and who has joined meanwhile: for him, a key that came so late may call for more.
+    /// Returns who could not be reached.
+    async fn note(
+        &self,
+        mut visit: Visit<'_>,
+        keys: usize,
+        mut missed: BTreeSet<OwnedUserId>,
+    ) -> Result<BTreeSet<OwnedUserId>, KeeperError> {
+        let taker = &self.lanes.taker;
+        let mut counts = BTreeMap::from(Provided::ALL.map(|outcome| (outcome.as_str(), 0_u64)));
+        let mut served = BTreeSet::new();
+        for delivery in &visit.delivered {
+            let outcome = if delivery.taken { Provided::Given } else { Provided::Refused };
+            let devices = &delivery.detail.recipients;
+            *counts.entry(outcome.as_str()).or_default() +=
+                u64::try_from(devices.len()).unwrap_or(u64::MAX);
+            served.extend(devices.iter().map(|(user, _)| user.clone()));
+        }
+        let sent: u64 = counts.values().sum();
+        let unreachable = u64::try_from(keys).unwrap_or(u64::MAX).saturating_sub(sent);
+        missed.extend(visit.unreachable.iter().map(|(user, _)| user.clone()));
+        if !visit.unreachable.is_empty() {
+            *counts.entry(Provided::Unreachable.as_str()).or_default() += unreachable;
+        }
+        let room_id = visit.room.room_id.clone();
+        let mut transaction = taker.store.begin().await?;
+        visit.note_delivered(&mut transaction).await?;
+        let mut has_come = false;
+        for user in &served {
+            let member = rooms::get_member(&mut transaction, &room_id, user).await?;
+            if member.is_some_and(|member| member.membership == Membership::Join) {
+                let tick = taker.store.next_tick();
+                marks::mark(&mut transaction, &room_id, Some(user), now_ms(), tick).await?;
+                has_come = true;
+            }
+        }
+        transaction.commit().await?;
+        if has_come {
+            self.promised.notify_one();
+        }
+        for (outcome, count) in counts {
+            taker.metrics.space_provisioned(outcome, count);
+        }
+        Ok(missed)
+    }
+
+    async fn call_lane(&self, room: &RoomId, people: &[Candidate]) -> Result<(), KeeperError> {
+        let Some(one) = people.first() else { return Ok(()) };
+        let store = &self.lanes.taker.store;
+        let mut transaction = store.begin().await?;
+        let tick = store.next_tick();
+        marks::mark(&mut transaction, room, Some(&one.user_id), now_ms(), tick).await?;
+        transaction.commit().await?;
+        self.promised.notify_one();
+        Ok(())
+    }
+}
+
+/// Promises to try somebody again who could not be reached.
+async fn put_off(
+    db: &mut sqlx::SqliteConnection,
+    room: &RoomId,
+    one: &Candidate,
+    attempts: i64,
+) -> Result<(), KeeperError> {
+    let due = now_ms().saturating_add(unreachable_wait(attempts));
+    Ok(previews::mark(db, room, (&one.user_id, attempts), one.tick, due).await?)
+}
