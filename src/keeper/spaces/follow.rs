@@ -17,6 +17,7 @@ use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
     advice::{Standing, invite_into, let_in, unlist},
+    settled,
     survey::{ToJoin, survey, tell_of_room},
 };
 use crate::{
@@ -75,6 +76,7 @@ impl Follower {
         let mut joins: JoinSet<Ended> = JoinSet::new();
         let mut under_way: BTreeSet<UnderWay> = BTreeSet::new();
         loop {
+            settled(&self.taker.store).await?;
             let began = Instant::now();
             let found = survey(&self.taker).await?;
             let pause = (began.elapsed() * 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);

@@ -21,8 +21,12 @@ use std::sync::{
 
 use tokio::sync::Notify;
 
+use super::KeeperError;
+use crate::store::Store;
+
 /// Tells those who follow spaces, and those who provide for their people, that there is something to do. What is
-/// noted while a commit is being made is told once it is made.
+/// noted while a commit is being made is told once it is made, or by another commit a little before: whoever is told
+/// waits for the commit that is being made ([`settled`]).
 #[derive(Clone, Debug, Default)]
 pub struct Bells {
     walk: Arc<Bell>,
@@ -41,6 +45,12 @@ impl Bell {
             self.rung.notify_one();
         }
     }
+}
+
+/// Waits until the commit that is being made, if one is, has been made.
+async fn settled(store: &Store) -> Result<(), KeeperError> {
+    drop(store.begin().await?);
+    Ok(())
 }
 
 impl Bells {

@@ -16,7 +16,7 @@ use std::{
 use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use tokio::sync::Notify;
 
-use super::{news, rules::SpaceRules, survey::roots};
+use super::{news, rules::SpaceRules, settled, survey::roots};
 use crate::{
     homeserver::Backoff,
     keeper::{
@@ -122,7 +122,7 @@ impl Provider {
                 }
             };
             tokio::select! {
-                () = bell.rung.notified() => {}
+                () = bell.rung.notified() => settled(&self.lanes.taker.store).await?,
                 () = tokio::time::sleep(wait) => {}
             }
         }

@@ -94,12 +94,16 @@ pub(super) async fn survey(taker: &Taker) -> Result<Survey, KeeperError> {
             return Ok(Survey::default());
         }
         let rooms = rooms::all(db).await?.into_iter();
-        let known = Known {
+        let mut known = Known {
             rooms: rooms.map(|room| (room.room_id.clone(), room)).collect(),
             spaces: spaces::all_spaces(db).await?,
             lists: spaces::lists(db).await?,
             before: before.into_iter().map(|row| (row.room_id.clone(), row)).collect(),
         };
+        // Beyond the bound are those that come last: none is pushed out by one that comes later.
+        for list in known.lists.values_mut() {
+            list.sort_by_key(|child| !known.before.contains_key(&child.room_id));
+        }
         (known, rows)
     };
     let mut survey = Survey::default();
@@ -261,7 +265,7 @@ async fn note(
         spaces::drop_followed(&mut transaction, &row.name).await?;
     }
     for row in gone {
-        tracing::info!(room = %row.room_id, space = %row.space_id,
+        tracing::debug!(room = %row.room_id, space = %row.space_id,
             "a room is beneath no followed space any more");
         end_all(taker, &mut transaction, &row.room_id, arrival).await?;
         previews::forget(&mut transaction, &row.room_id).await?;
@@ -287,10 +291,9 @@ async fn note(
 }
 
 fn tell_of_space(row: &FollowedRow, before: Option<&FollowedRow>) {
-    if row.beyond > 0 && before.is_none_or(|before| before.beyond != row.beyond) {
+    if row.beyond > 0 && before.is_none_or(|before| before.beyond == 0) {
         tracing::warn!(
             space = row.name,
-            rooms = row.beyond,
             "rooms of a space lie beyond `max_rooms` and are not followed"
         );
     }
@@ -320,6 +323,6 @@ pub(super) fn tell_of_room(row: &SpaceRoomRow, before: Option<&SpaceRoomRow>) {
         Some(change) => {
             tracing::warn!(%room, %space, status, change, "the keeper cannot work in a space's room");
         }
-        None => tracing::info!(%room, %space, status, "a space's room"),
+        None => tracing::debug!(%room, %space, status, "a space's room"),
     }
 }

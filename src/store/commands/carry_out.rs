@@ -8,7 +8,7 @@ use crate::{
     policy::Word,
     state::Membership,
     store::{
-        NOOP, marks, orders, people, reserve_ticks,
+        NOOP, marks, orders, people, previews, reserve_ticks,
         rooms::{self, MemberRow, RoomRow},
         sessions::{self, Retired},
         set_meta,
