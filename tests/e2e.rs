@@ -36,3 +36,5 @@ mod secrecy;
 mod service;
 #[path = "e2e/settings.rs"]
 mod settings;
+#[path = "e2e/spaces.rs"]
+mod spaces;

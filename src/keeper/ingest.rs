@@ -314,7 +314,8 @@ impl Taker {
             inviter: inviter(room, &event.sender, membership, before.as_ref()),
         };
         rooms::put_member(db, &room.room_id, &member).await?;
-        news::take_member(self, db, room, (&user_id, membership), arrival).await?;
+        let was = before.as_ref().map(|before| before.membership);
+        news::take_member(self, db, room, (&user_id, was, membership), arrival).await?;
         if !matches!(membership, Membership::Join | Membership::Invite) {
             people::left(db, &room.room_id, &user_id).await?;
         }

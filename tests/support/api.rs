@@ -141,6 +141,11 @@ impl Api {
         self.call(Method::POST, &path, Some(json!({}))).await.unwrap();
     }
 
+    pub async fn leave(&self, room_id: &str) {
+        let path = format!("v3/rooms/{}/leave", encode(room_id));
+        self.call(Method::POST, &path, Some(json!({}))).await.unwrap();
+    }
+
     /// Every state event of a room, in the form in which the server keeps it.
     pub async fn state(&self, room_id: &str) -> Vec<Value> {
         let path = format!("v3/rooms/{}/state", encode(room_id));

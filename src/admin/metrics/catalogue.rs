@@ -65,7 +65,8 @@ pub const ROOM_KEYS_SHARED: About = About {
         "reason",
         "`invite`, `join`, `device` (it became entitled later than its user), `seal` (something was about to be \
          sealed), `request` (it asked), `resend` (it asked again after the cool-down), `forward` (it asked for a \
-         member's session), `rotation` (the session before was retired; with `rotation.when: at_once`)",
+         member's session), `rotation` (the session before was retired; with `rotation.when: at_once`), `preview` (its user may \
+         join)",
     )],
     worry: "When it stands still for days while people join.",
 };

@@ -93,7 +93,7 @@ pub(in crate::keeper) async fn take_member(
     taker: &Taker,
     db: &mut SqliteConnection,
     room: &RoomRow,
-    (user, membership): (&UserId, Membership),
+    (user, was, membership): (&UserId, Option<Membership>, Membership),
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     let room_id = &room.room_id;
@@ -110,7 +110,8 @@ pub(in crate::keeper) async fn take_member(
         }
         return Ok(());
     }
-    if membership == Membership::Invite {
+    let was_there = matches!(was, Some(Membership::Join | Membership::Invite));
+    if membership == Membership::Invite || !was_there {
         return Ok(());
     }
     leave(taker, db, room_id, user, arrival).await

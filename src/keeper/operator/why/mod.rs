@@ -170,7 +170,7 @@ pub(super) async fn why(lanes: &Lanes, room: &RoomId, user: &UserId) -> Result<W
     let due_at = marks::due_at(db, room, user).await?;
     let refusing_list = lanes.taker.rules.global().access.refusal(user);
     let words = Words { room, user, due_at, refusing_list };
-    let mut view = match known.members.first() {
+    let mut view = match known.members.first().or(known.previewers.first()) {
         Some(view) => view.clone(),
         None => stranger(lanes, user, membership).await?,
     };
