@@ -8,8 +8,9 @@ mod asked;
 mod late;
 mod ordered;
 mod plain;
-mod rest;
 mod preview;
+mod rest;
+mod rest;
 mod restore;
 mod rotation;
 
@@ -22,8 +23,8 @@ use self::late::{is_new_device, reason};
 pub use self::{
     asked::{Answer, RequestView},
     plain::{CopyKind, ExemptView, MOST_ANSWERS, PlainPut, PlainView, QUIET_AFTER, Warning},
-    rest::Rest,
     preview::{PreviewPlan, decide_previews},
+    rest::Rest,
     restore::{Breach, MOST_ROUNDS, Remedy, WAR_WITHIN},
     rotation::Handover,
 };

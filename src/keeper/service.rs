@@ -402,8 +402,7 @@ async fn start(
         began_at: now_ms(),
         spaces: Bells::default(),
     };
-    let sender =
-        Sender::new(store, homeserver.clone(), metrics.clone(), taker.rules.clone());
+    let sender = Sender::new(store, homeserver.clone(), metrics.clone(), taker.rules.clone());
     let invites = &config.access.invites;
     let global = taker.rules.global();
     let lanes = Lanes {

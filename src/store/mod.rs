@@ -25,8 +25,8 @@ pub mod places;
 pub mod previews;
 pub mod rooms;
 pub mod sessions;
-pub mod talk;
 pub mod spaces;
+pub mod talk;
 pub mod tuples;
 
 use std::{
@@ -66,8 +66,8 @@ pub use self::{
     previews::{Candidate, Round},
     rooms::{Inviter, MemberRow, RoomRow},
     sessions::{Over, Retired, SessionRow},
-    talk::TalkRow,
     spaces::{FollowedRow, SpaceRoomRow},
+    talk::TalkRow,
     tuples::{SealedValue, SourceValue, StateEventRow, TupleRow},
 };
 

@@ -233,6 +233,8 @@ pub async fn is_known_to(
             .fetch_one(connection)
             .await?;
     Ok(known)
+}
+
 /// Retires every session of a room that somebody was granted who had not joined, at `now` (milliseconds). Returns how
 /// many those are.
 ///

@@ -59,6 +59,7 @@ impl Sim {
             members: views,
             tuples,
             forged,
+            previewers: Vec::new(),
             departed,
             requests: Vec::new(),
             refresh_upto: 0,

@@ -251,6 +251,7 @@ impl Sim {
                 message_index: index,
                 reason: recipient.reason.as_str(),
                 again: false,
+                preview: false,
                 tuple: tuple.clone(),
                 policy: String::new(),
             });
