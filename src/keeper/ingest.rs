@@ -65,6 +65,13 @@ pub struct Arrival {
     pub fetched: bool,
 }
 
+impl Arrival {
+    /// Of something that happens now, at `at` (milliseconds).
+    pub fn live(at: i64, tick: i64) -> Self {
+        Self { at, tick, live: true, fetched: false }
+    }
+}
+
 impl Taker {
     /// Takes events in until the process ends. `arrived` is told of new ones, `promised` is told of marks.
     ///

@@ -161,7 +161,8 @@ pub async fn load(
             };
             let (user, why) = (&member.user_id, (why, now));
             sessions::retire_known_to(&taker.store, &mut transaction, &room_id, user, why).await?;
-            let arrival = Arrival { at: now, tick: taker.store.next_tick(), live: false };
+            let tick = taker.store.next_tick();
+            let arrival = Arrival { at: now, tick, live: false, fetched: false };
             news::leave(taker, &mut transaction, &room_id, user, arrival).await?;
         } else if member.membership == Membership::Join {
             known.insert(member.user_id);

@@ -55,6 +55,7 @@ mod tests {
             again: false,
             tuple: StateTuple::new("m.room.name", ""),
             policy: String::new(),
+            preview: false,
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     keeper::{
         KeeperError,
         clock::now_ms,
-        decide::{PreviewPlan, decide_previews},
+        decide::{PreviewPlan, decide_previews, is_being_sealed},
         ingest::Arrival,
         lane::Lanes,
         lane::Visit,
@@ -38,7 +38,7 @@ const BATCH: u32 = 50;
 /// How long to wait where nothing is due.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long a promise waits whose room is not known well enough, in milliseconds.
-const UNREADY_WAITS: i64 = 1000;
+const UNREADY_WAITS: i64 = 250;
 
 /// What became of a key for somebody who has not joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -271,6 +271,9 @@ impl Provider {
             users.iter().filter(|user| !device.is_settled(user)).cloned().collect();
         let mut visit = Visit::new(&lanes, room, Some(users));
         let known = visit.know().await?;
+        if is_being_sealed(&known) {
+            return Ok(Served::NotYet);
+        }
         let PreviewPlan { shares, retire } = decide_previews(&known, &visit.rules);
         if !retire.is_empty() {
             self.retire(&visit.room, &retire).await?;
@@ -292,7 +295,7 @@ impl Provider {
         retire: &[(String, crate::store::Retired)],
     ) -> Result<(), KeeperError> {
         let taker = &self.lanes.taker;
-        let arrival = Arrival { at: now_ms(), tick: taker.store.next_tick(), live: true };
+        let arrival = Arrival::live(now_ms(), taker.store.next_tick());
         let mut transaction = taker.store.begin().await?;
         let mut retired = 0;
         for (session, why) in retire {

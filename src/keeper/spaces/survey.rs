@@ -254,7 +254,7 @@ async fn note(
     if changed.is_empty() && dropped.is_empty() && news.is_empty() && gone.is_empty() {
         return Ok(());
     }
-    let arrival = Arrival { at: now_ms(), tick: taker.store.next_tick(), live: true };
+    let arrival = Arrival::live(now_ms(), taker.store.next_tick());
     let mut transaction = taker.store.begin().await?;
     for row in changed {
         tell_of_space(row, before.iter().find(|it| it.name == row.name));
