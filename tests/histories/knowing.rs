@@ -154,6 +154,7 @@ impl Sim {
             is_admin: false,
         };
         let standing = MemberFacts {
+            preview: statekeeper::policy::PreviewPolicy::None,
             membership: Some(member.membership),
             power: power_levels(&self.rows.room).user_level(user),
             inviter_power: member.inviter.as_ref().map(|by| PowerLevel::Level(by.power)),
