@@ -22,7 +22,7 @@ use self::late::{is_new_device, reason};
 pub use self::{
     asked::{Answer, RequestView},
     plain::{CopyKind, ExemptView, MOST_ANSWERS, PlainPut, PlainView, QUIET_AFTER, Warning},
-    preview::{PreviewPlan, decide_previews, is_being_sealed},
+    preview::{PreviewPlan, decide_previews},
     rest::Rest,
     restore::{Breach, MOST_ROUNDS, Remedy, WAR_WITHIN},
     rotation::Handover,

@@ -33,11 +33,11 @@ const LOOK_BACK: u32 = 100;
 
 /// The rooms whose newest events this process has looked at.
 #[derive(Debug, Default)]
-pub struct LookedAt {
+pub struct Checked {
     rooms: Mutex<HashSet<OwnedRoomId>>,
 }
 
-impl LookedAt {
+impl Checked {
     fn contains(&self, room: &RoomId) -> bool {
         self.rooms.lock().unwrap_or_else(PoisonError::into_inner).contains(room)
     }
@@ -92,7 +92,7 @@ impl Visit<'_> {
             let view = known.tuples.get(seal.tuple);
             view.is_some_and(|view| view.active.is_some())
         };
-        if !seals.iter().any(goes_on) || self.lanes.looked_at.contains(room) {
+        if !seals.iter().any(goes_on) || self.lanes.checked.contains(room) {
             return Ok(false);
         }
         let bodies = match self.lanes.homeserver.recent_events(room, LOOK_BACK).await {
@@ -113,7 +113,7 @@ impl Visit<'_> {
             }
         }
         transaction.commit().await?;
-        self.lanes.looked_at.insert(room);
+        self.lanes.checked.insert(room);
         Ok(any)
     }
 }

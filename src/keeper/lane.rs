@@ -16,7 +16,7 @@ use super::{
     answering::Asked,
     clock::now_ms,
     decide::{Reason, decide},
-    gone_back::LookedAt,
+    gone_back::Checked,
     heartbeat::Heartbeat,
     ingest::Taker,
     meeting::Newcomers,
@@ -74,7 +74,7 @@ pub struct Lanes {
     /// When the process began to keep rooms.
     pub began: Instant,
     /// Where it was looked whether the store went back in time.
-    pub looked_at: Arc<LookedAt>,
+    pub checked: Arc<Checked>,
     /// What the long poll last said of the keeper's own device.
     pub heartbeat: Arc<Heartbeat>,
 }

@@ -11,6 +11,7 @@
 //! - [`hindsight`] asks which power levels stood when what it finds was sent;
 //! - [`resting`] remembers rooms where nobody lacks anything;
 //! - [`overtaken`] takes in what was fetched behind what came after it;
+//! - [`echoes`] falls silent where somebody answers the keeper for ever;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`copies`] keeps what stands in plain beside it as policy wants it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
@@ -31,6 +32,7 @@ pub mod clock;
 mod closing;
 mod copies;
 pub mod decide;
+pub mod echoes;
 pub mod enforcing;
 mod error;
 mod forwarding;
@@ -72,7 +74,7 @@ mod service;
 pub mod sharing;
 pub mod spaces;
 mod standing;
-pub mod state_events;
+mod state_events;
 mod upkeep;
 
 pub use self::{error::KeeperError, service::serve};

@@ -418,7 +418,7 @@ async fn start(
         resting: Arc::default(),
         desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
         began: Instant::now(),
-        looked_at: Arc::default(),
+        checked: Arc::default(),
         heartbeat: Arc::default(),
     };
     metrics.expect_rotations(&Retired::ALL.map(Retired::as_str));

@@ -150,6 +150,21 @@ pub async fn insert(
     Ok(done.last_insert_rowid())
 }
 
+/// Whether a sealed event of a room is about to be sent, or was and is not noted yet: what is current is about to change.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn is_sealing(connection: &mut SqliteConnection, room: &RoomId) -> Result<bool> {
+    let (any,): (bool,) =
+        sqlx::query_as("SELECT EXISTS (SELECT 1 FROM outbox WHERE room_id = ? AND kind = ?)")
+            .bind(room.as_str())
+            .bind(OutboxKind::State.as_str())
+            .fetch_one(connection)
+            .await?;
+    Ok(any)
+}
+
 /// Strikes a request off: it was carried out, or will never be.
 ///
 /// # Errors

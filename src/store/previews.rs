@@ -335,11 +335,15 @@ pub async fn begin_round(
     room: &RoomId,
     count: i64,
 ) -> Result<()> {
-    sqlx::query("UPDATE preview_rounds SET left_over = ?, again_at = NULL WHERE room_id = ?")
-        .bind(count)
-        .bind(room.as_str())
-        .execute(connection)
-        .await?;
+    sqlx::query(
+        "UPDATE preview_rounds SET left_over = ?, below = ?, again_at = NULL WHERE room_id = ?",
+    )
+    .bind(count)
+    // A round that is asked for from here on is another one.
+    .bind(i64::MAX)
+    .bind(room.as_str())
+    .execute(connection)
+    .await?;
     Ok(())
 }
 

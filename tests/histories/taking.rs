@@ -15,11 +15,11 @@ use statekeeper::{
     config::{RotateReseal, RotateWhen},
     keeper::{
         decide::Breach,
+        echoes::silent_for,
         enforcing::refusal_on_key,
         ingest::power_levels,
         people::inviter,
         redaction::{stand_anew, take_back, was_never_allowed, was_taken_back},
-        state_events::silent_for,
     },
     policy::Word,
     state::{

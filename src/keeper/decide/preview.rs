@@ -44,17 +44,6 @@ pub(super) fn standing(
     })
 }
 
-/// Whether a value stands under a session that has encrypted it and whose event is not noted as sent yet: what is
-/// handed over now would be the value before it.
-pub fn is_being_sealed(known: &Knowledge) -> bool {
-    known.elevated
-        && known.tuples.iter().filter(|view| !view.redacted && view.source.is_some()).any(|view| {
-            let active = view.active.as_ref().filter(|(_, encrypted)| *encrypted > 0);
-            let sealed = view.sealed.as_ref().map(|sealed| &sealed.session_id);
-            active.is_some_and(|(session, _)| sealed != Some(session))
-        })
-}
-
 fn lacking(
     known: &Knowledge,
     rules: &Rules,

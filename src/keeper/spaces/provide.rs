@@ -22,7 +22,7 @@ use crate::{
     keeper::{
         KeeperError,
         clock::now_ms,
-        decide::{PreviewPlan, decide_previews, is_being_sealed},
+        decide::{PreviewPlan, decide_previews},
         ingest::Arrival,
         lane::Lanes,
         lane::Visit,
@@ -30,7 +30,7 @@ use crate::{
         rules::Rate,
     },
     state::Membership,
-    store::{Candidate, RoomRow, marks, previews, rooms, sessions},
+    store::{Candidate, RoomRow, marks, outbox, previews, rooms, sessions},
 };
 
 /// How many people are looked at in one batch.
@@ -269,11 +269,12 @@ impl Provider {
         device.pump().await?;
         let unsettled: BTreeSet<OwnedUserId> =
             users.iter().filter(|user| !device.is_settled(user)).cloned().collect();
-        let mut visit = Visit::new(&lanes, room, Some(users));
-        let known = visit.know().await?;
-        if is_being_sealed(&known) {
+        // Asked before anything is read: what is sealed after this promises another round.
+        if outbox::is_sealing(&mut *lanes.taker.store.read().await?, room_id).await? {
             return Ok(Served::NotYet);
         }
+        let mut visit = Visit::new(&lanes, room, Some(users));
+        let known = visit.know().await?;
         let PreviewPlan { shares, retire } = decide_previews(&known, &visit.rules);
         if !retire.is_empty() {
             self.retire(&visit.room, &retire).await?;
