@@ -22,11 +22,18 @@ use super::{
     CryptoError,
     eraser::Eraser,
     forwarded::{FORWARDED, Forwarder},
-    key_store::{KeyStore, as_a_whole},
+    key_store::KeyStore,
     known_users::KnownUsers,
     vouchers::Vouchers,
 };
 use crate::homeserver::{Homeserver, SyncSlice};
+
+/// What an encrypted to-device message says of the device that sent it.
+#[derive(serde::Deserialize)]
+struct SentWith {
+    /// The device's Curve25519 key, unpadded base64.
+    sender_key: String,
+}
 
 /// A device of somebody's, as the homeserver and the signatures describe it.
 #[derive(Clone, Debug)]
@@ -228,6 +235,11 @@ impl KeeperDevice {
     ///
     /// [`CryptoError`] when the key store fails.
     pub async fn receive(&self, sync: SyncSlice) -> Result<Received, CryptoError> {
+        let sender_keys = sync.to_device.iter().filter_map(|message| {
+            let content: SentWith = message.get_field("content").ok()??;
+            Some(content.sender_key)
+        });
+        let sender_keys = sender_keys.collect();
         let changes = EncryptionSyncChanges {
             to_device_events: sync.to_device,
             changed_devices: &sync.device_lists,
@@ -238,7 +250,7 @@ impl KeeperDevice {
         let settings =
             DecryptionSettings { sender_device_trust_requirement: TrustRequirement::Untrusted };
         let taken_in = self.machine.receive_sync_changes(changes, &settings);
-        let (events, keys) = as_a_whole(taken_in).await?;
+        let (events, keys) = self.store.as_a_whole(sender_keys, taken_in).await?;
         self.written().await?;
         let mut received = Received::default();
         for event in &events {

@@ -8,7 +8,7 @@
 //! What may wait for the disk waits ([`PutOff`]), and what is read again and again is at hand ([`AtHand`]).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -89,7 +89,7 @@ impl KeyStore {
 
     /// Returns once everything that the machine has saved is on the disk.
     pub(super) async fn written(&self) -> Result<()> {
-        self.put_off.write().await
+        self.put_off.write_held_too().await
     }
 
     /// Begins to write what waits. Whoever needs it on the disk asks for [`KeyStore::written`].
@@ -119,10 +119,19 @@ impl KeyStore {
         }
     }
 
+    /// Runs `take_in`, the taking in of one sync with messages of the devices of these keys. What was held back and never
+    /// joined by the rest, because its message was good for nothing, is dropped: the message counts as not received.
+    pub(super) async fn as_a_whole<T>(
+        &self,
+        sender_keys: HashSet<String>,
+        take_in: impl Future<Output = T>,
+    ) -> T {
+        let _held = self.put_off.hold(sender_keys).await;
+        HELD.scope(Mutex::new(Changes::default()), take_in).await
+    }
+
     async fn read_ratchets(&self, sender_key: &str) -> Result<()> {
-        if self.put_off.concerns_sessions_of(sender_key) {
-            self.put_off.write().await?;
-        }
+        // Sessions that are not on the disk yet are among those in use, and stay.
         let read = self.inner.get_sessions(sender_key).await?.unwrap_or_default();
         self.ratchets.fill(sender_key, &read);
         Ok(())
@@ -169,12 +178,6 @@ impl KeyStore {
 
 type Result<T, E = <SqliteCryptoStore as CryptoStore>::Error> = std::result::Result<T, E>;
 
-/// Runs `take_in`, the taking in of one sync. What was held back and never joined by the rest, because its
-/// message was good for nothing, is dropped: the message counts as not received.
-pub(super) async fn as_a_whole<T>(take_in: impl Future<Output = T>) -> T {
-    HELD.scope(Mutex::new(Changes::default()), take_in).await
-}
-
 /// Whether these are the changes that the machine makes while it is still decrypting.
 fn is_midway(changes: &Changes) -> bool {
     !changes.sessions.is_empty()
@@ -207,7 +210,16 @@ impl CryptoStore for KeyStore {
             Ok(false) => changes,
             Err(_) => match self.put_off(changes) {
                 None => return Ok(()),
-                Some(changes) => changes,
+                Some(mut changes) => {
+                    // Before the rest, unless they are held.
+                    let sessions = std::mem::take(&mut changes.sessions);
+                    self.put_off.add(
+                        sessions,
+                        DeviceChanges::default(),
+                        IdentityChanges::default(),
+                    );
+                    changes
+                }
             },
         };
         let changed = users_of(&changes);

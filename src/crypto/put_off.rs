@@ -12,9 +12,12 @@
 //! - that somebody's devices are of interest: `KeeperDevice::track` returns after it is written;
 //! - a new Olm session that nothing was encrypted with: its one-time key is lost, and another one is claimed;
 //! - a ratchet that has moved on: no message of its own is in the outbox before it is written.
+//!
+//! While a sync is taken in, the sessions with whoever sent its messages are left alone ([`PutOff::hold`]): one that has
+//! moved past a message must not be on the disk before the key that was in the message.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -28,6 +31,7 @@ use matrix_sdk_crypto::{
 };
 use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use tokio::sync::watch;
 
 type Result<T> = std::result::Result<T, <SqliteCryptoStore as CryptoStore>::Error>;
 
@@ -60,12 +64,38 @@ pub(super) struct PutOff {
     store: SqliteCryptoStore,
     batches: Mutex<Batches>,
     one_at_a_time: tokio::sync::Mutex<()>,
+    /// The keys of the devices whose sessions are not to be written now.
+    held: watch::Sender<HashSet<String>>,
+}
+
+/// Until this is dropped, the sessions with some devices are not written.
+#[derive(Debug)]
+pub(super) struct Hold<'a>(&'a PutOff);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.held.send_replace(HashSet::new());
+    }
 }
 
 impl PutOff {
     /// With nothing to write.
     pub(super) fn new(store: SqliteCryptoStore) -> Self {
-        Self { store, batches: Mutex::default(), one_at_a_time: tokio::sync::Mutex::default() }
+        Self {
+            store,
+            batches: Mutex::default(),
+            one_at_a_time: tokio::sync::Mutex::default(),
+            held: watch::Sender::default(),
+        }
+    }
+
+    /// Leaves the sessions with these devices alone, named by their Curve25519 keys in base64. One caller at a time.
+    /// Who holds them writes them with [`PutOff::write_before`], among the changes.
+    pub(super) async fn hold(&self, sender_keys: HashSet<String>) -> Hold<'_> {
+        // A write that has begun before is over before the first message is decrypted.
+        let _one_at_a_time = self.one_at_a_time.lock().await;
+        self.held.send_replace(sender_keys);
+        Hold(self)
     }
 
     /// Takes changes over that may wait. Returns whether they should be written soon: sessions should not, because
@@ -109,18 +139,30 @@ impl PutOff {
             .any(|batch| batch.devices.contains_key(user) || batch.identities.contains_key(user))
     }
 
-    /// Whether a session with the device of this Curve25519 key, in base64, is not on the disk yet.
-    pub(super) fn concerns_sessions_of(&self, sender_key: &str) -> bool {
-        self.lock().both().any(|batch| batch.sessions.contains_key(sender_key))
-    }
-
-    /// Returns once everything that was told before is on the disk.
+    /// Returns once everything that was told before is on the disk, but for sessions that are held.
     pub(super) async fn write(&self) -> Result<()> {
         if self.lock().both().all(Batch::is_empty) {
             return Ok(());
         }
         let _one_at_a_time = self.one_at_a_time.lock().await;
         self.write_all().await
+    }
+
+    /// Returns once everything that was told before is on the disk. The machine must not be waiting for the caller:
+    /// whoever holds sessions needs it.
+    pub(super) async fn write_held_too(&self) -> Result<()> {
+        loop {
+            self.write().await?;
+            let is_held = |held: &HashSet<String>| {
+                self.lock().both().any(|batch| batch.sessions.keys().any(|key| held.contains(key)))
+            };
+            let mut held = self.held.subscribe();
+            if !is_held(&held.borrow_and_update()) {
+                return Ok(());
+            }
+            // The sender lives as long as `self`, so that this ends with a change only.
+            let _ = held.changed().await;
+        }
     }
 
     /// Writes `changes`, which may not wait, after what was told before.
@@ -138,6 +180,12 @@ impl PutOff {
             let mut batches = self.lock();
             let waiting = std::mem::take(&mut batches.waiting);
             batches.writing.append(waiting);
+            let held = self.held.borrow();
+            if !held.is_empty() {
+                let Batches { writing, waiting } = &mut *batches;
+                waiting.sessions =
+                    writing.sessions.extract_if(|key, _| held.contains(key)).collect();
+            }
             batches.writing.clone()
         };
         if batch.is_empty() {

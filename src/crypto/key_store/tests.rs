@@ -202,3 +202,36 @@ async fn an_account_is_written_when_it_has_changed_and_not_again() {
     let found = kept.on_disk().await.load_account().await.unwrap().unwrap();
     assert_eq!(found.one_time_keys().len(), before);
 }
+
+#[tokio::test]
+async fn a_session_that_a_sync_decrypts_with_is_not_written_before_the_keys_that_it_brought() {
+    let mut kept = Kept::new();
+    let store = kept.open().await;
+    let session = kept.session();
+    let key = kept.bobs_key();
+    store.save_changes(sessions(vec![session.clone()])).await.unwrap();
+    store.written().await.unwrap();
+    let mut goes_out = None;
+    let take_in = store.as_a_whole([key.clone()].into(), async {
+        // Somebody else encrypts with it meanwhile, and writes what there is to write.
+        let elsewhere = store.clone();
+        let other = tokio::spawn(async move {
+            session.inner.lock().await.encrypt("a key for Bob").unwrap();
+            elsewhere.moved(vec![session]);
+            let token = Changes { next_batch_token: Some("s1".into()), ..Changes::default() };
+            elsewhere.save_changes(token).await.unwrap();
+            elsewhere
+        });
+        let elsewhere = other.await.unwrap();
+        let disk = kept.on_disk().await;
+        assert_eq!(disk.next_batch_token().await.unwrap().as_deref(), Some("s1"));
+        assert_eq!(next_index(&disk, &key).await, Some(0));
+        // Who must have it on the disk, because the message goes out, waits for the sync.
+        let mut written = Box::pin(async move { elsewhere.written().await });
+        assert!(futures_util::poll!(&mut written).is_pending());
+        goes_out = Some(written);
+    });
+    take_in.await;
+    goes_out.unwrap().await.unwrap();
+    assert_eq!(next_index(&kept.on_disk().await, &key).await, Some(1));
+}
