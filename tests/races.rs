@@ -32,6 +32,7 @@ mod races {
     mod plain;
     mod policies;
     mod refusing;
+    mod resting;
     mod rotation;
     mod service_manager;
     mod settings;

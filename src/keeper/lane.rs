@@ -261,6 +261,7 @@ impl Visit<'_> {
                 break;
             }
             let known = self.know().await?;
+            tracing::debug!(room = %self.room.room_id, members = known.members.len(), "deciding");
             let mut plan = decide(&known, &self.rules, now_ms());
             self.refusals.append(&mut plan.refusals);
             self.held = Some((self.looked_at.clone(), std::mem::take(&mut plan.holds)));

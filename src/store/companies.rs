@@ -94,7 +94,10 @@ mod tests {
         expect!(true, people::say(&mut db, room(), bob, Word::Approved, 2));
         expect!(false, people::say(&mut db, elsewhere, bob, Word::Denied, 1));
         expect!(false, people::see_identity(&mut db, bob, "first", 1));
+        expect!(false, people::see_identity(&mut db, bob, "first", 2));
         expect!(true, people::see_identity(&mut db, bob, "second", 1));
+        expect!(false, people::see_identity(&mut db, bob, "second", 2));
+        expect!(true, people::see_identity(&mut db, bob, "first", 1));
         let (first, wider) = ([grant("@bob:localhost", 3)], [grant("@bob:localhost", 2)]);
         expect!(false, ledger::grant(&store, &mut db, room(), &first, 1));
         expect!(false, ledger::grant(&store, &mut db, room(), &wider, 1));

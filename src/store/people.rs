@@ -255,7 +255,8 @@ pub async fn see_identity(
 ) -> Result<()> {
     sqlx::query(
         "INSERT INTO identities (user_id, master_key, first_seen) VALUES (?, ?, ?) \
-         ON CONFLICT (user_id) DO UPDATE SET changed_to = NULLIF(excluded.master_key, master_key)",
+         ON CONFLICT (user_id) DO UPDATE SET changed_to = NULLIF(excluded.master_key, master_key) \
+         WHERE changed_to IS NOT NULLIF(excluded.master_key, master_key)",
     )
     .bind(user.as_str())
     .bind(master_key)
