@@ -1,5 +1,6 @@
 //! Handing over the session that comes next, batch by batch: each batch is a commit of its own, and what comes after
-//! it is encrypted while it is committed, and sent while the next one is.
+//! it is encrypted while it is committed, and sent while the next one is. Between two steps it gives way to newcomers,
+//! wherever they come: they are waiting for one key, and this is many.
 //!
 //! Who was given it stands in the ledger, so a kill in the middle, or the end of a visit, leaves nothing to be
 //! remembered: the next decision finds those who lack it.
@@ -162,6 +163,7 @@ impl Visit<'_> {
             while ahead.len() < AHEAD
                 && let Some(batch) = batches.next()
             {
+                self.lanes.newcomers.give_way().await;
                 let devices = self.devices_of(batch.iter());
                 ahead.push_back((batch, device.encrypt_apart(devices, "m.room_key", content)));
             }
@@ -192,6 +194,7 @@ impl Visit<'_> {
         if letters.grants.is_empty() {
             return Ok(true);
         }
+        self.lanes.newcomers.give_way().await;
         let now = now_ms();
         // Before anybody waits for the right to write.
         self.lanes.taker.device.written().await?;

@@ -69,6 +69,17 @@ impl Newcomers {
             self.served(users);
         }
     }
+
+    /// Work that can wait gives way: returns once nobody is being served, and soon in any case. Who is not served by
+    /// then is not waited for again.
+    pub async fn give_way(&self) {
+        let mut door = self.at_the_door.subscribe();
+        let waiting = door.borrow_and_update().clone();
+        let nobody = door.wait_for(|still| waiting.is_disjoint(still));
+        if tokio::time::timeout(LONGEST_SERVICE, nobody).await.is_err() {
+            self.served(&waiting);
+        }
+    }
 }
 
 /// The newcomer of whom an event tells, if it does.
@@ -181,6 +192,24 @@ mod tests {
         // Nobody ever says that he was served: the time is up, and he is forgotten.
         newcomers.arrive((room_id!("!room:localhost").to_owned(), bob));
         newcomers.serve_first(&everybody).await;
+        assert!(newcomers.at_the_door.borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn work_that_can_wait_gives_way_to_whoever_is_at_the_door_once() {
+        let (newcomers, _arriving) = Newcomers::new();
+        newcomers.give_way().await;
+        let room = room_id!("!room:localhost");
+        let [bob, carol] = [user_id!("@bob:localhost"), user_id!("@carol:localhost")];
+        newcomers.arrive((room.to_owned(), bob.to_owned()));
+        let mut waits = std::pin::pin!(newcomers.give_way());
+        assert!(futures_util::poll!(waits.as_mut()).is_pending());
+        // Those who come later are waited for the next time.
+        newcomers.arrive((room.to_owned(), carol.to_owned()));
+        newcomers.served([&bob.to_owned()]);
+        assert!(futures_util::poll!(waits.as_mut()).is_ready());
+        assert!(newcomers.at_the_door.borrow().contains(carol));
+        newcomers.give_way().await;
         assert!(newcomers.at_the_door.borrow().is_empty());
     }
 
