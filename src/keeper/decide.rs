@@ -140,6 +140,8 @@ pub struct Knowledge {
     pub elevated: bool,
     /// Whether the keeper may redact what others sent.
     pub may_redact: bool,
+    /// The critical types of which the keeper has the power to say in plain again what stands there.
+    pub sayable: Vec<&'static str>,
     /// Whether `members` is everybody, or only those about whom there is something to decide.
     pub whole_room: bool,
     /// The members in scope.

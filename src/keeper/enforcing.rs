@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// The verdict on a forged event that the keeper may not redact, and in whose place it has said the truth again.
+const SAID_AGAIN: &str = "said_again";
+
 /// Tells of an event that is not sealed.
 pub(super) fn report(
     taker: &Taker,
@@ -123,12 +126,21 @@ pub(super) async fn keep(
 
 /// What is done about a broken rule, as a label.
 fn action_label(taker: &Taker, room: &RoomRow, rules: &Rules, breach: &Breach) -> &'static str {
-    let redacts = power_levels(room).may_redact_other(&taker.keeper);
+    let power = power_levels(room);
+    let redacts = power.may_redact_other(&taker.keeper);
+    let says = |event_type: &str| power.may_send_state(&taker.keeper, event_type);
     match breach.remedy(rules, now_ms()) {
         Remedy::Report | Remedy::Wait(_) => "report",
         _ if rules.noop => "noop",
         Remedy::Restore if breach.rule == Rule::Critical && redacts => "redact",
         Remedy::Redact if redacts => "redact",
+        Remedy::Restore | Remedy::Redact
+            if breach.rule == Rule::Critical
+                && restating::because_of(&breach.event_id, &breach.tuple).is_some()
+                && says(&breach.tuple.event_type) =>
+        {
+            "restore"
+        }
         Remedy::Restore | Remedy::Redact if room.elevated && breach.rule != Rule::Critical => {
             "restore"
         }
@@ -142,7 +154,8 @@ pub(super) async fn breach_of(
     room: &RoomId,
     seen: &StateEventRow,
 ) -> Result<Option<Breach>, KeeperError> {
-    let Some(rule) = seen.breach.filter(|rule| seen.live || *rule == Rule::Critical) else {
+    let open = (seen.live || seen.breach == Some(Rule::Critical)) && seen.verdict != SAID_AGAIN;
+    let Some(rule) = seen.breach.filter(|_| open) else {
         return Ok(None);
     };
     let since = seen.received_at.saturating_sub(WAR_WITHIN);
@@ -215,10 +228,12 @@ impl Visit<'_> {
         }
     }
 
-    /// Redacts events in whose place the keeper has nothing to say.
+    /// Redacts events in whose place the keeper has nothing to seal, and says in plain again what they hid. Without the
+    /// power to redact, the latter is all.
     pub(super) async fn redact(&self, breaches: &[Breach]) -> Result<(), KeeperError> {
         let store = &self.lanes.taker.store;
         let room = self.room_id();
+        let may_redact = power_levels(&self.room).may_redact_other(&self.lanes.taker.keeper);
         let mut transaction = store.begin().await?;
         for breach in breaches {
             let Some(mut row) = tuples::get(store, &mut transaction, &room, &breach.tuple).await?
@@ -228,10 +243,17 @@ impl Visit<'_> {
             if row.current_event_id.as_ref() != Some(&breach.event_id) || row.redacted {
                 continue;
             }
-            row.redacted = true;
-            tuples::put(store, &mut transaction, &room, &row).await?;
-            let redaction = offence(&breach.event_id);
-            outbox::insert(&mut transaction, &room, &redaction, now_ms()).await?;
+            if may_redact {
+                row.redacted = true;
+                tuples::put(store, &mut transaction, &room, &row).await?;
+                let redaction = offence(&breach.event_id);
+                outbox::insert(&mut transaction, &room, &redaction, now_ms()).await?;
+            } else if let Some(seen) =
+                tuples::get_event(store, &mut transaction, &breach.event_id).await?
+            {
+                let seen = StateEventRow { verdict: SAID_AGAIN.to_owned(), ..seen };
+                tuples::put_event(store, &mut transaction, &room, &seen).await?;
+            }
             if let Some(again) = self.restatement(breach) {
                 outbox::insert(&mut transaction, &room, &again, now_ms()).await?;
             }

@@ -14,6 +14,7 @@ use super::{
     ingest::power_levels,
     lane::Visit,
     people::Company,
+    restating,
     rules::{Rules, SessionScope},
 };
 use crate::{
@@ -70,6 +71,7 @@ impl Visit<'_> {
         Ok(Knowledge {
             elevated: self.room.elevated,
             may_redact: power_levels(&self.room).may_redact_other(&self.lanes.taker.keeper),
+            sayable: restating::sayable(&power_levels(&self.room), &self.lanes.taker.keeper),
             forged,
             exempt,
             whole_room: self.scope.is_none(),

@@ -8,12 +8,12 @@
 //! before it is said, so a repetition finds what was said already; and what was said is read again, so that a newer
 //! value on which it landed is not lost.
 
-use ruma::{EventId, OwnedEventId};
+use ruma::{EventId, OwnedEventId, UserId};
 use serde_json::{Value, json, value::RawValue};
 
 use super::{KeeperError, outbox::Sender};
 use crate::{
-    state::{JsonMap, RoomEvent, StateTuple},
+    state::{JsonMap, PowerLevels, RoomEvent, StateTuple},
     store::{NewOutbox, OutboxKind, OutboxRow, outbox},
 };
 
@@ -30,6 +30,11 @@ const SAYABLE: [&str; 5] = [
     "m.room.guest_access",
     "m.room.encryption",
 ];
+
+/// The types that the keeper can say again in a room with these power levels.
+pub(super) fn sayable(power: &PowerLevels, keeper: &UserId) -> Vec<&'static str> {
+    SAYABLE.into_iter().filter(|event_type| power.may_send_state(keeper, event_type)).collect()
+}
 
 /// The request that says a tuple again because of a forged event; `None` where the keeper cannot say it.
 pub(super) fn because_of(forged: &EventId, tuple: &StateTuple) -> Option<NewOutbox> {

@@ -55,6 +55,7 @@ impl Sim {
             exempt: Vec::new(),
             elevated: self.rows.room.elevated,
             may_redact,
+            sayable: Vec::new(),
             whole_room: visit.scope.is_none(),
             members: views,
             tuples,

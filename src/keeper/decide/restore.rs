@@ -92,8 +92,9 @@ pub(super) fn decide_tuple(
     plan.seals.push(Seal { tuple: place, cause: Cause::Restore, recipients, redacts });
 }
 
-/// Decides about an event in whose place the keeper has nothing to say. A forged critical type is redacted also where
-/// values are only restored: what the homeserver goes by stands in plain, and stock clients come back to that.
+/// Decides about an event in whose place the keeper has nothing to seal. A forged critical type is redacted also where
+/// values are only restored: what the homeserver goes by stands in plain, and is said again, also by a keeper that may
+/// not redact.
 pub(super) fn decide_alone(
     known: &Knowledge,
     rules: &Rules,
@@ -107,7 +108,9 @@ pub(super) fn decide_alone(
         Remedy::Restore => breach.rule == Rule::Critical,
         Remedy::Redact => true,
     };
-    if redacts && known.may_redact {
+    let says_again = breach.rule == Rule::Critical
+        && known.sayable.iter().any(|sayable| *sayable == breach.tuple.event_type);
+    if redacts && (known.may_redact || says_again) {
         plan.redactions.push(breach.clone());
     }
 }

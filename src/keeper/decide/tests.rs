@@ -103,6 +103,7 @@ fn renamed() -> TupleView {
 fn room(members: Vec<MemberView>, tuples: Vec<TupleView>) -> Knowledge {
     Knowledge {
         may_redact: true,
+        sayable: Vec::new(),
         forged: vec![],
         exempt: vec![],
         elevated: true,

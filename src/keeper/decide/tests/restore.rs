@@ -62,6 +62,10 @@ fn where_nothing_can_be_said_only_what_is_critical_is_redacted() {
         assert_eq!(plan.redactions.len(), redacted, "{action:?} {rule:?}");
         known.may_redact = false;
         assert!(decide(&known, &enforcing(action), NOW).redactions.is_empty());
+        // What is critical can be said again at least.
+        known.sayable = vec![known.forged[0].tuple.event_type.clone().leak()];
+        let expected = usize::from(rule == Rule::Critical) * redacted;
+        assert_eq!(decide(&known, &enforcing(action), NOW).redactions.len(), expected);
     }
 }
 
