@@ -26,6 +26,8 @@ mod entering;
 mod independent;
 #[path = "e2e/kills.rs"]
 mod kills;
+#[path = "e2e/making.rs"]
+mod making;
 #[path = "e2e/management.rs"]
 mod management;
 #[path = "e2e/rotating.rs"]

@@ -24,6 +24,7 @@ mod races {
     mod laundering;
     mod letting_go;
     mod lost_device;
+    mod making;
     mod monitoring;
     mod operator;
     mod pace;

@@ -24,8 +24,8 @@ use crate::{
 
 /// Where requests are posted.
 pub const COMMAND_PATH: &str = "/command";
-/// The most bytes of a request.
-pub const MOST_BYTES: usize = 64 << 10;
+/// The most bytes of a request: a picture may be in it.
+pub const MOST_BYTES: usize = 16 << 20;
 /// Nobody but the keeper's own user (and root).
 const MODE: u32 = 0o600;
 

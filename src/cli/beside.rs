@@ -101,7 +101,12 @@ fn caller() -> Caller {
     Caller::Machine(user)
 }
 
-fn read(config: &Path) -> anyhow::Result<Config> {
+/// Reads the configuration.
+///
+/// # Errors
+///
+/// When it is wrong.
+pub(super) fn read(config: &Path) -> anyhow::Result<Config> {
     Ok(Draft::read(config, &environment()).finish()?)
 }
 

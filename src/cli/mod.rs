@@ -12,10 +12,12 @@ mod generate;
 mod holds;
 mod ledger;
 mod logging;
+mod making;
 mod mend;
 mod output;
 mod pages;
 mod policy;
+mod progress;
 mod registration;
 mod rooms;
 mod running;
@@ -74,7 +76,7 @@ enum Command {
     Status(status::Arguments),
     /// List the rooms that the keeper is in
     Rooms(rooms::Rooms),
-    /// Say what stands in a room
+    /// Say what stands in a room, or make one
     Room(rooms::Room),
     /// Say why a user has or lacks a room's keys, device by device
     Why(why::Arguments),

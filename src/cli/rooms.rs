@@ -1,4 +1,5 @@
-//! `statekeeper rooms` and `room`: the rooms that the keeper is in, and what stands there.
+//! `statekeeper rooms` and `room`: the rooms that the keeper is in, and what stands there; and what can be done with
+//! them.
 
 use std::path::PathBuf;
 
@@ -6,7 +7,7 @@ use clap::Args;
 use ruma::OwnedRoomId;
 
 use super::{
-    beside,
+    beside, making,
     output::say,
     running::other_answer,
     table::{NOTHING, table, word},
@@ -27,17 +28,21 @@ pub(super) struct Rooms {
     json: bool,
 }
 
-/// What `room` is called with.
+/// What `room` is called with: a room, or something to be done.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Room {
     /// The configuration
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
     /// The room's id
-    room: OwnedRoomId,
+    #[arg(required = true)]
+    room: Option<OwnedRoomId>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
+    #[command(subcommand)]
+    work: Option<making::Work>,
 }
 
 /// Lists the rooms.
@@ -74,11 +79,17 @@ fn cells(room: &RoomSummary) -> [String; 8] {
     ]
 }
 
-/// Says what stands in a room.
+/// Says what stands in a room, or does what is to be done.
 pub(super) fn room(arguments: &Room) -> anyhow::Result<()> {
-    let room = arguments.room.clone();
+    if let Some(work) = &arguments.work {
+        return making::run(work);
+    }
+    // Both are required where nothing is to be done.
+    let (Some(config), Some(room)) = (&arguments.config, arguments.room.clone()) else {
+        anyhow::bail!("name the configuration and a room");
+    };
     let query = Query::Room { room: room.clone() };
-    let answer = beside::ask_or(&arguments.config, query, async |store| {
+    let answer = beside::ask_or(config, query, async |store| {
         let Some(row) = store.rooms(Some(&room)).await?.pop() else {
             return Err(Refused::UnknownRoom(room).into());
         };

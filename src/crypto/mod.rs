@@ -6,6 +6,7 @@ mod device;
 mod encrypting;
 mod eraser;
 mod error;
+mod files;
 mod forwarded;
 mod forwarding;
 mod key_store;
@@ -22,6 +23,7 @@ pub use self::{
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, MadeSession, Received, ToDevice},
     encrypting::{Encrypted, IN_ONE_REQUEST},
     error::CryptoError,
+    files::EncryptedFile,
     forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
     published::{Published, Shown},
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession, wipe},

@@ -32,6 +32,11 @@ pub enum Endpoint {
     Leave,
     Invite,
     Redact,
+    Capabilities,
+    CreateRoom,
+    Aliases,
+    Upload,
+    Download,
 }
 
 /// Bounds an answer whose size grows with a room or with the number of users asked for.
@@ -71,6 +76,11 @@ impl Endpoint {
             Self::Leave => "leave",
             Self::Invite => "invite",
             Self::Redact => "redact",
+            Self::Capabilities => "capabilities",
+            Self::CreateRoom => "create_room",
+            Self::Aliases => "aliases",
+            Self::Upload => "upload",
+            Self::Download => "download",
         }
     }
 
@@ -84,7 +94,8 @@ impl Endpoint {
             | Self::Members
             | Self::Context
             | Self::Messages
-            | Self::JoinedRooms => LARGE,
+            | Self::JoinedRooms
+            | Self::Download => LARGE,
             _ => SMALL,
         }
     }

@@ -12,6 +12,8 @@
 //! | `keys.rs` | keys and to-device messages, `matrix-sdk-crypto`'s requests |
 //! | `sync.rs` | the long poll for the device |
 //! | `rooms.rs` | rooms and their state |
+//! | `making.rs` | making rooms, and their addresses |
+//! | `media.rs` | files |
 
 use std::{borrow::Cow, sync::Arc, sync::LazyLock, time::Duration};
 
@@ -40,6 +42,8 @@ mod connection;
 mod endpoint;
 mod error;
 mod keys;
+mod making;
+mod media;
 mod path;
 mod retry;
 mod rooms;
@@ -53,6 +57,7 @@ pub use self::{
     endpoint::Endpoint,
     error::HomeserverError,
     keys::IncomingResponseOwned,
+    making::RoomVersions,
     retry::retrying,
     rooms::RawStateEvent,
     sync::SyncSlice,
@@ -63,6 +68,9 @@ use self::{
     error::printable,
     path::Path,
 };
+
+/// What the body of nearly every request is.
+const JSON: &str = "application/json";
 
 /// The versions whose paths ruma's requests use: `/_matrix/client/v3` for all that the keeper asks.
 static SUPPORTED: LazyLock<SupportedVersions> = LazyLock::new(|| {
@@ -121,6 +129,7 @@ struct Call {
     method: Method,
     path: Path,
     body: Bytes,
+    content_type: &'static str,
     identity: Identity,
     timeout: Duration,
 }
@@ -252,11 +261,12 @@ impl Homeserver {
 
     fn request(&self, endpoint: Endpoint, method: Method, path: Path, body: Bytes) -> Call {
         let timeout = self.connection.request_timeout;
-        Call { endpoint, method, path, body, identity: Identity::Device, timeout }
+        let (identity, content_type) = (Identity::Device, JSON);
+        Call { endpoint, method, path, body, content_type, identity, timeout }
     }
 
     async fn call(&self, call: Call) -> Result<Response<Bytes>, HomeserverError> {
-        let Call { endpoint, method, path, body, identity, timeout } = call;
+        let Call { endpoint, method, path, body, content_type, identity, timeout } = call;
         let path = self.identify(path, &identity);
         let mut request = Request::builder().method(method).uri(format!(
             "{}{}",
@@ -272,7 +282,7 @@ impl Homeserver {
             );
         }
         if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
+            request = request.header(CONTENT_TYPE, content_type);
         }
         let request =
             request.body(body).map_err(|error| unsendable(endpoint, &error.to_string()))?;

@@ -16,10 +16,11 @@ use super::{
     clock::now_ms,
     decide::{
         CopyKind, ExemptView, Knowledge, MOST_ANSWERS, PlainPut, PlainView, Plan, QUIET_AFTER,
-        SourceView, Warning,
+        Warning,
     },
     enforcing::refusal_on_key,
     ingest::{Arrival, Taker, power_levels},
+    knowledge::source_view,
     lane::{MOST_SEALS, Visit},
     rules::Rules,
     state_events::{judge_encrypted, remember, source, tuple_row},
@@ -111,8 +112,7 @@ impl Places {
             return None;
         }
         let may_write = self.may_write(&row.tuple);
-        let source =
-            SourceView { event_id: source.event_id.clone(), at: source.at, tick: source.tick };
+        let source = source_view(source);
         let tuple = row.tuple.clone();
         Some(ExemptView { tuple, source, plain: self.beside(row), may_write })
     }

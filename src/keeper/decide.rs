@@ -83,6 +83,8 @@ pub struct SourceView {
     pub at: i64,
     /// The tick at which it was taken in.
     pub tick: i64,
+    /// Whether it stands in no event yet: nobody knows it before it is sealed.
+    pub unsaid: bool,
 }
 
 /// The value that the keeper sealed.
@@ -422,7 +424,8 @@ fn decide_reseal(
 ) {
     // A value that the keeper's own event has hidden is missed by everybody.
     let hidden = view.sealed.as_ref().is_some_and(|sealed| sealed.stands);
-    let waits = rules.reseal == Reseal::OnNeed && !hidden && !is_needed(known, source);
+    let known_already = !hidden && !source.unsaid && !is_needed(known, source);
+    let waits = rules.reseal == Reseal::OnNeed && known_already;
     if !known.elevated || waits {
         return;
     }

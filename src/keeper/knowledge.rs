@@ -20,10 +20,10 @@ use super::{
 use crate::{
     crypto::KnownDevice,
     policy::{DeviceFacts, MemberFacts, UserFacts},
-    state::{Membership, Rule, StateTuple},
+    state::{Form, Membership, Rule, StateTuple},
     store::{
-        Grant, GrantRow, MemberRow, Orders, Over, Retired, SealedValue, SessionRow, TupleRow,
-        ledger, orders, rooms, sessions, tuples,
+        Grant, GrantRow, MemberRow, Orders, Over, Retired, SealedValue, SessionRow, SourceValue,
+        TupleRow, ledger, orders, rooms, sessions, tuples,
     },
 };
 
@@ -285,11 +285,7 @@ pub fn tuple_view(
     let current = row.current_event_id.clone();
     let stands = |sealed: &SealedValue| keepers || current.as_ref() == Some(&sealed.event_id);
     TupleView {
-        source: row.source.map(|source| SourceView {
-            event_id: source.event_id,
-            at: source.at,
-            tick: source.tick,
-        }),
+        source: row.source.as_ref().map(source_view),
         sealed: row.sealed.map(|sealed| SealedView {
             stands: stands(&sealed),
             from: sealed.from,
@@ -309,6 +305,16 @@ pub fn tuple_view(
         refreshed_at: row.refreshed_at,
         device_refresh_at: row.device_refresh_at,
         tuple: row.tuple,
+    }
+}
+
+/// A value as a decision sees it.
+pub(super) fn source_view(source: &SourceValue) -> SourceView {
+    SourceView {
+        event_id: source.event_id.clone(),
+        at: source.at,
+        tick: source.tick,
+        unsaid: source.form == Form::Own,
     }
 }
 

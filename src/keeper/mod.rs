@@ -21,6 +21,7 @@
 //! - [`keys`] lets go of members' keys that are needed no more;
 //! - [`heartbeat`] says what the long poll last said of the keeper's own device;
 //! - [`hearing`] judges key requests, [`answering`] and [`forwarding`] give what was asked for;
+//! - [`commissions`] makes rooms for administrators;
 //! - [`management`] reads what administrators write in the management room, and answers;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`operator`] answers those who operate the keeper;
@@ -30,6 +31,7 @@ mod answering;
 mod asking;
 pub mod clock;
 mod closing;
+pub mod commissions;
 mod copies;
 pub mod decide;
 pub mod echoes;

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     crypto::{KeySnapshot, StateSession},
-    state::{SealedPayload, StandsFor, StateTuple},
+    state::{Form, SealedPayload, StandsFor, StateTuple},
     store::{
         NewOutbox, OutboxKind, OutboxRow, SessionRow, StateDetail, TupleRow, ledger, marks, outbox,
         sessions, tuples,
@@ -236,9 +236,9 @@ impl Visit<'_> {
             tuple: tuple.clone(),
             room_id: room_id.to_owned(),
             content: source.content,
-            stands_for: Some(StandsFor {
+            stands_for: (source.form != Form::Own).then(|| StandsFor {
                 event_id: source.event_id.clone(),
-                sender: source.sender,
+                sender: source.sender.clone(),
                 form: source.form,
             }),
         };

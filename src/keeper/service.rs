@@ -19,6 +19,7 @@ use super::{
     KeeperError,
     asking::Asker,
     clock::now_ms,
+    commissions::Commissioner,
     ingest::{Taker, forget},
     keys,
     lane::Lanes,
@@ -536,6 +537,9 @@ impl Keeper {
         tasks.spawn(async move { Ok(follower.run().await?) });
         let provider = Provider::new(self.lanes.clone(), self.promised.clone());
         tasks.spawn(async move { Ok(provider.run().await?) });
+        let commissioner =
+            Commissioner { lanes: self.lanes.clone(), promised: self.promised.clone() };
+        tasks.spawn(async move { Ok(commissioner.run().await?) });
         let asker = Asker { taker: taker.clone(), sender: self.lanes.sender.clone() };
         tasks.spawn(async move { Ok(asker.run().await?) });
         let letting_go = keys::let_go(taker.clone());

@@ -8,8 +8,8 @@ use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
     store::{
-        commands, inbox, ledger, marks, outbox, people, previews, rooms, sessions, spaces, talk,
-        tuples,
+        commands, commissions, inbox, ledger, marks, outbox, people, previews, rooms, sessions,
+        spaces, talk, tuples,
     },
 };
 
@@ -134,6 +134,7 @@ async fn prune_ledger(taker: &Taker) -> Result<(), KeeperError> {
     }
     let mut transaction = taker.store.begin().await?;
     commands::prune(&mut transaction, before).await?;
+    commissions::prune(&mut transaction, before).await?;
     let management_room = taker.rules.global().management_room.clone();
     let forgotten = now_ms().saturating_sub(REMEMBER);
     talk::prune(&mut transaction, management_room.as_deref(), forgotten).await?;

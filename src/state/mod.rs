@@ -16,6 +16,7 @@ pub mod payload;
 pub mod power;
 pub mod rule;
 pub mod spaces;
+pub mod succession;
 pub mod tuple;
 pub mod validate;
 

@@ -44,6 +44,8 @@ pub enum Form {
     Encrypted,
     /// Sealed by a keeper, under a state session.
     Sealed,
+    /// In no event: an administrator had the keeper say it.
+    Own,
 }
 
 /// Why a plaintext is no sealed payload. Names the field, and never repeats it.
@@ -64,12 +66,15 @@ impl Form {
             Self::Plain => "plain",
             Self::Encrypted => "encrypted",
             Self::Sealed => "sealed",
+            Self::Own => "own",
         }
     }
 
     /// Reads that word.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Plain, Self::Encrypted, Self::Sealed].into_iter().find(|form| form.as_str() == name)
+        [Self::Plain, Self::Encrypted, Self::Sealed, Self::Own]
+            .into_iter()
+            .find(|form| form.as_str() == name)
     }
 }
 

@@ -164,6 +164,16 @@ pub fn creators_of(sender: &UserId, content: &JsonMap, room_version: &str) -> Ve
     creators
 }
 
+/// Whether the creators of a room of this version have more power than any level.
+pub fn creators_are_privileged(room_version: &str) -> bool {
+    rules(room_version).explicitly_privilege_room_creators
+}
+
+/// Whether the create event of a room of this version may name more creators than its sender.
+pub fn has_additional_creators(room_version: &str) -> bool {
+    rules(room_version).additional_room_creators
+}
+
 /// The room version of an `m.room.create` event's content: `1` when it names none (spec:
 /// "m.room.create").
 pub fn room_version_of(create_content: &JsonMap) -> &str {

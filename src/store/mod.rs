@@ -8,6 +8,7 @@
 pub mod asking;
 mod beside;
 pub mod commands;
+pub mod commissions;
 pub mod companies;
 pub mod copies;
 mod error;
@@ -51,6 +52,7 @@ pub use self::{
     asking::{AskRow, AskedRow, Wanted},
     beside::{Beside, NotBeside},
     commands::{Asked, Command, CommandRow, CommandsFilter, Done, Refused},
+    commissions::{Blueprint, CommissionKind, CommissionRow, SpaceLink, StateValue, Step},
     companies::Company,
     copies::PlainCopy,
     error::StoreError,

@@ -8,6 +8,8 @@ use std::{
 /// What goes wrong with one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
+    /// Nothing: it is the one after it that counts.
+    Nothing,
     /// Answered with this status and `M_UNKNOWN`, nothing done.
     Status(u16),
     /// 429 `M_LIMIT_EXCEEDED`, to be repeated after so many milliseconds.

@@ -14,11 +14,13 @@ pub struct Call {
     pub query: HashMap<String, String>,
     pub bearer: Option<String>,
     pub body: String,
+    /// The body as it came.
+    pub bytes: Vec<u8>,
 }
 
 impl Call {
     /// Takes a request apart.
-    pub fn new(parts: &http::request::Parts, body: &[u8]) -> Self {
+    pub fn new(parts: &http::request::Parts, body_bytes: &[u8]) -> Self {
         let path = parts.uri.path().to_owned();
         let segments = path.split('/').skip(1).map(percent_decode).collect();
         let query = url::form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes())
@@ -29,8 +31,9 @@ impl Call {
             .get(http::header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
             .map(str::to_owned);
-        let body = String::from_utf8_lossy(body).into_owned();
-        Self { method: parts.method.clone(), segments, path, query, bearer, body }
+        let body = String::from_utf8_lossy(body_bytes).into_owned();
+        let bytes = body_bytes.to_vec();
+        Self { method: parts.method.clone(), segments, path, query, bearer, body, bytes }
     }
 
     /// The body as JSON; an empty one is an empty object.

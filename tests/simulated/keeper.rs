@@ -227,6 +227,23 @@ impl Keeper {
         (done.status.code(), text(&done.stdout), text(&done.stderr))
     }
 
+    /// Runs a subcommand of `room` while the homeserver is served: the exit code, standard output and standard error.
+    pub async fn room_command(
+        &self,
+        name: &str,
+        arguments: &[&str],
+    ) -> (Option<i32>, String, String) {
+        let done = tokio::process::Command::new(BINARY)
+            .args(["room", name, "--config"])
+            .arg(self.folder.path().join("statekeeper.yaml"))
+            .args(arguments)
+            .output()
+            .await
+            .expect("the keeper's binary runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (done.status.code(), text(&done.stdout), text(&done.stderr))
+    }
+
     fn command_of(&self, names: &[&str], arguments: &[&str]) -> (Option<i32>, String, String) {
         let done = Command::new(BINARY)
             .args(names)

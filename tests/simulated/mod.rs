@@ -20,6 +20,7 @@ pub mod faults;
 pub mod flood;
 pub mod http;
 pub mod keeper;
+pub mod making;
 pub mod measure;
 pub mod push;
 pub mod queries;

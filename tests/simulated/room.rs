@@ -123,12 +123,19 @@ impl Room {
 
     /// A user's power; version 12's creators are above every number.
     pub fn power_of(&self, user_id: &str) -> i64 {
-        if self.version == "12" && self.creator == user_id {
+        if self.version == "12" && (self.creator == user_id || self.is_additional_creator(user_id))
+        {
             return i64::MAX;
         }
         let levels = self.levels();
         let own = levels["users"].get(user_id).and_then(Value::as_i64);
         own.or_else(|| levels["users_default"].as_i64()).unwrap_or(0)
+    }
+
+    fn is_additional_creator(&self, user_id: &str) -> bool {
+        let create = self.current("m.room.create", "").map(|event| &event.content);
+        let named = create.and_then(|content| content["additional_creators"].as_array());
+        named.into_iter().flatten().any(|named| named == user_id)
     }
 
     /// The power which sending this type takes.

@@ -53,6 +53,9 @@ impl World {
     }
 
     pub(super) fn directory(&self, alias: &str) -> Reply {
+        if let Some(room_id) = self.aliases.get(alias) {
+            return Reply::ok(json!({ "room_id": room_id, "servers": ["localhost"] }));
+        }
         let has_it = |room: &&super::room::Room| {
             let event = room.current("m.room.canonical_alias", "");
             event.is_some_and(|event| event.content["alias"] == alias)

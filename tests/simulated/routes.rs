@@ -21,6 +21,10 @@ pub enum Route<'a> {
     Sync,
     SendToDevice { event_type: &'a str, txn_id: &'a str },
     JoinedRooms,
+    CreateRoom,
+    Aliases(&'a str),
+    Upload,
+    Download(&'a str),
     Directory(&'a str),
     Join(&'a str),
     Leave(&'a str),
@@ -42,6 +46,9 @@ impl<'a> Route<'a> {
     /// Reads the path.
     pub fn of(call: &'a Call) -> Self {
         let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
+        if segments == ["_matrix", "media", "v3", "upload"] {
+            return Self::Upload;
+        }
         let Some(["_matrix", "client", rest @ ..]) = segments.get(..) else {
             return Self::Unknown;
         };
@@ -69,6 +76,8 @@ impl<'a> Route<'a> {
             ["sync"] => Self::Sync,
             ["sendToDevice", event_type, txn_id] => Self::SendToDevice { event_type, txn_id },
             ["joined_rooms"] => Self::JoinedRooms,
+            ["createRoom"] => Self::CreateRoom,
+            ["media", "download", _, id] => Self::Download(id),
             ["join", room_id] => Self::Join(room_id),
             ["directory", "room", alias] => Self::Directory(alias),
             _ => Self::Unknown,
@@ -87,6 +96,7 @@ impl<'a> Route<'a> {
             [room_id, "state", event_type, state_key] => {
                 Self::StateEvent { room_id, event_type, state_key }
             }
+            [room_id, "aliases"] => Self::Aliases(room_id),
             [room_id, "members"] => Self::Members(room_id),
             [room_id, "joined_members"] => Self::JoinedMembers(room_id),
             [room_id, "redact", event_id, txn_id] => Self::Redact { room_id, event_id, txn_id },
@@ -115,6 +125,10 @@ impl<'a> Route<'a> {
             Self::Sync => "sync",
             Self::SendToDevice { .. } => "sendToDevice",
             Self::JoinedRooms => "joined_rooms",
+            Self::CreateRoom => "createRoom",
+            Self::Aliases(_) => "aliases",
+            Self::Upload => "upload",
+            Self::Download(_) => "download",
             Self::Directory(_) => "directory",
             Self::Join(_) => "join",
             Self::Leave(_) => "leave",

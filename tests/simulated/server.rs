@@ -127,7 +127,7 @@ async fn before(fault: Option<&Fault>) -> Option<Reply> {
             tokio::time::sleep(DAY).await;
             None
         }
-        Fault::DoneThenHang | Fault::DoneThenStatus(_) => None,
+        Fault::Nothing | Fault::DoneThenHang | Fault::DoneThenStatus(_) => None,
     }
 }
 
@@ -192,7 +192,11 @@ impl World {
         match *route {
             Route::Versions => Reply::ok(json!({ "versions": versions() })),
             Route::Whoami => self.whoami(user_id, call),
-            Route::Capabilities => Reply::ok(json!({ "capabilities": {} })),
+            Route::Capabilities => self.capabilities(),
+            Route::CreateRoom => self.create_room(user_id, call),
+            Route::Aliases(room_id) => self.aliases(room_id),
+            Route::Upload => self.upload(call),
+            Route::Directory(alias) if call.method != Method::GET => self.change_alias(alias, call),
             Route::Register => self.register(call),
             Route::Device(device_id) => self.device(user_id, device_id, call),
             Route::Profile(of) => self.profile(of, call),
@@ -225,6 +229,7 @@ impl World {
             }
             Route::KeysQuery
             | Route::KeysClaim
+            | Route::Download(_)
             | Route::Sync
             | Route::Ping
             | Route::Join(_)

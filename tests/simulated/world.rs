@@ -60,6 +60,14 @@ pub struct World {
     pub faults: Faults,
     pub repeated: Vec<Repeated>,
     pub before_state_put: VecDeque<BeforePut>,
+    /// The next room that is created is not brought to its end.
+    pub breaks_creation: bool,
+    /// The own server's addresses, and where they lead.
+    pub aliases: BTreeMap<String, String>,
+    /// Whether the service may move them.
+    pub owns_aliases: bool,
+    /// The media repository.
+    pub files: BTreeMap<String, Vec<u8>>,
     pub(super) inboxes: HashMap<(String, String), VecDeque<Waiting>>,
     pub(super) sent_transactions: HashMap<(String, String), String>,
     /// Whose devices changed, at which position of the stream.
@@ -82,6 +90,10 @@ impl World {
             faults: Faults::default(),
             repeated: Vec::new(),
             before_state_put: VecDeque::new(),
+            breaks_creation: false,
+            aliases: BTreeMap::new(),
+            owns_aliases: false,
+            files: BTreeMap::new(),
             inboxes: HashMap::new(),
             sent_transactions: HashMap::new(),
             device_changes: Vec::new(),

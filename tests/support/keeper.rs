@@ -89,6 +89,13 @@ impl Keeper {
         printed
     }
 
+    /// The same of a command that may fail: what it wrote to standard output where it did not.
+    pub fn attempt(&self, args: &[&str]) -> Option<String> {
+        let output =
+            Command::new(binary()).args(args).current_dir(self.dir.path()).output().unwrap();
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// The registration that Synapse has to load.
     pub fn registration(&self) -> PathBuf {
         self.dir.path().join("registration.yaml")

@@ -73,7 +73,12 @@ fn member(name: &str, membership: Membership, devices: Vec<DeviceView>) -> Membe
 fn sealed_name() -> TupleView {
     TupleView {
         tuple: StateTuple::new("m.room.name", ""),
-        source: Some(SourceView { event_id: owned_event_id!("$source"), at: 100, tick: 5 }),
+        source: Some(SourceView {
+            event_id: owned_event_id!("$source"),
+            at: 100,
+            tick: 5,
+            unsaid: false,
+        }),
         sealed: Some(SealedView {
             from: owned_event_id!("$source"),
             session_id: "session".to_owned(),
@@ -96,7 +101,12 @@ fn sealed_name() -> TupleView {
 }
 
 fn renamed() -> TupleView {
-    let source = SourceView { event_id: owned_event_id!("$newer"), at: NOW - 10_000, tick: 60 };
+    let source = SourceView {
+        event_id: owned_event_id!("$newer"),
+        at: NOW - 10_000,
+        tick: 60,
+        unsaid: false,
+    };
     TupleView { source: Some(source), ..sealed_name() }
 }
 
@@ -144,7 +154,12 @@ fn a_joiner_gets_the_key_at_once_though_the_refresh_has_to_wait() {
 
 #[test]
 fn silence_about_a_value_ends_with_the_first_who_lacks_its_key() {
-    let source = SourceView { event_id: owned_event_id!("$echo"), at: NOW + 60_000, tick: 60 };
+    let source = SourceView {
+        event_id: owned_event_id!("$echo"),
+        at: NOW + 60_000,
+        tick: 60,
+        unsaid: false,
+    };
     let silent = TupleView { source: Some(source), ..sealed_name() };
     let there = member("alice", Membership::Join, vec![holding("A", 4, 400, 20)]);
     let plan = decide(&room(vec![there.clone()], vec![silent.clone()]), &rules(), NOW);
@@ -397,6 +412,15 @@ fn on_need_does_not_wait_where_the_keeper_s_own_event_hides_the_value() {
     assert_eq!(decide(&room(vec![], vec![hidden.clone()]), &rules, NOW).seals.len(), 1);
     hidden.sealed.as_mut().unwrap().stands = false;
     assert!(decide(&room(vec![], vec![hidden]), &rules, NOW).is_idle());
+}
+
+#[test]
+fn on_need_does_not_wait_with_a_value_that_stands_in_no_event() {
+    let rules = Rules { reseal: Reseal::OnNeed, ..rules() };
+    let mut new = TupleView { sealed: None, active: None, ..renamed() };
+    assert!(decide(&room(vec![], vec![new.clone()]), &rules, NOW).is_idle());
+    new.source.as_mut().unwrap().unsaid = true;
+    assert_eq!(decide(&room(vec![], vec![new]), &rules, NOW).seals.len(), 1);
 }
 
 fn any_device() -> impl Strategy<Value = DeviceView> {

@@ -292,7 +292,7 @@ impl Talker {
             Said::Wrong(why) => return Ok(("❌", Message::line(&why))),
             Said::Request(request) => request,
         };
-        if matches!(request, Request::Command(_)) && !encrypted {
+        if !matches!(request, Request::Query(_)) && !encrypted {
             let mut transaction = self.taker.store.begin().await?;
             let (actor, asked) = (event.sender.as_str(), request.asked());
             commands::note(&mut transaction, actor, &asked, "refused:not_encrypted", now_ms())

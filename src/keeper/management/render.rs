@@ -98,7 +98,10 @@ pub fn answer(answer: &Answer) -> Message {
         Answer::Room(found) => room(found),
         Answer::Why(found) => why(found),
         Answer::Holds(found) => holds(found),
-        Answer::Examination(_) | Answer::Done(_) => Message::line("done"),
+        Answer::Examination(_)
+        | Answer::Done(_)
+        | Answer::Commission(_)
+        | Answer::Commissions(_) => Message::line("done"),
     }
 }
 

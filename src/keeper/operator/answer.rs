@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{examine::Examination, why::Why};
 use crate::{
     keeper::KeeperError,
-    store::{Done, HoldRow, Refused, RoomOverview, StoreError, TupleOverview},
+    store::{CommissionRow, Done, HoldRow, Refused, RoomOverview, StoreError, TupleOverview},
 };
 
 /// The answer to a [`super::Request`].
@@ -27,6 +27,10 @@ pub enum Answer {
     Holds(Vec<Hold>),
     /// To [`super::Query::Examine`].
     Examination(Examination),
+    /// To [`super::Query::Commissions`].
+    Commissions(Vec<CommissionRow>),
+    /// To [`super::Query::Commission`] and [`super::Request::Making`].
+    Commission(CommissionRow),
     /// To [`super::Request::Command`].
     Done(Done),
 }
@@ -145,6 +149,16 @@ pub struct Hold {
 }
 
 impl Refusal {
+    /// A refusal by its word for scripts, and in a sentence.
+    pub(in crate::keeper) fn new(code: &str, message: &str) -> Self {
+        Self { code: code.to_owned(), message: message.to_owned() }
+    }
+
+    /// The same, with what it is about.
+    pub(in crate::keeper) fn about(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
     /// The keeper has not come so far since its start.
     pub(super) fn starting() -> Self {
         Self {

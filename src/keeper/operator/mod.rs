@@ -4,6 +4,7 @@
 
 mod answer;
 mod examine;
+mod making;
 mod request;
 mod why;
 
@@ -18,14 +19,21 @@ use tokio::sync::Notify;
 pub use self::{
     answer::{Answer, Hold, Refusal, RoomDetail, RoomSummary, Status},
     examine::Examination,
+    making::{Making, Picture},
     request::{Caller, Query, Request},
     why::{Code, DeviceWhy, Finding, Told, ValueState, ValueWhy, Why},
 };
-use super::{clock::now_ms, lane::Lanes, rule_book::RuleBook};
+use super::{clock::now_ms, commissions::order, lane::Lanes, rule_book::RuleBook};
 use crate::{
     admin::Readiness,
-    store::{Command, Done, Refused, Store, commands, marks, outbox, overview, people, sessions},
+    store::{
+        Command, Done, Refused, Store, commands, commissions, marks, outbox, overview, people,
+        sessions,
+    },
 };
+
+/// How many of the rooms that are made for administrators are listed.
+const MOST_COMMISSIONS: i64 = 100;
 
 /// The handle on a running keeper that its operators' requests go through. Clones are the same one.
 #[derive(Clone)]
@@ -89,6 +97,10 @@ impl Operator {
         match request {
             Request::Query(query) => self.query(caller, query).await,
             Request::Command(command) => self.command(caller, command).await.map(Answer::Done),
+            Request::Making(making) => {
+                let lanes = self.inner.lanes.get().ok_or_else(Refusal::starting)?;
+                order(lanes, &caller.to_string(), making).await.map(Answer::Commission)
+            }
         }
     }
 
@@ -117,6 +129,18 @@ impl Operator {
             Query::Examine => {
                 let lanes = self.inner.lanes.get().ok_or_else(Refusal::starting)?;
                 Answer::Examination(examine::examine(lanes).await)
+            }
+            Query::Commissions => {
+                let db = &mut *self.inner.parts.store.read().await?;
+                Answer::Commissions(commissions::newest(db, MOST_COMMISSIONS).await?)
+            }
+            Query::Commission { id } => {
+                let db = &mut *self.inner.parts.store.read().await?;
+                let found = commissions::get(db, id).await?;
+                let message = "there is no such order; `statekeeper room progress` lists them";
+                Answer::Commission(
+                    found.ok_or_else(|| Refusal::new("unknown_order", message).about(id))?,
+                )
             }
             Query::Holds => {
                 let db = &mut *self.inner.parts.store.read().await?;

@@ -5,6 +5,7 @@ use std::fmt;
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
+use super::Making;
 use crate::store::{Asked, Command};
 
 /// What is asked: a verb with what it is about, as JSON `{"verb":"why","room":"!…","user":"@…"}`.
@@ -15,6 +16,8 @@ pub enum Request {
     Query(Query),
     /// What changes something.
     Command(Command),
+    /// What is to be made.
+    Making(Making),
 }
 
 /// What changes nothing.
@@ -41,6 +44,13 @@ pub enum Query {
     Holds,
     /// What the keeper finds of its own device.
     Examine,
+    /// The rooms that it makes for administrators, and made lately.
+    Commissions,
+    /// One of these.
+    Commission {
+        /// Its id.
+        id: String,
+    },
 }
 
 /// Who asks. It is for the door that the request comes through to know.
@@ -60,6 +70,7 @@ impl Request {
         match self {
             Self::Query(query) => query.asked(),
             Self::Command(command) => command.asked(),
+            Self::Making(making) => making.asked(),
         }
     }
 }
@@ -74,6 +85,9 @@ impl Query {
             Self::Why { user, room } => Asked::about("why", Some(room), Some(user)),
             Self::Holds => Asked::about("holds", None, None),
             Self::Examine => Asked::about("doctor", None, None),
+            Self::Commissions | Self::Commission { .. } => {
+                Asked::about("room-progress", None, None)
+            }
         }
     }
 }
@@ -87,6 +101,12 @@ impl From<Query> for Request {
 impl From<Command> for Request {
     fn from(command: Command) -> Self {
         Self::Command(command)
+    }
+}
+
+impl From<Making> for Request {
+    fn from(making: Making) -> Self {
+        Self::Making(making)
     }
 }
 
@@ -110,7 +130,9 @@ mod tests {
     #[test]
     fn each_request_is_read_back_as_it_was_written() {
         let (room, user) = (owned_room_id!("!a:b"), owned_user_id!("@c:d"));
-        let requests: [(Request, serde_json::Value); 5] = [
+        let upgrade = Making::RoomUpgrade { room: room.clone(), version: None };
+        let requests: [(Request, serde_json::Value); 6] = [
+            (upgrade.into(), json!({ "verb": "room_upgrade", "room": "!a:b", "version": null })),
             (Query::Status.into(), json!({ "verb": "status" })),
             (
                 Query::Why { user: user.clone(), room: room.clone() }.into(),

@@ -32,7 +32,8 @@ fn alone(view: TupleView) -> Knowledge {
 }
 
 fn exempt(plain: Option<PlainView>) -> Knowledge {
-    let source = SourceView { event_id: owned_event_id!("$source"), at: 100, tick: 5 };
+    let source =
+        SourceView { event_id: owned_event_id!("$source"), at: 100, tick: 5, unsaid: false };
     let tuple = StateTuple::new("m.room.server_acl", "");
     let view = ExemptView { tuple, source, plain, may_write: true };
     Knowledge { exempt: vec![view], ..room(vec![], vec![]) }

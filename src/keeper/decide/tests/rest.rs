@@ -16,7 +16,8 @@ fn a_room_rests_when_nothing_is_left_to_do_nor_waited_for() {
     assert!(rest.lacking.is_empty() && rest.covers(&[sealed_name()]) && rest.covers(&[renamed()]));
     let bob = member("bob", Membership::Join, vec![device("B")]);
     assert_eq!(found(&room(vec![alice(), bob], vec![sealed_name()]), &rules()), None);
-    let source = SourceView { event_id: owned_event_id!("$soon"), at: NOW + 5, tick: 60 };
+    let source =
+        SourceView { event_id: owned_event_id!("$soon"), at: NOW + 5, tick: 60, unsaid: false };
     let soon = TupleView { source: Some(source), ..sealed_name() };
     assert_eq!(found(&room(vec![alice()], vec![soon]), &rules()), None);
     let part = Knowledge { whole_room: false, ..room(vec![alice()], vec![sealed_name()]) };

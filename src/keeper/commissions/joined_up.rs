@@ -1,0 +1,74 @@
+//! Room and space say that they belong together.
+
+use std::time::Duration;
+
+use ruma::RoomId;
+
+use super::{Went, Work};
+use crate::{
+    homeserver::HomeserverError,
+    keeper::KeeperError,
+    state::JsonMap,
+    store::{Blueprint, CommissionRow, SpaceLink, rooms},
+};
+
+/// How long until it is looked whether what was said has come back.
+const COMES_BACK: Duration = Duration::from_millis(50);
+
+impl Work {
+    /// Has both sides say it, and waits until the keeper has heard it: its policy for the room may hang on it, and has
+    /// to be known before anything is sealed.
+    pub(super) async fn link(
+        &mut self,
+        row: &CommissionRow,
+        room: &RoomId,
+        wanted: &Blueprint,
+    ) -> Result<Went, KeeperError> {
+        let done = usize::try_from(row.done).unwrap_or(0);
+        if let Some(link) = wanted.spaces.get(done) {
+            if self.say(room, link).await? && !self.is_heard(room, link).await? {
+                return Ok(Went::Waits(COMES_BACK));
+            }
+            self.progress(done.saturating_add(1), wanted.spaces.len()).await?;
+            return Ok(Went::On);
+        }
+        self.next(row).await
+    }
+
+    /// Says it on both sides. Whether both could. To say it again makes no new event.
+    async fn say(&self, room: &RoomId, link: &SpaceLink) -> Result<bool, KeeperError> {
+        let space = &link.space;
+        let listed = self.put(space, ("m.space.child", room.as_str()), &link.child).await?;
+        if let Err(error) = &listed {
+            self.note(&format!(
+                "{space} could not be made to list the room ({error}): put m.space.child of {room} there"
+            ))
+            .await?;
+        }
+        let claimed = self.put(room, ("m.space.parent", space.as_str()), &link.parent).await?;
+        if let Err(error) = &claimed {
+            self.note(&format!("the room could not be made to claim {space} ({error})")).await?;
+        }
+        Ok(listed.is_ok() && claimed.is_ok())
+    }
+
+    async fn is_heard(&self, room: &RoomId, link: &SpaceLink) -> Result<bool, KeeperError> {
+        let known = rooms::get(&mut *self.lanes.taker.store.read().await?, room).await?;
+        Ok(known.is_some_and(|known| known.spaces.contains(&link.space)))
+    }
+
+    /// Says something in plain; the inner error is the homeserver's no.
+    pub(super) async fn put(
+        &self,
+        room: &RoomId,
+        (event_type, state_key): (&str, &str),
+        content: &JsonMap,
+    ) -> Result<Result<(), HomeserverError>, KeeperError> {
+        let content = serde_json::value::to_raw_value(content)?;
+        match self.lanes.homeserver.put_state(room, event_type, state_key, &content).await {
+            Ok(_) => Ok(Ok(())),
+            Err(error) if error.is_transient() || error.is_unknown_device() => Err(error.into()),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Rooms that administrators have the keeper make: with encrypted state from their birth, or in place of another room.
+//!
+//! - [`order`] takes an order down, with all that is wanted;
+//! - [`making`] has the homeserver create the room, and looks at what came of it;
+//! - [`filling`] has its state sealed, says what stands in plain, and invites;
+//! - [`joined_up`] has spaces and room say that they belong together.
+//!
+//! A sealed payload and its key are bound to the room's id, so nothing can be sealed before the room exists. It is
+//! created with the flag in its first `m.room.encryption` and without anything that is to be hidden, and nobody can
+//! join before all of that is sealed.
+//!
+//! Recovery: what is wanted stands in the database with its step, and each step is done again from where it was noted.
+//! Creating a room has no transaction id. That it is asked for is noted before, and the commission's id stands in the
+//! creation content: whoever may have lost the answer looks among the joined rooms for the room that has it, several
+//! times, because the homeserver may still be at it, and asks again when there is none. Should two rooms have come of
+//! it after all, the keeper leaves the one that is not used: nobody was ever invited there. A room that the homeserver
+//! did not bring to its end is left, too, and another one is made. What is to be sealed becomes the tuple's value in
+//! the store and goes the way of every other value. State in plain is said again as it was, which makes no new event
+//! while it stands, and until people are let in nobody else can have changed it. Who is invited or joined already is
+//! not invited again.
+
+mod filling;
+mod joined_up;
+mod making;
+mod order;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, task::JoinSet};
+
+pub(super) use self::order::order;
+use super::{KeeperError, lane::Lanes};
+use crate::{
+    homeserver::Backoff,
+    store::{Blueprint, CommissionRow, Step, commissions},
+};
+
+/// Where the commission's id stands in the creation content of its room.
+pub const CREATION_FIELD: &str = "io.statekeeper.commission";
+/// How often it is looked for new commissions.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How many are worked on at a time.
+const AT_A_TIME: usize = 4;
+/// How long one waits that an administrator has to mend something for.
+const STUCK_WAITS: Duration = Duration::from_secs(5);
+
+/// Works on commissions.
+pub(super) struct Commissioner {
+    /// Keeps the rooms that come of it.
+    pub(super) lanes: Lanes,
+    /// Told of rooms to decide upon.
+    pub(super) promised: Arc<Notify>,
+}
+
+/// One commission at work.
+struct Work {
+    lanes: Lanes,
+    promised: Arc<Notify>,
+    id: String,
+    /// How often it was looked for something that may still come.
+    looks: u32,
+    /// How often the next invite was tried.
+    tries: u32,
+}
+
+/// What came of working on a step.
+enum Went {
+    /// It may go on at once.
+    On,
+    /// Something is awaited that comes by itself.
+    Waits(Duration),
+    /// Something has to be mended, and what.
+    Stuck(String),
+}
+
+type Ended = Result<(String, Result<(), KeeperError>), tokio::task::JoinError>;
+
+impl Commissioner {
+    /// Works on commissions for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the store fails.
+    pub(super) async fn run(self) -> Result<(), KeeperError> {
+        let mut under_way: BTreeSet<String> = BTreeSet::new();
+        let mut works: JoinSet<(String, Result<(), KeeperError>)> = JoinSet::new();
+        loop {
+            let open = commissions::open(&mut *self.lanes.taker.store.read().await?).await?;
+            for id in open {
+                if works.len() >= AT_A_TIME || !under_way.insert(id.clone()) {
+                    continue;
+                }
+                let work = self.work(&id);
+                works.spawn(async move { (id, work.run().await) });
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                Some(ended) = works.join_next() => end(&mut under_way, ended)?,
+            }
+        }
+    }
+
+    fn work(&self, id: &str) -> Work {
+        Work {
+            lanes: self.lanes.clone(),
+            promised: self.promised.clone(),
+            id: id.to_owned(),
+            looks: 0,
+            tries: 0,
+        }
+    }
+}
+
+fn end(under_way: &mut BTreeSet<String>, ended: Ended) -> Result<(), KeeperError> {
+    let Ok((id, done)) = ended else {
+        // A work that panicked is a defect; it is taken up by the next start.
+        tracing::error!("work on a commission ended unexpectedly");
+        return Ok(());
+    };
+    under_way.remove(&id);
+    done
+}
+
+impl Work {
+    /// Works on until the commission is at its end.
+    async fn run(mut self) -> Result<(), KeeperError> {
+        let mut backoff = Backoff::new();
+        loop {
+            let Some(row) = self.row().await?.filter(|row| !row.step.is_end()) else {
+                return Ok(());
+            };
+            let wait = match self.step(&row).await {
+                Ok(Went::On) => {
+                    backoff = Backoff::new();
+                    continue;
+                }
+                Ok(Went::Waits(wait)) => wait,
+                Ok(Went::Stuck(trouble)) => {
+                    self.tell(&row, &trouble).await?;
+                    STUCK_WAITS
+                }
+                Err(KeeperError::Store(error)) => return Err(KeeperError::Store(error)),
+                Err(error) => {
+                    self.tell(&row, &error.to_string()).await?;
+                    let wait = backoff.next_delay(&mut rand::rng());
+                    wait.max(error.retry_after().unwrap_or_default())
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn step(&mut self, row: &CommissionRow) -> Result<Went, KeeperError> {
+        if self.lanes.taker.rules.is_noop() {
+            return Ok(Went::Stuck(
+                "noop is on: nothing is sent until `statekeeper noop off`".to_owned(),
+            ));
+        }
+        let Some(wanted) = self.wanted().await? else { return self.go_on(row, Step::Failed).await };
+        if row.step == Step::Create {
+            return self.create(row, &wanted).await;
+        }
+        let Some(room) = row.room_id.clone() else { return self.go_on(row, Step::Create).await };
+        match row.step {
+            Step::Load => self.load(row, &room).await,
+            Step::Link => self.link(row, &room, &wanted).await,
+            Step::Seal => self.seal(row, &room, &wanted).await,
+            Step::Open => self.open(row, &room, &wanted).await,
+            Step::Invite => self.invite(row, &room, &wanted).await,
+            _ => self.next(row).await,
+        }
+    }
+
+    async fn row(&self) -> Result<Option<CommissionRow>, KeeperError> {
+        Ok(commissions::get(&mut *self.lanes.taker.store.read().await?, &self.id).await?)
+    }
+
+    async fn wanted(&self) -> Result<Option<Blueprint>, KeeperError> {
+        let store = &self.lanes.taker.store;
+        Ok(commissions::wanted(store, &mut *store.read().await?, &self.id).await?)
+    }
+
+    /// The step is done.
+    async fn next(&mut self, row: &CommissionRow) -> Result<Went, KeeperError> {
+        self.go_on(row, row.step.next(row.kind)).await
+    }
+
+    async fn go_on(&mut self, row: &CommissionRow, step: Step) -> Result<Went, KeeperError> {
+        (self.looks, self.tries) = (0, 0);
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        commissions::go_on(&mut transaction, &self.id, step, super::clock::now_ms()).await?;
+        transaction.commit().await?;
+        let room = row.room_id.as_ref().map(|room| room.as_str());
+        tracing::info!(commission = self.id, room, step = step.as_str(), "a commission goes on");
+        Ok(Went::On)
+    }
+
+    async fn progress(&self, done: usize, total: usize) -> Result<(), KeeperError> {
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        commissions::progress(&mut transaction, &self.id, done, total).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Notes what the commission waits for, once.
+    async fn tell(&self, row: &CommissionRow, trouble: &str) -> Result<(), KeeperError> {
+        if row.trouble.as_deref() == Some(trouble) {
+            return Ok(());
+        }
+        tracing::warn!(
+            commission = self.id,
+            step = row.step.as_str(),
+            trouble,
+            "a commission waits"
+        );
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        commissions::wait(&mut transaction, &self.id, Some(trouble)).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// Notes something that could not be done and does not hold the rest up.
+    async fn note(&self, note: &str) -> Result<(), KeeperError> {
+        tracing::warn!(commission = self.id, note, "a part of a commission could not be done");
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        commissions::note(&mut transaction, &self.id, note).await?;
+        Ok(transaction.commit().await?)
+    }
+}

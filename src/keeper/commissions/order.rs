@@ -1,0 +1,274 @@
+//! Taking orders down: what an administrator says, made into all that is wanted.
+
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomOrAliasId, TransactionId};
+use serde_json::{Value, json};
+
+use crate::{
+    crypto::EncryptedFile,
+    homeserver::HomeserverError,
+    keeper::{
+        clock::now_ms,
+        lane::Lanes,
+        operator::{Making, Picture, Refusal},
+    },
+    state::{
+        JsonMap, Membership,
+        succession::{encryption_from_birth, governed_by},
+    },
+    store::{
+        Blueprint, CommissionKind, CommissionRow, SpaceLink, StateValue, Step, commands,
+        commissions, rooms, spaces,
+    },
+};
+
+/// The most bytes of a name.
+const LONGEST_NAME: usize = 1024;
+/// The most bytes of a topic: an event has room for 64 KiB, and ciphertext takes a third more.
+const LONGEST_TOPIC: usize = 32 << 10;
+/// The most people who are invited into a new room.
+const MOST_INVITES: usize = 1000;
+
+/// Takes an order down for `actor`: from then on it is carried out, over restarts as well.
+///
+/// # Errors
+///
+/// [`Refusal`] when it cannot be carried out as it stands, or the homeserver does not answer.
+pub(in crate::keeper) async fn order(
+    lanes: &Lanes,
+    actor: &str,
+    making: &Making,
+) -> Result<CommissionRow, Refusal> {
+    let taken = take(lanes, actor, making).await;
+    let outcome = match &taken {
+        Ok(_) => "done".to_owned(),
+        Err(refusal) => format!("refused:{}", refusal.code),
+    };
+    let store = &lanes.taker.store;
+    let mut transaction = store.begin().await?;
+    if let Ok((row, wanted)) = &taken {
+        commissions::insert(store, &mut transaction, row, wanted).await?;
+    }
+    commands::note(&mut transaction, actor, &making.asked(), &outcome, now_ms()).await?;
+    transaction.commit().await?;
+    match &taken {
+        Ok((row, _)) => {
+            tracing::info!(actor, ?making, commission = row.id, "an order was taken down")
+        }
+        Err(refusal) => tracing::info!(actor, ?making, %refusal, "an order was refused"),
+    }
+    taken.map(|(row, _)| row)
+}
+
+async fn take(
+    lanes: &Lanes,
+    actor: &str,
+    making: &Making,
+) -> Result<(CommissionRow, Blueprint), Refusal> {
+    if lanes.taker.rules.is_noop() {
+        return Err(Refusal::new(
+            "noop",
+            "noop is on, so nothing is sent; `statekeeper noop off` first",
+        ));
+    }
+    let (kind, old_room, wanted, notes) = match making {
+        Making::RoomCreate { .. } => {
+            (CommissionKind::Create, None, new_room(lanes, making).await?, Vec::new())
+        }
+        Making::RoomUpgrade { .. } => {
+            return Err(Refusal::new("not_understood", "rooms cannot be upgraded yet"));
+        }
+    };
+    let row = CommissionRow {
+        id: TransactionId::new().to_string(),
+        kind,
+        actor: actor.to_owned(),
+        old_room,
+        room_id: None,
+        step: Step::Create,
+        attempts: 0,
+        done: 0,
+        total: 0,
+        trouble: None,
+        notes,
+        created_at: now_ms(),
+        ended_at: None,
+    };
+    Ok((row, wanted))
+}
+
+/// What is wanted of a new room.
+async fn new_room(lanes: &Lanes, making: &Making) -> Result<Blueprint, Refusal> {
+    let Making::RoomCreate { name, topic, avatar, space, restricted, admins, invite, version } =
+        making
+    else {
+        return Err(Refusal::new("not_understood", "this makes no room"));
+    };
+    let keeper = &lanes.taker.keeper;
+    let invites = invitees(keeper, admins, invite)?;
+    let space = match space {
+        Some(space) => Some(space_of(lanes, space).await?),
+        None if *restricted => {
+            return Err(Refusal::new(
+                "no_space",
+                "a restricted room lets in the members of a space; name it",
+            ));
+        }
+        None => None,
+    };
+    let version = room_version(lanes, version.as_deref()).await?;
+    let mut hidden = Vec::new();
+    hidden.extend(text("m.room.name", "name", name.as_deref(), LONGEST_NAME)?);
+    hidden.extend(text("m.room.topic", "topic", topic.as_deref(), LONGEST_TOPIC)?);
+    if let Some(picture) = avatar {
+        hidden.push(uploaded(lanes, picture).await?);
+    }
+    let government = governed_by(keeper, admins, &version);
+    let mut creation = JsonMap::new();
+    if !government.additional_creators.is_empty() {
+        creation.insert("additional_creators".to_owned(), json!(government.additional_creators));
+    }
+    let rule = space.as_deref().filter(|_| *restricted).map(restricted_to);
+    Ok(Blueprint {
+        version,
+        creation,
+        power_levels: government.power_levels,
+        encryption: encryption_from_birth(None),
+        history_visibility: "shared".to_owned(),
+        hidden,
+        plain: rule.into_iter().collect(),
+        spaces: space.iter().map(|space| link(lanes, space)).collect(),
+        addresses: Vec::new(),
+        canonical_alias: None,
+        invites,
+    })
+}
+
+fn invitees(
+    keeper: &OwnedUserId,
+    admins: &[OwnedUserId],
+    invite: &[OwnedUserId],
+) -> Result<Vec<OwnedUserId>, Refusal> {
+    let mut invites: Vec<OwnedUserId> = Vec::new();
+    for user in admins.iter().chain(invite).filter(|user| *user != keeper) {
+        if !invites.contains(user) {
+            invites.push(user.clone());
+        }
+    }
+    if invites.len() > MOST_INVITES {
+        let message = format!("no more than {MOST_INVITES} people are invited into a new room");
+        return Err(Refusal::new("too_many", &message));
+    }
+    Ok(invites)
+}
+
+fn text(
+    event_type: &str,
+    field: &str,
+    text: Option<&str>,
+    longest: usize,
+) -> Result<Option<StateValue>, Refusal> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    if text.len() > longest {
+        let message = format!("the {field} has {} bytes; {longest} are the most", text.len());
+        return Err(Refusal::new("too_long", &message));
+    }
+    let content = JsonMap::from_iter([(field.to_owned(), Value::String(text.to_owned()))]);
+    Ok(Some(value(event_type, "", content)))
+}
+
+pub(super) fn value(event_type: &str, state_key: &str, content: JsonMap) -> StateValue {
+    StateValue { event_type: event_type.to_owned(), state_key: state_key.to_owned(), content }
+}
+
+/// The rule that lets in a space's members.
+fn restricted_to(space: &RoomId) -> StateValue {
+    let allow = json!([{ "type": "m.room_membership", "room_id": space }]);
+    let content = JsonMap::from_iter([
+        ("join_rule".to_owned(), json!("restricted")),
+        ("allow".to_owned(), allow),
+    ]);
+    value("m.room.join_rules", "", content)
+}
+
+fn link(lanes: &Lanes, space: &RoomId) -> SpaceLink {
+    let via = || ("via".to_owned(), json!([lanes.taker.keeper.server_name()]));
+    SpaceLink {
+        space: space.to_owned(),
+        child: JsonMap::from_iter([via()]),
+        parent: JsonMap::from_iter([via(), ("canonical".to_owned(), json!(true))]),
+    }
+}
+
+/// The space by its id or address; one that the keeper is in.
+async fn space_of(lanes: &Lanes, space: &RoomOrAliasId) -> Result<OwnedRoomId, Refusal> {
+    let id = match <&RoomId>::try_from(space) {
+        Ok(id) => id.to_owned(),
+        Err(alias) => {
+            let resolved = lanes.homeserver.resolve_alias(alias).await;
+            resolved.map_err(|error| asked_in_vain(space.as_str(), &error))?.0
+        }
+    };
+    let db = &mut *lanes.taker.store.read().await?;
+    let known = rooms::get(db, &id).await?;
+    let is_there = known.is_some_and(|room| room.membership == Membership::Join && room.loaded);
+    if !is_there || !spaces::all_spaces(db).await?.contains(&id) {
+        let message = format!("{space}: is no space that the keeper is in; invite it there first");
+        return Err(Refusal::new("not_in_space", &message));
+    }
+    Ok(id)
+}
+
+/// The version that the new room gets.
+pub(super) async fn room_version(lanes: &Lanes, wanted: Option<&str>) -> Result<String, Refusal> {
+    let offered = lanes.homeserver.room_versions().await;
+    let offered = offered.map_err(|error| asked_in_vain("the room's version", &error))?;
+    match (wanted, offered) {
+        (None, Some(offered)) => Ok(offered.default),
+        (Some(wanted), Some(offered)) if offered.available.contains_key(wanted) => {
+            Ok(wanted.to_owned())
+        }
+        (Some(wanted), None) => Ok(wanted.to_owned()),
+        (Some(wanted), Some(offered)) => {
+            let all: Vec<&str> = offered.available.keys().map(String::as_str).collect();
+            let message =
+                format!("room version {wanted}: the homeserver offers {}", all.join(", "));
+            Err(Refusal::new("version", &message))
+        }
+        (None, None) => Err(Refusal::new(
+            "version",
+            "the homeserver does not say which room version is its default; name one",
+        )),
+    }
+}
+
+fn asked_in_vain(what: &str, error: &HomeserverError) -> Refusal {
+    Refusal::new("homeserver", &format!("{what}: {error}"))
+}
+
+/// The picture, uploaded as ciphertext, with its key. An upload that comes to nothing afterwards is a file to which
+/// nobody has the key.
+async fn uploaded(lanes: &Lanes, picture: &Picture) -> Result<StateValue, Refusal> {
+    let bytes = vodozemac::base64_decode(&picture.data);
+    let bytes = bytes.map_err(|_| Refusal::new("picture", "the picture did not arrive whole"))?;
+    let content = encrypted_avatar(lanes, &bytes, Some(&picture.mimetype)).await;
+    let content = content.map_err(|error| Refusal::from(error).about("the picture"))?;
+    Ok(value("m.room.avatar", "", content))
+}
+
+/// The content of an `m.room.avatar` whose picture is ciphertext to the homeserver, once it is there.
+pub(super) async fn encrypted_avatar(
+    lanes: &Lanes,
+    picture: &[u8],
+    mimetype: Option<&str>,
+) -> Result<JsonMap, crate::keeper::KeeperError> {
+    let encrypted = EncryptedFile::new(picture)?;
+    let url = lanes.homeserver.upload(encrypted.ciphertext.clone().into()).await?;
+    let mut info = JsonMap::from_iter([("size".to_owned(), json!(picture.len()))]);
+    if let Some(mimetype) = mimetype {
+        info.insert("mimetype".to_owned(), json!(mimetype));
+    }
+    Ok(JsonMap::from_iter([
+        ("file".to_owned(), Value::Object(encrypted.at(&url)?)),
+        ("info".to_owned(), Value::Object(info)),
+    ]))
+}

@@ -1,0 +1,85 @@
+//! Rooms that the keeper makes: whoever comes in reads the name, and the homeserver never does.
+
+use serde_json::{Value, json};
+
+use crate::support::{
+    client::{Sdk, StockClient},
+    eventually,
+    js::JsClient,
+    keeper::KEEPER,
+    room::public_space,
+    world::World,
+};
+
+const NAME: &str = "Garden Club";
+const TOPIC: &str = "Tomatoes, mostly";
+
+/// A space of the owner's that the keeper is in, with power.
+async fn space(world: &World, owner: &JsClient) -> String {
+    let mut body = public_space();
+    let users = json!({ owner.api.user_id.clone(): 100, KEEPER: 100 });
+    // The creator of a room of version 12 must not be named.
+    body["room_version"] = json!("11");
+    body["power_level_content_override"] = json!({ "users": users });
+    let space = owner.create_room(body, false).await;
+    owner.api.invite(&space, KEEPER).await;
+    eventually("the keeper has come into the space", async || {
+        let room = world.keeper.attempt(&["room", "--config", "config.yaml", "--json", &space])?;
+        let room: Value = serde_json::from_str(&room).ok()?;
+        (room["status"] == "state_not_encrypted").then_some(())
+    })
+    .await;
+    space
+}
+
+/// Everything that the homeserver keeps of a room, as text.
+async fn kept_by_the_homeserver(member: &JsClient, room_id: &str) -> String {
+    let state = member.api.state(room_id).await;
+    let timeline = member.api.timeline(room_id).await;
+    format!("{}{}", Value::Array(state), Value::Array(timeline))
+}
+
+#[tokio::test]
+async fn a_room_that_the_keeper_made_shows_its_name_to_everybody_but_the_homeserver() {
+    let world = World::shared().await;
+    for version in ["11", "12"] {
+        let owner = world.js_user("owner").await;
+        let space = space(world, &owner).await;
+        let out = world.keeper.run(&[
+            "room",
+            "create",
+            "--config",
+            "config.yaml",
+            "--name",
+            NAME,
+            "--topic",
+            TOPIC,
+            "--space",
+            &space,
+            "--restricted",
+            "--admin",
+            &owner.api.user_id,
+            "--room-version",
+            version,
+        ]);
+        let room_id = out.lines().last().unwrap().to_owned();
+        assert!(room_id.starts_with('!'), "{out}");
+        // The owner was invited, and others come by way of the space.
+        owner.api.join(&room_id).await;
+        StockClient::Js(owner.clone()).see_name(&room_id, NAME).await;
+        for sdk in [Sdk::Js, Sdk::Rust] {
+            let member = world.stock_user(sdk, "member").await;
+            member.join(&space).await;
+            member.join(&room_id).await;
+            member.see_name(&room_id, NAME).await;
+            member.see_topic(&room_id, TOPIC).await;
+        }
+        let kept = kept_by_the_homeserver(&owner, &room_id).await;
+        assert!(!kept.contains("Garden") && !kept.contains("Tomatoes"), "{kept}");
+        let child = owner.api.state_event(&space, "m.space.child", &room_id).await.unwrap();
+        assert_eq!(child["content"]["via"], json!(["localhost"]));
+        // The owner governs the room: a rename of his is the room's name.
+        let renamed = owner.set_name(&room_id, "Vegetable Club").await;
+        world.sealed(&owner.api, &room_id, "m.room.name", &renamed).await;
+    }
+}
