@@ -42,5 +42,6 @@ mod races {
     mod storm;
     mod transactions;
     mod unreadable;
+    mod upgrading;
     mod weather;
 }

@@ -26,6 +26,8 @@ const LARGEST_PICTURE: u64 = 8 << 20;
 pub(super) enum Work {
     /// Make a room whose state is encrypted from its birth
     Create(Create),
+    /// Move a room to one whose state is encrypted
+    Upgrade(super::upgrade::Upgrade),
     /// Say how far the rooms are that are being made
     Progress(Progress),
 }
@@ -92,6 +94,7 @@ pub(super) struct Progress {
 pub(super) fn run(work: &Work) -> anyhow::Result<()> {
     match work {
         Work::Create(arguments) => create(arguments),
+        Work::Upgrade(arguments) => super::upgrade::run(arguments),
         Work::Progress(arguments) => progress(arguments),
     }
 }

@@ -24,6 +24,7 @@ mod running;
 mod serve;
 mod status;
 mod table;
+mod upgrade;
 mod when;
 mod why;
 mod word;

@@ -4,6 +4,7 @@
 //! Everything here is pure: no I/O, no clock, no randomness. All of it reads what other people
 //! wrote, so nothing here panics, and no error repeats an event's content.
 
+pub mod avatar;
 pub mod encryption;
 pub mod event;
 pub mod exempt;
@@ -20,6 +21,7 @@ pub mod succession;
 pub mod tuple;
 pub mod validate;
 
+pub use avatar::public_picture;
 pub use encryption::RoomEncryption;
 pub use event::{MalformedEvent, RoomEvent};
 pub use exempt::{CRITICAL, ExemptTypes, SenderBound};

@@ -99,6 +99,18 @@ pub async fn listed(connection: &mut SqliteConnection, space: &RoomId) -> Result
     rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id"))).collect()
 }
 
+/// The spaces that list a room.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn listing(connection: &mut SqliteConnection, room: &RoomId) -> Result<Vec<OwnedRoomId>> {
+    let sql = "SELECT space_id FROM space_links WHERE room_id = ? AND listed_by IS NOT NULL";
+    let rows: Vec<(String,)> =
+        sqlx::query_as(sql).bind(room.as_str()).fetch_all(connection).await?;
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id"))).collect()
+}
+
 /// Whether an event of `room` says where it, or another room, belongs.
 ///
 /// # Errors

@@ -83,3 +83,77 @@ async fn a_room_that_the_keeper_made_shows_its_name_to_everybody_but_the_homeser
         world.sealed(&owner.api, &room_id, "m.room.name", &renamed).await;
     }
 }
+
+/// A picture of one pixel.
+const PNG: &[u8] =
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\x1f\x15\xc4\x89";
+
+#[tokio::test]
+async fn a_room_in_plain_is_moved_and_its_members_read_the_name_that_the_homeserver_sees_no_more() {
+    let world = World::shared().await;
+    for version in ["11", "12"] {
+        let owner = world.js_user("owner").await;
+        let space = space(world, &owner).await;
+        let members = [
+            world.stock_user(Sdk::Js, "member").await,
+            world.stock_user(Sdk::Rust, "member").await,
+        ];
+        let picture = owner.api.upload(PNG).await;
+        let users = json!({ owner.api.user_id.clone(): 100, KEEPER: 100 });
+        let body = json!({
+            "preset": "private_chat",
+            "room_version": "11",
+            "name": NAME,
+            "topic": TOPIC,
+            "invite": [KEEPER, members[0].user_id(), members[1].user_id()],
+            "power_level_content_override": { "users": users },
+            "initial_state": [
+                { "type": "m.room.avatar", "state_key": "", "content": { "url": picture } },
+                { "type": "m.space.parent", "state_key": space, "content": { "via": ["localhost"] } },
+            ],
+        });
+        let old = owner.create_room(body, false).await;
+        world.add_to_space(&owner, &space, &old).await;
+        for member in &members {
+            member.join(&old).await;
+        }
+        eventually("the keeper has come into the room", async || {
+            let room = ["room", "--config", "config.yaml", "--json", &old];
+            let room: Value = serde_json::from_str(&world.keeper.attempt(&room)?).ok()?;
+            (room["status"] == "state_not_encrypted").then_some(())
+        })
+        .await;
+        let out = world.keeper.run(&[
+            "room",
+            "upgrade",
+            "--config",
+            "config.yaml",
+            "--yes",
+            "--room-version",
+            version,
+            &old,
+        ]);
+        let new = out.lines().rfind(|line| line.starts_with('!')).unwrap().to_owned();
+        let tombstone = owner.api.state_event(&old, "m.room.tombstone", "").await.unwrap();
+        assert_eq!(tombstone["content"]["replacement_room"], new);
+        owner.api.join(&new).await;
+        StockClient::Js(owner.clone()).see_name(&new, NAME).await;
+        for member in &members {
+            member.join(&new).await;
+            member.see_name(&new, NAME).await;
+            member.see_topic(&new, TOPIC).await;
+        }
+        let create = owner.api.state_event(&new, "m.room.create", "").await.unwrap();
+        assert_eq!(create["content"]["predecessor"]["room_id"], old);
+        let avatar = members[0].state_content(&new, "m.room.avatar").await.unwrap();
+        let file = avatar["file"]["url"].as_str().unwrap();
+        assert_ne!(owner.api.download(file).await, PNG, "what lies there is ciphertext");
+        let kept = kept_by_the_homeserver(&owner, &new).await;
+        for secret in ["Garden", "Tomatoes", &picture] {
+            assert!(!kept.contains(secret), "{secret}: {kept}");
+        }
+        // The owner has as much power as before: a rename of his is the room's name.
+        let renamed = owner.set_name(&new, "Vegetable Club").await;
+        world.sealed(&owner.api, &new, "m.room.name", &renamed).await;
+    }
+}

@@ -131,6 +131,32 @@ impl Api {
         room["room_id"].as_str().unwrap().to_owned()
     }
 
+    /// Puts a file into the media repository; its address there.
+    pub async fn upload(&self, file: &[u8]) -> String {
+        let request = Request::post(format!("{}/_matrix/media/v3/upload", self.base))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::CONTENT_TYPE, "image/png")
+            .body(Full::new(Bytes::copy_from_slice(file)))
+            .unwrap();
+        let response = http().request(request).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        body["content_uri"].as_str().unwrap().to_owned()
+    }
+
+    /// What the media repository has at an address.
+    pub async fn download(&self, address: &str) -> Vec<u8> {
+        let path = address.strip_prefix("mxc://").unwrap();
+        let request =
+            Request::get(format!("{}/_matrix/client/v1/media/download/{path}", self.base))
+                .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+                .body(Full::default())
+                .unwrap();
+        let response = http().request(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().collect().await.unwrap().to_bytes().to_vec()
+    }
+
     pub async fn invite(&self, room_id: &str, user_id: &str) {
         let path = format!("v3/rooms/{}/invite", encode(room_id));
         self.call(Method::POST, &path, Some(json!({ "user_id": user_id }))).await.unwrap();

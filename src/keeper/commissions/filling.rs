@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How long until it is looked whether a value was sealed.
-const SEALS: Duration = Duration::from_millis(50);
+pub(super) const SEALS: Duration = Duration::from_millis(50);
 /// How often an invite is tried that the homeserver cannot deliver.
 const MOST_TRIES: u32 = 3;
 
@@ -171,7 +171,7 @@ impl Work {
 }
 
 /// Whether the keeper seals such a value in a room of these rules.
-fn is_hidden(value: &StateValue, rules: &Rules) -> bool {
+pub(super) fn is_hidden(value: &StateValue, rules: &Rules) -> bool {
     let tuple = value.tuple();
     !rules.exempt.contains(&value.event_type)
         && !rules.sender_bound.binds(&tuple)
@@ -179,7 +179,7 @@ fn is_hidden(value: &StateValue, rules: &Rules) -> bool {
 }
 
 /// Whether a value is sealed, or nothing that has to be sealed any more.
-fn is_settled(row: &TupleRow) -> bool {
+pub(super) fn is_settled(row: &TupleRow) -> bool {
     let Some(source) = &row.source else { return true };
     row.redacted || row.sealed.as_ref().is_some_and(|sealed| sealed.from == source.event_id)
 }

@@ -35,7 +35,7 @@ impl Work {
         self.next(row).await
     }
 
-    /// Says it on both sides. Whether both could. To say it again makes no new event.
+    /// Says it on both sides. Whether both could and did. To say it again makes no new event.
     async fn say(&self, room: &RoomId, link: &SpaceLink) -> Result<bool, KeeperError> {
         let space = &link.space;
         let listed = self.put(space, ("m.space.child", room.as_str()), &link.child).await?;
@@ -44,6 +44,10 @@ impl Work {
                 "{space} could not be made to list the room ({error}): put m.space.child of {room} there"
             ))
             .await?;
+        }
+        // A room that did not claim the space goes on not to.
+        if link.parent.is_empty() {
+            return Ok(false);
         }
         let claimed = self.put(room, ("m.space.parent", space.as_str()), &link.parent).await?;
         if let Err(error) = &claimed {

@@ -3,6 +3,8 @@
 //! - [`order`] takes an order down, with all that is wanted;
 //! - [`making`] has the homeserver create the room, and looks at what came of it;
 //! - [`filling`] has its state sealed, says what stands in plain, and invites;
+//! - [`upgrade`] plans what becomes of a room that is moved, [`gathering`] reads what stands in it;
+//! - [`moving`] does what a new room alone does not need;
 //! - [`joined_up`] has spaces and room say that they belong together.
 //!
 //! A sealed payload and its key are bound to the room's id, so nothing can be sealed before the room exists. It is
@@ -20,15 +22,19 @@
 //! not invited again.
 
 mod filling;
+mod gathering;
 mod joined_up;
 mod making;
+mod moving;
 mod order;
+mod upgrade;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::{sync::Notify, task::JoinSet};
 
-pub(super) use self::order::order;
+pub use self::upgrade::UpgradePlan;
+pub(super) use self::{order::order, upgrade::plan};
 use super::{KeeperError, lane::Lanes};
 use crate::{
     homeserver::Backoff,
@@ -163,11 +169,15 @@ impl Work {
         let Some(room) = row.room_id.clone() else { return self.go_on(row, Step::Create).await };
         match row.step {
             Step::Load => self.load(row, &room).await,
+            Step::Picture => self.picture(row, &wanted).await,
+            Step::Address => self.address(row, &room, &wanted).await,
+            Step::Tombstone => self.tombstone(row, &room, &wanted).await,
+            Step::Carry => self.carry(row, &room).await,
             Step::Link => self.link(row, &room, &wanted).await,
             Step::Seal => self.seal(row, &room, &wanted).await,
             Step::Open => self.open(row, &room, &wanted).await,
             Step::Invite => self.invite(row, &room, &wanted).await,
-            _ => self.next(row).await,
+            Step::Create | Step::Done | Step::Failed => self.next(row).await,
         }
     }
 

@@ -3,6 +3,7 @@
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomOrAliasId, TransactionId};
 use serde_json::{Value, json};
 
+use super::upgrade::look;
 use crate::{
     crypto::EncryptedFile,
     homeserver::HomeserverError,
@@ -70,12 +71,15 @@ async fn take(
             "noop is on, so nothing is sent; `statekeeper noop off` first",
         ));
     }
-    let (kind, old_room, wanted, notes) = match making {
-        Making::RoomCreate { .. } => {
-            (CommissionKind::Create, None, new_room(lanes, making).await?, Vec::new())
-        }
-        Making::RoomUpgrade { .. } => {
-            return Err(Refusal::new("not_understood", "rooms cannot be upgraded yet"));
+    let (kind, old_room, wanted) = match making {
+        Making::RoomCreate { .. } => (CommissionKind::Create, None, new_room(lanes, making).await?),
+        Making::RoomUpgrade { room, version } => {
+            let (plan, wanted) = look(lanes, room, version.as_deref()).await?;
+            if !plan.missing.is_empty() {
+                let message = format!("{room}: {}", plan.missing.join("; "));
+                return Err(Refusal::new("missing", &message));
+            }
+            (CommissionKind::Upgrade, Some(room.clone()), wanted)
         }
     };
     let row = CommissionRow {
@@ -89,7 +93,7 @@ async fn take(
         done: 0,
         total: 0,
         trouble: None,
-        notes,
+        notes: Vec::new(),
         created_at: now_ms(),
         ended_at: None,
     };

@@ -101,7 +101,8 @@ pub fn answer(answer: &Answer) -> Message {
         Answer::Examination(_)
         | Answer::Done(_)
         | Answer::Commission(_)
-        | Answer::Commissions(_) => Message::line("done"),
+        | Answer::Commissions(_)
+        | Answer::UpgradePlan(_) => Message::line("done"),
     }
 }
 

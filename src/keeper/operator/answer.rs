@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{examine::Examination, why::Why};
 use crate::{
-    keeper::KeeperError,
+    keeper::{KeeperError, commissions::UpgradePlan},
     store::{CommissionRow, Done, HoldRow, Refused, RoomOverview, StoreError, TupleOverview},
 };
 
@@ -27,6 +27,8 @@ pub enum Answer {
     Holds(Vec<Hold>),
     /// To [`super::Query::Examine`].
     Examination(Examination),
+    /// To [`super::Query::UpgradePlan`].
+    UpgradePlan(UpgradePlan),
     /// To [`super::Query::Commissions`].
     Commissions(Vec<CommissionRow>),
     /// To [`super::Query::Commission`] and [`super::Request::Making`].

@@ -23,7 +23,12 @@ pub use self::{
     request::{Caller, Query, Request},
     why::{Code, DeviceWhy, Finding, Told, ValueState, ValueWhy, Why},
 };
-use super::{clock::now_ms, commissions::order, lane::Lanes, rule_book::RuleBook};
+use super::{
+    clock::now_ms,
+    commissions::{order, plan},
+    lane::Lanes,
+    rule_book::RuleBook,
+};
 use crate::{
     admin::Readiness,
     store::{
@@ -129,6 +134,10 @@ impl Operator {
             Query::Examine => {
                 let lanes = self.inner.lanes.get().ok_or_else(Refusal::starting)?;
                 Answer::Examination(examine::examine(lanes).await)
+            }
+            Query::UpgradePlan { room, version } => {
+                let lanes = self.inner.lanes.get().ok_or_else(Refusal::starting)?;
+                Answer::UpgradePlan(plan(lanes, room, version.as_deref()).await?)
             }
             Query::Commissions => {
                 let db = &mut *self.inner.parts.store.read().await?;

@@ -44,6 +44,13 @@ pub enum Query {
     Holds,
     /// What the keeper finds of its own device.
     Examine,
+    /// What moving a room would come to.
+    UpgradePlan {
+        /// The room.
+        room: OwnedRoomId,
+        /// The new one's room version, where it is not the homeserver's default.
+        version: Option<String>,
+    },
     /// The rooms that it makes for administrators, and made lately.
     Commissions,
     /// One of these.
@@ -85,6 +92,9 @@ impl Query {
             Self::Why { user, room } => Asked::about("why", Some(room), Some(user)),
             Self::Holds => Asked::about("holds", None, None),
             Self::Examine => Asked::about("doctor", None, None),
+            Self::UpgradePlan { room, .. } => {
+                Asked { detail: "plan", ..Asked::about("room-upgrade", Some(room), None) }
+            }
             Self::Commissions | Self::Commission { .. } => {
                 Asked::about("room-progress", None, None)
             }

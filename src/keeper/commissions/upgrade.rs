@@ -1,0 +1,288 @@
+//! Moving a room: what has to be there for it, what goes over, and what stays behind.
+
+use std::collections::BTreeSet;
+
+use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    gathering::{Gathered, Standing, gather},
+    order::room_version,
+};
+use crate::{
+    homeserver::Homeserver,
+    keeper::{KeeperError, ingest::power_levels, lane::Lanes, operator::Refusal},
+    state::{
+        HistoryVisibility, JsonMap, Membership, PowerLevel, PowerLevels, RoomEvent, rooms_let_in,
+        succession::{Government, encryption_from_birth, successor},
+    },
+    store::{Blueprint, RoomRow, SpaceLink, StateValue, commissions, places, rooms},
+};
+
+/// What moving a room comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradePlan {
+    /// The old room.
+    pub room: OwnedRoomId,
+    /// Its room version.
+    pub from_version: String,
+    /// The new one's.
+    pub to_version: String,
+    /// Who creates the new room, and so has the most power there: the keeper.
+    pub creator: OwnedUserId,
+    /// Who creates it beside the keeper, where the room version has such.
+    pub additional_creators: Vec<OwnedUserId>,
+    /// How many pieces of state are sealed there.
+    pub sealed: usize,
+    /// How many are said in plain.
+    pub plain: usize,
+    /// Whether the picture is encrypted, which is public until now.
+    pub picture: bool,
+    /// The spaces that will list it in place of the old one.
+    pub spaces: Vec<OwnedRoomId>,
+    /// The addresses that will lead there.
+    pub addresses: Vec<String>,
+    /// Who is invited.
+    pub invited: usize,
+    /// How many members the join rule lets in without.
+    pub admitted: usize,
+    /// What has to be mended before it can be done.
+    pub missing: Vec<String>,
+    /// What stays behind, or has to be done by hand.
+    pub losses: Vec<String>,
+}
+
+/// Looks at a room that is to be moved.
+///
+/// # Errors
+///
+/// [`Refusal`] when the keeper is not in it, it is being moved or was, or the homeserver does not answer.
+pub(in crate::keeper) async fn plan(
+    lanes: &Lanes,
+    room: &RoomId,
+    version: Option<&str>,
+) -> Result<UpgradePlan, Refusal> {
+    Ok(look(lanes, room, version).await?.0)
+}
+
+/// The same with all that is wanted of the new room.
+pub(super) async fn look(
+    lanes: &Lanes,
+    room: &RoomId,
+    version: Option<&str>,
+) -> Result<(UpgradePlan, Blueprint), Refusal> {
+    let known = known_room(lanes, room).await?;
+    let version = room_version(lanes, version).await?;
+    let standing = Standing::of(lanes, room).await?;
+    if let Some(new) = standing.content("m.room.tombstone", "").and_then(successor) {
+        let message = format!("{room}: goes on in {new} already");
+        return Err(Refusal::new("moved_already", &message));
+    }
+    let keeper = &lanes.taker.keeper;
+    let nothing = JsonMap::new();
+    let levels = standing.content("m.room.power_levels", "").unwrap_or(&nothing);
+    let government =
+        Government { power_levels: levels, creators: &known.creators, version: &known.version };
+    let inheritance = government.inherit(keeper, &version);
+    let Gathered { hidden, plain, mut losses } = gather(lanes, &known, &standing).await?;
+    let (links, unlinked) = links(lanes, room, &standing).await?;
+    losses.extend(unlinked);
+    let (addresses, stay) = addresses(&lanes.homeserver, room).await?;
+    losses.extend(stay);
+    let (invites, admitted) = invitees(lanes, &standing).await?;
+    let claimed: BTreeSet<&str> = links.iter().map(|link| link.space.as_str()).collect();
+    let plain: Vec<StateValue> = plain
+        .into_iter()
+        .filter(|it| it.event_type != "m.space.parent" || !claimed.contains(it.state_key.as_str()))
+        .filter(|it| it.event_type != "m.room.history_visibility")
+        .collect();
+    let picture = hidden.iter().any(is_public_picture);
+    let creation =
+        creation(room, &standing, &inheritance.additional_creators, newest(lanes, room).await?);
+    let plan = UpgradePlan {
+        room: room.to_owned(),
+        from_version: known.version.clone(),
+        to_version: version.clone(),
+        creator: keeper.clone(),
+        additional_creators: inheritance.additional_creators,
+        sealed: hidden.len(),
+        plain: plain.len(),
+        picture,
+        spaces: links.iter().map(|link| link.space.clone()).collect(),
+        addresses: addresses.clone(),
+        invited: invites.len(),
+        admitted,
+        missing: missing(lanes, &known),
+        losses,
+    };
+    let blueprint = Blueprint {
+        version,
+        creation,
+        power_levels: inheritance.power_levels,
+        encryption: encryption_from_birth(standing.content("m.room.encryption", "")),
+        history_visibility: visibility(&standing).as_str().to_owned(),
+        hidden,
+        plain,
+        spaces: links,
+        canonical_alias: standing.content("m.room.canonical_alias", "").cloned(),
+        addresses,
+        invites,
+    };
+    Ok((plan, blueprint))
+}
+
+async fn known_room(lanes: &Lanes, room: &RoomId) -> Result<RoomRow, Refusal> {
+    let db = &mut *lanes.taker.store.read().await?;
+    let known = rooms::get(db, room).await?;
+    let known = known.filter(|known| known.membership == Membership::Join && known.loaded);
+    let Some(known) = known else {
+        return Err(crate::store::Refused::UnknownRoom(room.to_owned()).into());
+    };
+    if let Some(order) = commissions::moving(db, room).await? {
+        let message = format!("{room}: is being moved already, by the order {}", order.id);
+        return Err(Refusal::new("being_moved", &message));
+    }
+    Ok(known)
+}
+
+/// What the keeper lacks in the old room.
+fn missing(lanes: &Lanes, room: &RoomRow) -> Vec<String> {
+    let (keeper, power) = (&lanes.taker.keeper, power_levels(room));
+    if power.may_send_state(keeper, "m.room.tombstone") {
+        return Vec::new();
+    }
+    vec![give_power(room, &power, keeper, "m.room.tombstone")]
+}
+
+fn give_power(room: &RoomRow, power: &PowerLevels, keeper: &OwnedUserId, kind: &str) -> String {
+    let needed = match power.needed_for_state(kind) {
+        PowerLevel::Level(level) => level.to_string(),
+        PowerLevel::Infinite => "the highest level".to_owned(),
+    };
+    let id = &room.room_id;
+    format!(
+        "in m.room.power_levels of {id}, set users[\"{keeper}\"] to {needed} or more, for {kind}"
+    )
+}
+
+/// What `m.room.create` says, beside the version.
+fn creation(
+    room: &RoomId,
+    standing: &Standing,
+    additional_creators: &[OwnedUserId],
+    newest: Option<String>,
+) -> JsonMap {
+    let mut creation = JsonMap::new();
+    let before = standing.content("m.room.create", "");
+    for field in ["type", "m.federate"] {
+        if let Some(value) = before.and_then(|before| before.get(field)) {
+            creation.insert(field.to_owned(), value.clone());
+        }
+    }
+    let mut predecessor = json!({ "room_id": room });
+    if let (Some(newest), Some(predecessor)) = (newest, predecessor.as_object_mut()) {
+        predecessor.insert("event_id".to_owned(), newest.into());
+    }
+    creation.insert("predecessor".to_owned(), predecessor);
+    if !additional_creators.is_empty() {
+        creation.insert("additional_creators".to_owned(), json!(additional_creators));
+    }
+    creation
+}
+
+/// The newest event of the old room, which older clients want to know.
+async fn newest(lanes: &Lanes, room: &RoomId) -> Result<Option<String>, KeeperError> {
+    let newest = lanes.homeserver.recent_events(room, 1).await?;
+    let newest = newest.first().and_then(|body| RoomEvent::parse_str(body.get()).ok());
+    Ok(newest.map(|event| event.event_id.to_string()))
+}
+
+fn visibility(standing: &Standing) -> HistoryVisibility {
+    let content = standing.content("m.room.history_visibility", "");
+    content.map(HistoryVisibility::from_content).unwrap_or_default()
+}
+
+/// The spaces that list the old room and can be made to list the new one, and those that cannot.
+async fn links(
+    lanes: &Lanes,
+    room: &RoomId,
+    standing: &Standing,
+) -> Result<(Vec<SpaceLink>, Vec<String>), KeeperError> {
+    let (mut links, mut unlinked) = (Vec::new(), Vec::new());
+    let keeper = &lanes.taker.keeper;
+    let listing = places::listing(&mut *lanes.taker.store.read().await?, room).await?;
+    for space in listing {
+        let known = rooms::get(&mut *lanes.taker.store.read().await?, &space).await?;
+        let Some(known) = known.filter(|known| known.membership == Membership::Join) else {
+            continue;
+        };
+        let power = power_levels(&known);
+        if !power.may_send_state(keeper, "m.space.child") {
+            unlinked.push(format!(
+                "{space} goes on listing the old room: {}, or list the new one by hand",
+                give_power(&known, &power, keeper, "m.space.child")
+            ));
+            continue;
+        }
+        let child =
+            lanes.homeserver.get_state_event(&space, "m.space.child", room.as_str()).await?;
+        let child = child.and_then(|event| RoomEvent::parse_str(event.0.get()).ok());
+        let Some(child) = child.filter(|child| !child.content.is_empty()) else { continue };
+        let parent = standing.content("m.space.parent", space.as_str()).cloned();
+        links.push(SpaceLink { space, child: child.content, parent: parent.unwrap_or_default() });
+    }
+    Ok((links, unlinked))
+}
+
+/// The own server's addresses of the room. Homeservers let an application service move those alone that are its own
+/// by its registration; which these are is seen when they are moved.
+async fn addresses(
+    homeserver: &Homeserver,
+    room: &RoomId,
+) -> Result<(Vec<String>, Vec<String>), KeeperError> {
+    match homeserver.aliases(room).await {
+        Ok(addresses) if addresses.is_empty() => Ok((addresses, Vec::new())),
+        Ok(addresses) => {
+            let stay = "addresses that the registration's `namespaces.aliases` does not name: the \
+                        homeserver lets nobody but an administrator move them";
+            Ok((addresses, vec![stay.to_owned()]))
+        }
+        Err(error) if error.is_transient() => Err(error.into()),
+        Err(error) => {
+            Ok((Vec::new(), vec![format!("its addresses, which are not known: {error}")]))
+        }
+    }
+}
+
+/// Who has to be invited, and how many the join rule lets in.
+async fn invitees(
+    lanes: &Lanes,
+    standing: &Standing,
+) -> Result<(Vec<OwnedUserId>, usize), KeeperError> {
+    let nothing = JsonMap::new();
+    let rule = standing.content("m.room.join_rules", "").unwrap_or(&nothing);
+    let is_public = rule.get("join_rule").and_then(Value::as_str) == Some("public");
+    let mut let_in: BTreeSet<OwnedUserId> = BTreeSet::new();
+    let db = &mut *lanes.taker.store.read().await?;
+    for room in rooms_let_in(rule) {
+        let members = rooms::present_members(db, &room).await?.into_iter();
+        let joined = members.filter(|member| member.membership == Membership::Join);
+        let_in.extend(joined.map(|member| member.user_id));
+    }
+    let (mut invites, mut admitted) = (Vec::new(), 0);
+    let there = [standing.users(Membership::Join), standing.users(Membership::Invite)].concat();
+    for user in there.into_iter().filter(|user| *user != lanes.taker.keeper) {
+        if is_public || let_in.contains(&user) {
+            admitted += 1;
+        } else {
+            invites.push(user);
+        }
+    }
+    Ok((invites, admitted))
+}
+
+/// Whether it is an avatar whose picture the homeserver can look at.
+pub(super) fn is_public_picture(value: &StateValue) -> bool {
+    value.event_type == "m.room.avatar" && crate::state::public_picture(&value.content).is_some()
+}
