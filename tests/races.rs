@@ -40,6 +40,7 @@ mod races {
     mod spaces;
     mod stage;
     mod storm;
+    mod successors;
     mod transactions;
     mod unreadable;
     mod upgrading;

@@ -133,7 +133,8 @@ fn lines(room: &RoomDetail) -> Vec<String> {
             } else {
                 word(&tuple.state_key)
             };
-            [word(&tuple.event_type), key, tuple.state.clone()]
+            let note = if tuple.public_picture { ", its picture is public" } else { "" };
+            [word(&tuple.event_type), key, format!("{}{note}", tuple.state)]
         });
         lines.extend(table(["TYPE", "STATE KEY", "STATE"], rows.collect()));
     }

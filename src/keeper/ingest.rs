@@ -17,7 +17,7 @@ use super::{
     places, plain, redaction, rotation,
     rule_book::RuleBook,
     spaces::{Bells, news},
-    standing, state_events,
+    standing, state_events, succession,
 };
 use crate::{
     admin::Metrics,
@@ -26,7 +26,7 @@ use crate::{
     state::{JsonMap, Membership, PowerLevels, RoomEvent, creators_of, power::room_version_of},
     store::{
         InboxRow, MemberRow, Retired, RoomRow, Store, held_sessions, inbox, ledger, marks, people,
-        rooms, sessions,
+        rooms, sessions, successions,
     },
 };
 
@@ -167,7 +167,9 @@ impl Taker {
         let rules = places::rules_in(self, db, room_id).await?;
         match membership {
             Membership::Invite => {
-                if !UserGlob::any(&self.rules.global().invite_from, &event.sender) {
+                let is_known = UserGlob::any(&self.rules.global().invite_from, &event.sender);
+                // Whoever closed a room that the keeper is in has said where it goes on.
+                if !is_known && !successions::is_announced(db, room_id).await? {
                     tracing::info!(room = %room_id, inviter = %event.sender,
                         "an invite was not accepted: `access.invite_from` does not name its sender");
                     return Ok(());
@@ -226,6 +228,7 @@ impl Taker {
             }
             return Ok(());
         };
+        succession::take(self, db, &room, event, arrival).await?;
         if places::take(self, db, &room, event, arrival).await? {
             room = rooms::get(db, &room.room_id).await?.unwrap_or(room);
         }

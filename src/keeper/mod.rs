@@ -16,6 +16,7 @@
 //! - [`copies`] keeps what stands in plain beside it as policy wants it;
 //! - [`people`] knows what was seen of members and what administrators said of them;
 //! - [`spaces`] follows spaces, and provides for those who may join a room and have not;
+//! - [`succession`] follows rooms into those that they go on in;
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
 //! - [`keys`] lets go of members' keys that are needed no more;
@@ -77,6 +78,7 @@ pub mod sharing;
 pub mod spaces;
 mod standing;
 mod state_events;
+mod succession;
 mod upkeep;
 
 pub use self::{error::KeeperError, service::serve};

@@ -127,6 +127,7 @@ pub fn policy_of(config: &Config, room: &RoomRow) -> Option<usize> {
 pub fn facts(room: &RoomRow) -> RoomFacts<'_> {
     RoomFacts {
         room_id: &room.room_id,
+        predecessors: &room.predecessors,
         alias: room.canonical_alias.as_deref(),
         spaces: &room.spaces,
         server: server_of(room),

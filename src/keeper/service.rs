@@ -45,7 +45,9 @@ use super::{
         follow::Follower,
         provide::{Provided, Provider},
     },
-    standing, upkeep,
+    standing,
+    succession::Successors,
+    upkeep,
 };
 use crate::{
     admin::{self, AdminSocket, Metrics, Readiness, Supervisor},
@@ -540,6 +542,12 @@ impl Keeper {
         let commissioner =
             Commissioner { lanes: self.lanes.clone(), promised: self.promised.clone() };
         tasks.spawn(async move { Ok(commissioner.run().await?) });
+        let successors = Successors {
+            taker: taker.clone(),
+            homeserver: self.homeserver.clone(),
+            promised: self.promised.clone(),
+        };
+        tasks.spawn(async move { Ok(successors.run().await?) });
         let asker = Asker { taker: taker.clone(), sender: self.lanes.sender.clone() };
         tasks.spawn(async move { Ok(asker.run().await?) });
         let letting_go = keys::let_go(taker.clone());

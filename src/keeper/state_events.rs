@@ -109,9 +109,17 @@ async fn take_plain(
     // Whatever stood under encryption, this is newer.
     (row.redacted, row.current_fit) = (false, true);
     row.source = Some(source(event, Form::Plain, event.content.clone(), at, arrival.tick));
+    warn_of_picture(room, &row);
     tuples::put(&taker.store, db, &room.room_id, &row).await?;
     remember(taker, db, room, event, &tuple, "accepted", arrival).await?;
     promise(taker, db, room, Arrival { at, ..arrival }).await
+}
+
+/// Says of an avatar that it hides its picture from nobody: the event is sealed, and what it leads to is not.
+fn warn_of_picture(room: &RoomRow, row: &TupleRow) {
+    let Some(source) = row.source.as_ref().filter(|_| row.has_public_picture()) else { return };
+    tracing::warn!(room = %room.room_id, event = %source.event_id,
+        "an avatar is hidden, and its picture lies on the server for everybody to see");
 }
 
 /// The power of somebody who may do everything.
@@ -569,6 +577,7 @@ async fn accept(
         tick: seen.tick,
         content: value.content,
     });
+    warn_of_picture(room, row);
     let tick = taker.store.next_tick();
     promise(taker, db, room, Arrival::live(at, tick)).await
 }

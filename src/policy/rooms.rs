@@ -25,6 +25,8 @@ pub struct RoomMatch {
 pub struct RoomFacts<'a> {
     /// Its id.
     pub room_id: &'a RoomId,
+    /// The rooms that it goes on with, as both sides say.
+    pub predecessors: &'a [OwnedRoomId],
     /// Its main address.
     pub alias: Option<&'a str>,
     /// The spaces that it is in: those that say so, and of which the room says so.
@@ -38,7 +40,7 @@ impl RoomMatch {
     /// to fit.
     pub fn matches(&self, room: RoomFacts<'_>) -> bool {
         let asks = !self.is_empty();
-        asks && (self.rooms.is_empty() || self.rooms.contains(room.room_id))
+        asks && (self.rooms.is_empty() || self.names(room))
             && (self.aliases.is_empty() || room.alias.is_some_and(|alias| self.has_alias(alias)))
             && (self.spaces.is_empty() || room.spaces.iter().any(|id| self.spaces.contains(id)))
             && (self.servers.is_empty() || room.server.is_some_and(|name| self.has_server(name)))
@@ -50,6 +52,12 @@ impl RoomMatch {
             && self.aliases.is_empty()
             && self.spaces.is_empty()
             && self.servers.is_empty()
+    }
+
+    /// Whether the room is named, or one that it goes on with.
+    fn names(&self, room: RoomFacts<'_>) -> bool {
+        self.rooms.contains(room.room_id)
+            || room.predecessors.iter().any(|before| self.rooms.contains(before))
     }
 
     fn has_alias(&self, alias: &str) -> bool {
@@ -82,6 +90,7 @@ mod tests {
         let spaces = [room_id!("!one:b").to_owned(), room_id!("!two:b").to_owned()];
         let room = RoomFacts {
             room_id: room_id!("!r:b"),
+            predecessors: &[],
             alias: Some("#team-a:b"),
             spaces: &spaces,
             server: Some(server_name!("B.example:8448")),
@@ -112,5 +121,9 @@ mod tests {
             assert_eq!(asked.matches(room), fits, "{asked:?}");
             assert_eq!(asked.matches(bare), fits_bare, "{asked:?}, of a room by its id");
         }
+        let before = [room_id!("!older:b").to_owned(), room_id!("!old:b").to_owned()];
+        let moved = RoomFacts { predecessors: &before, ..bare };
+        assert!(asked(&["!old:b"], &[], &[], &[]).matches(moved));
+        assert!(!asked(&["!old:b"], &[], &[], &[]).matches(bare));
     }
 }

@@ -27,6 +27,7 @@ pub mod previews;
 pub mod rooms;
 pub mod sessions;
 pub mod spaces;
+pub mod successions;
 pub mod talk;
 pub mod tuples;
 
@@ -69,6 +70,7 @@ pub use self::{
     rooms::{Inviter, MemberRow, RoomRow},
     sessions::{Over, Retired, SessionRow},
     spaces::{FollowedRow, SpaceRoomRow},
+    successions::{Followed, SuccessionRow},
     talk::TalkRow,
     tuples::{SealedValue, SourceValue, StateEventRow, TupleRow},
 };

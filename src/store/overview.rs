@@ -26,6 +26,8 @@ pub struct RoomOverview {
     pub sealed: i64,
     /// How many tuples show an event that the keeper cannot read.
     pub undecryptable: i64,
+    /// How many avatars are hidden whose pictures are not.
+    pub public_pictures: i64,
     /// How many promises to decide stand.
     pub promises: i64,
     /// When the first of them is due, in milliseconds.
@@ -41,6 +43,8 @@ pub struct TupleOverview {
     pub state_key: String,
     /// `sealed`, `not_sealed`, `undecryptable`, `refused`, `redacted` or `empty`.
     pub state: String,
+    /// Whether it is an avatar whose picture lies on the server for everybody to see.
+    pub public_picture: bool,
 }
 
 /// Every room, or this one alone.
@@ -67,12 +71,16 @@ pub async fn rooms(
                       JOIN state_events e ON e.event_id = t.current_event_id \
                       WHERE e.verdict = 'unreadable' AND (?1 IS NULL OR t.room_id = ?1) \
                       GROUP BY t.room_id";
+    let pictures = "SELECT room_id, COUNT(*), 0, NULL FROM tuples \
+                    WHERE public_picture = 1 AND redacted = 0 AND (?1 IS NULL OR room_id = ?1) \
+                    GROUP BY room_id";
     let promises = "SELECT room_id, COUNT(*), 0, MIN(due_at) FROM marks \
                     WHERE ?1 IS NULL OR room_id = ?1 GROUP BY room_id";
     let joined = count(connection, joined, room).await?;
     let held = count(connection, held, room).await?;
     let values = count(connection, values, room).await?;
     let unreadable = count(connection, unreadable, room).await?;
+    let pictures = count(connection, pictures, room).await?;
     let promises = count(connection, promises, room).await?;
     let at = |counts: &HashMap<String, Counted>, room: &RoomRow| {
         counts.get(room.room_id.as_str()).copied().unwrap_or_default()
@@ -85,6 +93,7 @@ pub async fn rooms(
             values: at(&values, &room).count,
             sealed: at(&values, &room).of_these,
             undecryptable: at(&unreadable, &room).count,
+            public_pictures: at(&pictures, &room).count,
             promises: at(&promises, &room).count,
             due_at: at(&promises, &room).due_at,
             room,
@@ -121,12 +130,12 @@ pub async fn tuples(
     connection: &mut SqliteConnection,
     room: &RoomId,
 ) -> Result<Vec<TupleOverview>> {
-    let rows: Vec<(String, String, String)> = sqlx::query_as(
+    let rows: Vec<(String, String, String, bool)> = sqlx::query_as(
         "SELECT t.event_type, t.state_key, CASE WHEN t.redacted THEN 'redacted' \
          WHEN e.verdict = 'unreadable' THEN 'undecryptable' WHEN NOT t.current_fit THEN 'refused' \
          WHEN t.source_event_id IS NULL THEN 'empty' \
-         WHEN t.sealed_from = t.source_event_id THEN 'sealed' ELSE 'not_sealed' END \
-         FROM tuples t LEFT JOIN state_events e ON e.event_id = t.current_event_id \
+         WHEN t.sealed_from = t.source_event_id THEN 'sealed' ELSE 'not_sealed' END, \
+         t.public_picture AND NOT t.redacted FROM tuples t LEFT JOIN state_events e ON e.event_id = t.current_event_id \
          WHERE t.room_id = ? ORDER BY t.event_type <> 'm.room.name', \
          t.event_type <> 'm.room.topic', t.event_type <> 'm.room.avatar', t.event_type, t.state_key",
     )
@@ -135,6 +144,11 @@ pub async fn tuples(
     .await?;
     Ok(rows
         .into_iter()
-        .map(|(event_type, state_key, state)| TupleOverview { event_type, state_key, state })
+        .map(|(event_type, state_key, state, public_picture)| TupleOverview {
+            event_type,
+            state_key,
+            state,
+            public_picture,
+        })
         .collect())
 }

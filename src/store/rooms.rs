@@ -43,6 +43,8 @@ pub struct RoomRow {
     /// The spaces that the keeper is in, that list the room, and that it claims or whose members it lets in.
     /// Not written with the row: they follow from [`super::places::say`] and the join rules.
     pub spaces: Vec<OwnedRoomId>,
+    /// The rooms that it goes on with, as both sides say. Not written with the row: [`super::successions`] has them.
+    pub predecessors: Vec<OwnedRoomId>,
 }
 
 impl RoomRow {
@@ -64,6 +66,7 @@ impl RoomRow {
             elevated: false,
             canonical_alias: None,
             spaces: Vec::new(),
+            predecessors: Vec::new(),
         }
     }
 
@@ -123,13 +126,19 @@ type RoomColumns = (
     bool,
     Option<String>,
     String,
+    String,
 );
 
 const ROOM_COLUMNS: &str = "SELECT room_id, membership, inviter, loaded, version, creators, encryption, \
      power_levels, join_rules, encrypted, flagged, state_encrypted, elevated, canonical_alias, \
      (SELECT json_group_array(json_array(l.space_id, l.claimed_by IS NOT NULL)) \
       FROM space_links l JOIN rooms s ON s.room_id = l.space_id AND s.membership = 'join' \
-      WHERE l.room_id = rooms.room_id AND l.listed_by IS NOT NULL) FROM rooms";
+      WHERE l.room_id = rooms.room_id AND l.listed_by IS NOT NULL), \
+     (WITH RECURSIVE before(id) AS (SELECT old_id FROM successions \
+      WHERE new_id = rooms.room_id AND claimed = 1 AND tombstone IS NOT NULL \
+      UNION SELECT s.old_id FROM successions s JOIN before ON s.new_id = before.id \
+      WHERE s.claimed = 1 AND s.tombstone IS NOT NULL) SELECT json_group_array(id) FROM before) \
+     FROM rooms";
 
 fn room(columns: RoomColumns) -> Result<RoomRow> {
     let (
@@ -148,6 +157,7 @@ fn room(columns: RoomColumns) -> Result<RoomRow> {
         elevated,
         canonical_alias,
         listed_in,
+        predecessors,
     ) = columns;
     let spaces = spaces(&listed_in, join_rules.as_deref())?;
     Ok(RoomRow {
@@ -171,6 +181,8 @@ fn room(columns: RoomColumns) -> Result<RoomRow> {
         elevated,
         canonical_alias,
         spaces,
+        predecessors: serde_json::from_str(&predecessors)
+            .map_err(StoreError::corrupt("list of predecessors"))?,
     })
 }
 

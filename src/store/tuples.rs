@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Result, Store, StoreError};
-use crate::state::{Form, StateTuple};
+use crate::state::{Form, StateTuple, public_picture};
 
 mod events;
 mod indices;
@@ -98,6 +98,13 @@ impl TupleRow {
             refreshed_at: 0,
             device_refresh_at: 0,
         }
+    }
+
+    /// Whether its value is an avatar whose picture lies on the server for everybody to see.
+    pub fn has_public_picture(&self) -> bool {
+        let content = self.source.as_ref().map(|source| &source.content);
+        self.tuple.event_type == "m.room.avatar"
+            && content.is_some_and(|content| public_picture(content).is_some())
     }
 
     fn load(store: &Store, row: &SqliteRow) -> Result<Self> {
@@ -214,8 +221,8 @@ pub async fn put(
     sqlx::query(
         "INSERT INTO tuples (room_id, event_type, state_key, source_event_id, source_sender, \
          source_form, source_at, source_tick, content, current_event_id, current_sender, current_fit, \
-         redacted, refreshed_at, device_refresh_at, echoes, echoes_since) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         redacted, refreshed_at, device_refresh_at, echoes, echoes_since, public_picture) \
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT (room_id, event_type, state_key) DO UPDATE SET \
          source_event_id = excluded.source_event_id, source_sender = excluded.source_sender, \
          source_form = excluded.source_form, source_at = excluded.source_at, \
@@ -223,7 +230,8 @@ pub async fn put(
          current_event_id = excluded.current_event_id, current_sender = excluded.current_sender, \
          current_fit = excluded.current_fit, redacted = excluded.redacted, \
          refreshed_at = excluded.refreshed_at, device_refresh_at = excluded.device_refresh_at, \
-         echoes = excluded.echoes, echoes_since = excluded.echoes_since",
+         echoes = excluded.echoes, echoes_since = excluded.echoes_since, \
+         public_picture = excluded.public_picture",
     )
     .bind(room.as_str())
     .bind(&row.tuple.event_type)
@@ -242,6 +250,7 @@ pub async fn put(
     .bind(row.device_refresh_at)
     .bind(row.echoes)
     .bind(row.echoes_since)
+    .bind(row.has_public_picture())
     .execute(connection)
     .await?;
     Ok(())

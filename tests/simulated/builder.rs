@@ -259,6 +259,7 @@ pub struct RoomBuilder {
     encrypted_state: bool,
     is_public: bool,
     room_type: Option<&'static str>,
+    predecessor: Option<String>,
     lets_in: Vec<String>,
     encrypted_power: i64,
     state: Vec<(String, String, Value)>,
@@ -284,6 +285,7 @@ impl RoomBuilder {
             encrypted_state: true,
             is_public: true,
             room_type: None,
+            predecessor: None,
             lets_in: Vec::new(),
             encrypted_power: 50,
             state: Vec::new(),
@@ -351,6 +353,13 @@ impl RoomBuilder {
         self
     }
 
+    /// The room says that it goes on with this one.
+    #[must_use]
+    pub fn predecessor(mut self, room_id: &str) -> Self {
+        self.predecessor = Some(room_id.to_owned());
+        self
+    }
+
     /// The power for sending `m.room.encrypted`, messages and state alike.
     #[must_use]
     pub const fn encrypted_power(mut self, power: i64) -> Self {
@@ -385,6 +394,9 @@ impl RoomBuilder {
         let mut create = json!({ "room_version": self.version });
         if let Some(room_type) = self.room_type {
             create["type"] = json!(room_type);
+        }
+        if let Some(predecessor) = &self.predecessor {
+            create["predecessor"] = json!({ "room_id": predecessor });
         }
         world.append(&room_id, &self.creator, ("m.room.create", Some("")), create);
         world.set_membership(&room_id, &self.creator, &self.creator, "join");

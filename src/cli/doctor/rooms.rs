@@ -26,6 +26,13 @@ fn of_room(room: &RoomSummary) -> Vec<Finding> {
             "the keeper asks for the keys; setting the values once more heals it at once",
         ));
     }
+    if room.public_pictures > 0 {
+        findings.push(Finding::warning(
+            "picture",
+            "its avatar is hidden, and the picture lies on the server for everybody to see",
+            "have a client set one that it encrypts; `statekeeper room create` and `room upgrade` do",
+        ));
+    }
     if room.held > 0 {
         findings.push(Finding::warning(
             "held",

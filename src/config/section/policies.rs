@@ -44,7 +44,7 @@ pub struct Policy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Match {
-    /// Rooms, by their ids.
+    /// Rooms, by their ids, and those that they go on in after an upgrade, where both sides say so.
     #[schemars(with = "Vec<String>", extend("items" = { "type": "string", "format": "matrix-room-id" }))]
     pub rooms: Vec<OwnedRoomId>,
     /// Patterns for the whole of a room's main address (`alias` in `m.room.canonical_alias`, in

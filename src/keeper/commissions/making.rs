@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{CREATION_FIELD, Went, Work};
 use crate::{
-    keeper::{KeeperError, clock::now_ms},
+    keeper::{KeeperError, clock::now_ms, succession},
     state::{Membership, RoomEvent},
     store::{Blueprint, CommissionRow, RoomRow, Step, commissions, marks, rooms},
 };
@@ -103,6 +103,10 @@ impl Work {
         let store = &self.lanes.taker.store;
         let mut transaction = store.begin().await?;
         commissions::set_room(&mut transaction, &self.id, Some(room)).await?;
+        // Before anything is sealed: it is kept by the old room's rules from the beginning.
+        if let Some(old) = &row.old_room {
+            succession::make(&mut transaction, (old, room), &self.id).await?;
+        }
         let known = rooms::get(&mut transaction, room).await?;
         if known.is_none_or(|known| known.membership != Membership::Join) {
             let new = RoomRow::new(room.to_owned(), Membership::Join);

@@ -105,6 +105,8 @@ pub struct RoomSummary {
     pub sealed: i64,
     /// How many tuples show an event that the keeper cannot read.
     pub undecryptable: i64,
+    /// How many avatars are hidden whose pictures are not.
+    pub public_pictures: i64,
     /// How many promises to decide stand.
     pub promises: i64,
     /// When the first of them is due, in milliseconds.
@@ -212,6 +214,7 @@ impl From<RoomOverview> for RoomSummary {
             values: row.values,
             sealed: row.sealed,
             undecryptable: row.undecryptable,
+            public_pictures: row.public_pictures,
             promises: row.promises,
             due_at: row.due_at,
         }
