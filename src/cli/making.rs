@@ -28,6 +28,8 @@ pub(super) enum Work {
     Create(Create),
     /// Move a room to one whose state is encrypted
     Upgrade(super::upgrade::Upgrade),
+    /// Carry an order out no further: what was made stays
+    Cancel(Cancel),
     /// Say how far the rooms are that are being made
     Progress(Progress),
 }
@@ -90,11 +92,22 @@ pub(super) struct Progress {
     json: bool,
 }
 
+/// What `room cancel` is called with.
+#[derive(Debug, Args)]
+pub(super) struct Cancel {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The order's id
+    order: String,
+}
+
 /// Does it.
 pub(super) fn run(work: &Work) -> anyhow::Result<()> {
     match work {
         Work::Create(arguments) => create(arguments),
         Work::Upgrade(arguments) => super::upgrade::run(arguments),
+        Work::Cancel(arguments) => cancel(arguments),
         Work::Progress(arguments) => progress(arguments),
     }
 }
@@ -130,6 +143,18 @@ pub(super) fn order(config: &Path, making: Making, telling: &Telling) -> anyhow:
         }
         Ok(())
     })
+}
+
+fn cancel(arguments: &Cancel) -> anyhow::Result<()> {
+    let making = Making::RoomCancel { order: arguments.order.clone() };
+    let Answer::Commission(row) = beside::ask(&arguments.config, making)? else {
+        return Err(other_answer());
+    };
+    say(&match row.room_id {
+        Some(room) => format!("cancelled; {room} stays as it is"),
+        None => "cancelled; no room was made".to_owned(),
+    });
+    Ok(())
 }
 
 fn progress(arguments: &Progress) -> anyhow::Result<()> {

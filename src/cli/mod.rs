@@ -22,6 +22,7 @@ mod registration;
 mod rooms;
 mod running;
 mod serve;
+mod spaces;
 mod status;
 mod table;
 mod upgrade;
@@ -79,6 +80,8 @@ enum Command {
     Rooms(rooms::Rooms),
     /// Say what stands in a room, or make one
     Room(rooms::Room),
+    /// List the spaces that the keeper follows, and what lies beneath them
+    Spaces(spaces::Arguments),
     /// Say why a user has or lacks a room's keys, device by device
     Why(why::Arguments),
     /// Look into the policies that differ from room to room
@@ -134,6 +137,7 @@ pub fn run() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Rooms(arguments) => rooms::rooms(&arguments),
         Command::Room(arguments) => rooms::room(&arguments),
+        Command::Spaces(arguments) => spaces::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Completions(arguments) => pages::completions(&arguments),

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How often the keeper is asked.
-const ASK_EVERY: Duration = Duration::from_millis(150);
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(150);
 /// How long the keeper may be away: it may be started anew.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How wide a bar is, in characters.
@@ -94,10 +94,7 @@ fn tell(form: Form, told: Option<&CommissionRow>, row: &CommissionRow) -> anyhow
     }
     match form {
         Form::Json => say(&serde_json::to_string(row).context("the progress")?),
-        Form::Bar => {
-            let _ = write!(stdout().lock(), "\r\u{1b}[K{}", bar(row));
-            let _ = stdout().flush();
-        }
+        Form::Bar => redraw(&bar_of(row)),
         Form::Lines if is_worth_a_line(told, row) => say(&line(row)),
         Form::Lines => {}
     }
@@ -152,21 +149,33 @@ pub(super) fn line(row: &CommissionRow) -> String {
     line
 }
 
-fn bar(row: &CommissionRow) -> String {
-    let full = filled(row, WIDTH);
-    let (done, left) = ("#".repeat(full), ".".repeat(WIDTH.saturating_sub(full)));
-    format!("[{done}{left}] {}", line(row))
+/// Writes a line of a terminal anew.
+pub(super) fn redraw(line: &str) {
+    let _ = write!(stdout().lock(), "\r\u{1b}[K{line}");
+    let _ = stdout().flush();
 }
 
-/// How much of a bar is full: each step has the same part of it.
-fn filled(row: &CommissionRow, width: usize) -> usize {
+/// A bar of which so much is full, and what it is about.
+pub(super) fn bar(done: usize, total: usize, about: &str) -> String {
+    let full = WIDTH.saturating_mul(done).checked_div(total).unwrap_or(WIDTH).min(WIDTH);
+    let (full, empty) = ("#".repeat(full), ".".repeat(WIDTH.saturating_sub(full)));
+    format!("[{full}{empty}] {about}")
+}
+
+fn bar_of(row: &CommissionRow) -> String {
+    let (reached, most) = reached(row);
+    bar(reached, most, &line(row))
+}
+
+/// How far it is, and how far it goes: each step has the same part of a bar.
+fn reached(row: &CommissionRow) -> (usize, usize) {
     let steps = Step::of(row.kind);
-    let Some(place) = steps.iter().position(|step| *step == row.step) else { return 0 };
+    let Some(place) = steps.iter().position(|step| *step == row.step) else { return (0, 1) };
     let (done, total) = (row.done.clamp(0, row.total.max(0)), row.total.max(1));
     let part = |count: i64| usize::try_from(count).unwrap_or(0);
     let most = steps.len().saturating_sub(1).max(1).saturating_mul(part(total));
     let reached = place.saturating_mul(part(total)).saturating_add(part(done));
-    width.saturating_mul(reached).checked_div(most).unwrap_or(0).min(width)
+    (reached, most)
 }
 
 fn is_worth_a_line(told: Option<&CommissionRow>, row: &CommissionRow) -> bool {
@@ -200,17 +209,22 @@ mod tests {
 
     #[test]
     fn a_bar_is_empty_at_the_beginning_full_at_the_end_and_never_goes_back() {
+        let full = |row: &CommissionRow| bar_of(row).matches('#').count();
         let mut before = 0;
         for step in Step::of(CommissionKind::Create) {
             for done in 0..=5 {
-                let now = filled(&row(*step, done, 5), WIDTH);
+                let now = full(&row(*step, done, 5));
                 assert!(now >= before, "{step:?} {done}");
                 before = now;
             }
         }
-        assert_eq!(filled(&row(Step::Create, 0, 0), WIDTH), 0);
-        assert_eq!(filled(&row(Step::Done, 0, 0), WIDTH), WIDTH);
-        assert_eq!(bar(&row(Step::Seal, 1, 2)), "[##############..........] sealing its state 1/2");
+        assert_eq!(full(&row(Step::Create, 0, 0)), 0);
+        assert_eq!(full(&row(Step::Done, 0, 0)), WIDTH);
+        assert_eq!(bar(0, 0, "nothing"), format!("[{}] nothing", "#".repeat(WIDTH)));
+        assert_eq!(
+            bar_of(&row(Step::Seal, 1, 2)),
+            "[##############..........] sealing its state 1/2"
+        );
     }
 
     #[test]

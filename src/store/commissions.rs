@@ -341,7 +341,7 @@ pub async fn moving(
     row.as_ref().map(CommissionRow::load).transpose()
 }
 
-/// What is wanted; `None` where there is no such commission.
+/// What is wanted; `None` where there is no such commission, or it is at its end.
 ///
 /// # Errors
 ///
@@ -351,10 +351,11 @@ pub async fn wanted(
     connection: &mut SqliteConnection,
     id: &str,
 ) -> Result<Option<Blueprint>> {
-    let row: Option<(Vec<u8>,)> = sqlx::query_as("SELECT wanted FROM commissions WHERE id = ?")
-        .bind(id)
-        .fetch_optional(connection)
-        .await?;
+    let row: Option<(Vec<u8>,)> =
+        sqlx::query_as("SELECT wanted FROM commissions WHERE id = ? AND ended_at IS NULL")
+            .bind(id)
+            .fetch_optional(connection)
+            .await?;
     row.map(|(wanted,)| store.unlock(&wanted)).transpose()
 }
 
@@ -369,7 +370,7 @@ pub async fn put_wanted(
     id: &str,
     wanted: &Blueprint,
 ) -> Result<()> {
-    sqlx::query("UPDATE commissions SET wanted = ? WHERE id = ?")
+    sqlx::query("UPDATE commissions SET wanted = ? WHERE id = ? AND ended_at IS NULL")
         .bind(store.lock(wanted)?)
         .bind(id)
         .execute(connection)
@@ -377,7 +378,7 @@ pub async fn put_wanted(
     Ok(())
 }
 
-/// Goes on to a step. At the end what was wanted is forgotten: it stands in the room, and may be taken back there.
+/// Goes on to a step, unless it is at its end. There what was wanted is forgotten: it stands in the room, and may be taken back there.
 ///
 /// # Errors
 ///
@@ -390,7 +391,8 @@ pub async fn go_on(
 ) -> Result<()> {
     sqlx::query(
         "UPDATE commissions SET step = ?1, done = 0, total = 0, trouble = NULL, ended_at = ?2, \
-         wanted = CASE WHEN ?2 IS NULL THEN wanted ELSE X'' END WHERE id = ?3",
+         wanted = CASE WHEN ?2 IS NULL THEN wanted ELSE X'' END \
+         WHERE id = ?3 AND ended_at IS NULL",
     )
     .bind(step.as_str())
     .bind(step.is_end().then_some(now))

@@ -351,6 +351,22 @@ pub async fn of_weight(connection: &mut SqliteConnection) -> Result<BTreeSet<Own
     rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id"))).collect()
 }
 
+/// The rooms that let in the members of this one.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn letting_in(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<Vec<OwnedRoomId>> {
+    let rows: Vec<(String,)> = sqlx::query_as("SELECT room_id FROM let_in WHERE allowed_id = ?")
+        .bind(room.as_str())
+        .fetch_all(connection)
+        .await?;
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id"))).collect()
+}
+
 /// Whether members of a room are let into another one, so that who comes and goes there matters.
 ///
 /// # Errors

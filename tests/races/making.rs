@@ -242,3 +242,42 @@ async fn whoever_cannot_be_invited_is_named_and_keeps_nobody_waiting() {
     let bob = stage.sim.with(|world| world.room(&room_id).membership("@bob:localhost").to_owned());
     assert_eq!(bob, "invite");
 }
+
+#[tokio::test]
+async fn a_homeserver_that_lets_nobody_make_rooms_is_quoted_and_asked_once() {
+    let (stage, space) = in_a_space().await;
+    stage.sim.fault("createRoom", Fault::Status(403), 1);
+    let arguments = wishes(&space);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (code, out, err) = stage.keeper.room_command("create", &arguments).await;
+    assert_eq!(code, Some(1), "{out}");
+    assert!(err.contains("refused create_room with 403"), "{err}");
+    assert_eq!(stage.sim.requests("createRoom"), 1);
+}
+
+#[tokio::test]
+async fn an_order_that_is_cancelled_stops_where_it_is_for_good() {
+    let (mut stage, space) = in_a_space().await;
+    stage.sim.hold("invite");
+    let out = order(&stage, &wishes(&space), &["--no-wait", "--json"]).await;
+    let order: Value = serde_json::from_str(&out).unwrap();
+    let id = order["id"].as_str().unwrap();
+    let asked = |world: &mut World| world.requests.to("invite").count() > 0;
+    stage.sim.wait_for("the first is about to be invited", asked).await;
+    let (code, told, err) = stage.keeper.room_command("cancel", &[id]).await;
+    assert_eq!(code, Some(0), "{err}");
+    assert_eq!(told, format!("cancelled; {} stays as it is\n", the_room_id(&stage)));
+    stage.sim.release("invite");
+    stage.keeper.kill();
+    stage.keeper.start().await;
+    let (_, out, _) = stage.keeper.room_command("progress", &["--json"]).await;
+    let row: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&row["step"], &row["notes"][0]), (&json!("failed"), &json!("it was cancelled")));
+    let (code, _, err) = stage.keeper.room_command("cancel", &[id]).await;
+    assert!(code == Some(1) && err.contains("no such order is being carried out"), "{err}");
+    // What is done in another room shows that nothing more came here.
+    stage.named_room("Tea").await;
+    let room = the_room_id(&stage);
+    let bob = stage.sim.with(|world| world.room(&room).membership("@bob:localhost").to_owned());
+    assert_eq!(bob, "leave", "he is the second who was to be invited");
+}

@@ -318,3 +318,28 @@ async fn a_new_device_of_somebody_who_has_not_joined_is_provided_for() {
     let reads = |world: &mut World| world.open(second.id(), &event).is_ok();
     stage.sim.wait_for("the second device is given the key", reads).await;
 }
+
+#[tokio::test]
+async fn spaces_waits_until_the_keeper_is_through_with_them_and_says_what_to_change() {
+    let (stage, space) = following(json!({})).await;
+    let room = named_child(&stage, &space, "Tea").await;
+    let closed = stage.sim.room().invite_only().create();
+    list(&space, &closed.room_id, "localhost");
+    let bob = stage.sim.user("bob").create();
+    stage.sim.join(&space, "bob");
+    counts(&stage, "statekeeper_space_rooms", "", 2.0).await;
+    let (code, out, err) = stage.keeper.command_while_served("spaces", &["--wait"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("rooms and spaces: 3 of 3\n"), "{out}");
+    let change = format!("invite {} into {}", stage.sim.keeper(), closed.room_id);
+    assert!(
+        out.lines().any(|line| line.contains("cannot_join") && line.contains(&change)),
+        "{out}"
+    );
+    let (_, out, _) = stage.keeper.command_while_served("spaces", &["--json"]).await;
+    let found: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(found["spaces"][0]["status"], "followed");
+    let kept = found["rooms"].as_array().unwrap().iter().find(|it| it["room_id"] == room.room_id);
+    assert_eq!(kept.unwrap()["status"], "kept");
+    is_given(&stage, &room, &bob).await;
+}

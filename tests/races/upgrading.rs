@@ -257,6 +257,12 @@ async fn the_plan_says_what_is_missing_what_goes_over_and_what_stays() {
     assert_eq!(plan["spaces"], json!([old.space.room_id]));
     assert_eq!(plan["addresses"], json!(["#garden:localhost"]));
     assert_eq!(plan["missing"], json!([]));
+    let inner = old.stage.sim.room().restricted_to(&[&old.room.room_id]).create();
+    old.stage.invite_keeper(&inner).await;
+    old.is_known(&inner).await;
+    let (_, out, _) = old.upgrade(&["--plan"]).await;
+    let told = format!("stays      {} lets in the members of the old room", inner.room_id);
+    assert!(out.contains(&told), "{out}");
     // Nobody is there to ask.
     let (code, _, err) = old.upgrade(&[]).await;
     assert!(code == Some(1) && err.contains("--yes"), "{err}");

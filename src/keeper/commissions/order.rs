@@ -39,6 +39,9 @@ pub(in crate::keeper) async fn order(
     actor: &str,
     making: &Making,
 ) -> Result<CommissionRow, Refusal> {
+    if let Making::RoomCancel { order } = making {
+        return cancel(lanes, actor, making, order).await;
+    }
     let taken = take(lanes, actor, making).await;
     let outcome = match &taken {
         Ok(_) => "done".to_owned(),
@@ -58,6 +61,30 @@ pub(in crate::keeper) async fn order(
         Err(refusal) => tracing::info!(actor, ?making, %refusal, "an order was refused"),
     }
     taken.map(|(row, _)| row)
+}
+
+/// Ends an order where it is: what was made stays.
+async fn cancel(
+    lanes: &Lanes,
+    actor: &str,
+    making: &Making,
+    id: &str,
+) -> Result<CommissionRow, Refusal> {
+    let (store, now) = (&lanes.taker.store, now_ms());
+    let mut transaction = store.begin().await?;
+    let known = commissions::get(&mut transaction, id).await?;
+    let is_open = known.is_some_and(|known| !known.step.is_end());
+    if is_open {
+        commissions::note(&mut transaction, id, "it was cancelled").await?;
+        commissions::go_on(&mut transaction, id, Step::Failed, now).await?;
+    }
+    let outcome = if is_open { "done" } else { "refused:unknown_order" };
+    commands::note(&mut transaction, actor, &making.asked(), outcome, now).await?;
+    let row = commissions::get(&mut transaction, id).await?;
+    transaction.commit().await?;
+    tracing::info!(actor, ?making, outcome, "an order was cancelled, or none was there");
+    let unknown = "no such order is being carried out; `statekeeper room progress` lists them";
+    row.filter(|_| is_open).ok_or_else(|| Refusal::new("unknown_order", unknown).about(id))
 }
 
 async fn take(
@@ -80,6 +107,9 @@ async fn take(
                 return Err(Refusal::new("missing", &message));
             }
             (CommissionKind::Upgrade, Some(room.clone()), wanted)
+        }
+        Making::RoomCancel { .. } => {
+            return Err(Refusal::new("not_understood", "this makes no room"));
         }
     };
     let row = CommissionRow {

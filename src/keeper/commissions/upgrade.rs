@@ -17,7 +17,7 @@ use crate::{
         HistoryVisibility, JsonMap, Membership, PowerLevel, PowerLevels, RoomEvent, rooms_let_in,
         succession::{Government, encryption_from_birth, successor},
     },
-    store::{Blueprint, RoomRow, SpaceLink, StateValue, commissions, places, rooms},
+    store::{Blueprint, RoomRow, SpaceLink, StateValue, commissions, places, rooms, spaces},
 };
 
 /// What moving a room comes to.
@@ -90,6 +90,7 @@ pub(super) async fn look(
     losses.extend(unlinked);
     let (addresses, stay) = addresses(&lanes.homeserver, room).await?;
     losses.extend(stay);
+    losses.extend(letting_in(lanes, room).await?);
     let (invites, admitted) = invitees(lanes, &standing).await?;
     let claimed: BTreeSet<&str> = links.iter().map(|link| link.space.as_str()).collect();
     let plain: Vec<StateValue> = plain
@@ -233,6 +234,17 @@ async fn links(
         links.push(SpaceLink { space, child: child.content, parent: parent.unwrap_or_default() });
     }
     Ok((links, unlinked))
+}
+
+/// Rooms that go on letting in the old one's members, and not the new one's.
+async fn letting_in(lanes: &Lanes, room: &RoomId) -> Result<Vec<String>, KeeperError> {
+    let rooms = spaces::letting_in(&mut *lanes.taker.store.read().await?, room).await?;
+    let told = |it: OwnedRoomId| {
+        format!(
+            "{it} lets in the members of the old room: put the new one into its m.room.join_rules"
+        )
+    };
+    Ok(rooms.into_iter().map(told).collect())
 }
 
 /// The own server's addresses of the room. Homeservers let an application service move those alone that are its own

@@ -102,7 +102,8 @@ pub fn answer(answer: &Answer) -> Message {
         | Answer::Done(_)
         | Answer::Commission(_)
         | Answer::Commissions(_)
-        | Answer::UpgradePlan(_) => Message::line("done"),
+        | Answer::UpgradePlan(_)
+        | Answer::Spaces(_) => Message::line("done"),
     }
 }
 

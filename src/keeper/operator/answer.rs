@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
-use super::{examine::Examination, why::Why};
+use super::{examine::Examination, spaces::Spaces, why::Why};
 use crate::{
     keeper::{KeeperError, commissions::UpgradePlan},
     store::{CommissionRow, Done, HoldRow, Refused, RoomOverview, StoreError, TupleOverview},
@@ -27,6 +27,8 @@ pub enum Answer {
     Holds(Vec<Hold>),
     /// To [`super::Query::Examine`].
     Examination(Examination),
+    /// To [`super::Query::Spaces`].
+    Spaces(Spaces),
     /// To [`super::Query::UpgradePlan`].
     UpgradePlan(UpgradePlan),
     /// To [`super::Query::Commissions`].

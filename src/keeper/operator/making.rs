@@ -37,6 +37,11 @@ pub enum Making {
         /// The new one's room version, where it is not the homeserver's default.
         version: Option<String>,
     },
+    /// No more of a room that is being made: it stays as it is.
+    RoomCancel {
+        /// The order's id.
+        order: String,
+    },
 }
 
 /// A picture that nobody has encrypted yet.
@@ -54,6 +59,7 @@ impl Making {
         match self {
             Self::RoomCreate { .. } => Asked::about("room-create", None, None),
             Self::RoomUpgrade { room, .. } => Asked::about("room-upgrade", Some(room), None),
+            Self::RoomCancel { .. } => Asked::about("room-cancel", None, None),
         }
     }
 }
@@ -65,6 +71,9 @@ impl fmt::Debug for Making {
             Self::RoomUpgrade { room, version } => {
                 let mut shown = f.debug_struct("RoomUpgrade");
                 shown.field("room", room).field("version", version).finish()
+            }
+            Self::RoomCancel { order } => {
+                f.debug_struct("RoomCancel").field("order", order).finish()
             }
         }
     }

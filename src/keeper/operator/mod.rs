@@ -6,6 +6,7 @@ mod answer;
 mod examine;
 mod making;
 mod request;
+mod spaces;
 mod why;
 
 use std::{
@@ -21,6 +22,7 @@ pub use self::{
     examine::Examination,
     making::{Making, Picture},
     request::{Caller, Query, Request},
+    spaces::{SpaceRoomSummary, SpaceSummary, Spaces},
     why::{Code, DeviceWhy, Finding, Told, ValueState, ValueWhy, Why},
 };
 use super::{
@@ -134,6 +136,11 @@ impl Operator {
             Query::Examine => {
                 let lanes = self.inner.lanes.get().ok_or_else(Refusal::starting)?;
                 Answer::Examination(examine::examine(lanes).await)
+            }
+            Query::Spaces => {
+                let Parts { store, rules, .. } = &self.inner.parts;
+                let db = &mut *store.read().await?;
+                Answer::Spaces(Spaces::gather(db, &rules.global()).await?)
             }
             Query::UpgradePlan { room, version } => {
                 let lanes = self.inner.lanes.get().ok_or_else(Refusal::starting)?;

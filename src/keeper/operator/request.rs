@@ -44,6 +44,8 @@ pub enum Query {
     Holds,
     /// What the keeper finds of its own device.
     Examine,
+    /// The spaces that are followed.
+    Spaces,
     /// What moving a room would come to.
     UpgradePlan {
         /// The room.
@@ -92,6 +94,7 @@ impl Query {
             Self::Why { user, room } => Asked::about("why", Some(room), Some(user)),
             Self::Holds => Asked::about("holds", None, None),
             Self::Examine => Asked::about("doctor", None, None),
+            Self::Spaces => Asked::about("spaces", None, None),
             Self::UpgradePlan { room, .. } => {
                 Asked { detail: "plan", ..Asked::about("room-upgrade", Some(room), None) }
             }

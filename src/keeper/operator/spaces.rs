@@ -1,0 +1,103 @@
+//! The spaces that the keeper follows, as an operator sees them: how they stand, and how far it has come with them.
+
+use ruma::OwnedRoomId;
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+
+use crate::{
+    keeper::rules::GlobalRules,
+    store::{FollowedRow, SpaceRoomRow, StoreError, previews, spaces},
+};
+
+/// The words for what is under way.
+const UNDER_WAY: [&str; 3] = ["", "joining", "loading"];
+
+/// The followed spaces, and what lies beneath them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spaces {
+    /// The spaces.
+    pub spaces: Vec<SpaceSummary>,
+    /// The rooms beneath them, the nearest first.
+    pub rooms: Vec<SpaceRoomSummary>,
+}
+
+/// A followed space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceSummary {
+    /// As it is configured, or its id.
+    pub name: String,
+    /// Its id, once it is known.
+    pub room_id: Option<OwnedRoomId>,
+    /// How it stands, in the words of the metric `statekeeper_spaces`.
+    pub status: String,
+    /// What an administrator has to change, if anything.
+    pub change: Option<String>,
+    /// How many rooms lie beyond its bounds.
+    pub beyond: i64,
+    /// How many people in how many rooms have still to be provided for; a person counts once a room.
+    pub backlog: i64,
+}
+
+/// A room beneath a followed space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceRoomSummary {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The followed space.
+    pub followed: OwnedRoomId,
+    /// How it stands, in the words of the metric `statekeeper_space_rooms`.
+    pub status: String,
+    /// What an administrator has to change, if anything.
+    pub change: Option<String>,
+}
+
+impl Spaces {
+    /// Gathers what the store knows; what is configured and was not looked at yet is about to be joined.
+    pub(super) async fn gather(
+        db: &mut SqliteConnection,
+        rules: &GlobalRules,
+    ) -> Result<Self, StoreError> {
+        let mut rows = spaces::followed(db).await?;
+        for space in &rules.spaces {
+            let name = space.room.as_str();
+            if !rows.iter().any(|row| row.name == name) {
+                rows.push(FollowedRow::new(name.to_owned(), None));
+            }
+        }
+        let backlog = previews::backlog(db).await?;
+        let rooms = spaces::rooms(db).await?.into_iter().map(SpaceRoomSummary::from).collect();
+        let summary = |row: FollowedRow| {
+            let left = backlog.iter().find(|(root, _)| Some(root) == row.space_id.as_ref());
+            let joining = || "joining".to_owned();
+            SpaceSummary {
+                backlog: left.map_or(0, |(_, left)| *left),
+                status: if row.status.is_empty() { joining() } else { row.status },
+                name: row.name,
+                room_id: row.space_id,
+                change: row.detail,
+                beyond: row.beyond,
+            }
+        };
+        Ok(Self { spaces: rows.into_iter().map(summary).collect(), rooms })
+    }
+
+    /// How many spaces and rooms there are, and how many of them are neither being joined nor read.
+    pub fn settled(&self) -> (usize, usize) {
+        let spaces = self.spaces.iter().map(|space| &space.status);
+        let all: Vec<&String> = spaces.chain(self.rooms.iter().map(|room| &room.status)).collect();
+        let settled = all.iter().filter(|status| !UNDER_WAY.contains(&status.as_str())).count();
+        (settled, all.len())
+    }
+
+    /// How many have still to be provided for in all.
+    pub fn backlog(&self) -> i64 {
+        self.spaces.iter().map(|space| space.backlog).sum()
+    }
+}
+
+impl From<SpaceRoomRow> for SpaceRoomSummary {
+    fn from(row: SpaceRoomRow) -> Self {
+        let SpaceRoomRow { room_id, root_id, status, detail, .. } = row;
+        Self { room_id, followed: root_id, status, change: detail }
+    }
+}
