@@ -65,7 +65,11 @@ async fn measure(
 }
 
 async fn keepers_way(devices: usize, rounds: usize) -> (Duration, Duration) {
-    let settings = json!({ "state": { "reseal_delay": "1ms" } });
+    let settings = json!({
+        "state": { "reseal_delay": "1ms" },
+        // No session wears out: a rotation is another benchmark.
+        "rotation": { "messages": 1_000_000 },
+    });
     let (sim, mut keeper) = Keeper::with_sim(settings).await;
     let alice = sim.user("alice").create().device(1);
     // They stand before the keeper starts, which finds itself in them.
