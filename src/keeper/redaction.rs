@@ -7,6 +7,7 @@ use super::{
     KeeperError, copies,
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
+    places,
 };
 use crate::{
     state::{RoomEvent, Rule},
@@ -47,6 +48,9 @@ pub(super) async fn take_redaction(
     // A sealed event that was redacted takes its origin with it: the same value must not come back.
     let stands_for = own.map_or_else(|| target.clone(), |(_, stands_for)| stands_for);
     let beside = take_back(&mut row, (target, &stands_for), &taker.keeper, broke);
+    if row.source.is_none() {
+        places::take_sealed_back(taker, db, room, &row.tuple, &stands_for).await?;
+    }
     tuples::put(&taker.store, db, &room.room_id, &row).await?;
     if let Some(current) = beside
         && tuples::take_seal(db, &current).await?

@@ -124,16 +124,7 @@ pub async fn load(
         }
     }
     // Members after sealed state: who came first is not known here, and whoever came later lacks a key.
-    events.sort_by_key(|(event, _)| match event.event_type.as_str() {
-        "m.room.create" => 0,
-        "m.room.power_levels" => 1,
-        "m.room.encryption" => 2,
-        // By which rules the rest is read.
-        "m.room.canonical_alias" | "m.room.join_rules" | "m.space.parent" => 3,
-        "m.room.encrypted" => 4,
-        "m.room.member" => 5,
-        _ => 6,
-    });
+    events.sort_by_key(|(event, _)| (rank(event), event.origin_server_ts));
     let users = present_users(&events);
     // Whoever shared a key with the keeper has to be known before what he said is weighed.
     taker.device.track(users.iter().map(AsRef::as_ref)).await?;
@@ -212,6 +203,21 @@ pub async fn load(
     }
     tracing::info!(room = %room_id, status = room.status(), members = users.len(), "a room was loaded");
     Ok(())
+}
+
+/// In which order the events of a fetched state are taken in; those of one rank as they were sent.
+fn rank(event: &RoomEvent) -> u8 {
+    match event.event_type.as_str() {
+        "m.room.create" => 0,
+        "m.room.power_levels" => 1,
+        "m.room.encryption" => 2,
+        // By which rules the rest is read.
+        "m.room.canonical_alias" | "m.room.join_rules" | "m.space.parent" => 3,
+        // A child may be listed in plain and under encryption.
+        "m.room.encrypted" | "m.space.child" => 4,
+        "m.room.member" => 5,
+        _ => 6,
+    }
 }
 
 /// Fetches the events of a room that the homeserver never told of, and gives them to the inbox.

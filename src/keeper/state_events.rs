@@ -13,7 +13,7 @@ use super::{
     gone_back,
     ingest::{Arrival, Taker, power_levels},
     outbox::redaction_of,
-    overtaken, plain, redaction,
+    overtaken, places, plain, redaction,
 };
 use crate::{
     crypto::Decrypted,
@@ -213,6 +213,7 @@ async fn take_encrypted(
     row.current_sender = Some(event.sender.clone());
     row.current_fit = true;
     if event.is_redacted || event.content.is_empty() {
+        let stood = row.source.as_ref().map(|source| source.event_id.clone());
         let own = tuples::seal(db, &event.event_id).await?;
         let stands_for = own.map_or_else(|| event.event_id.clone(), |(_, stands_for)| stands_for);
         let seen = tuples::get_event(&taker.store, db, &event.event_id).await?;
@@ -221,6 +222,9 @@ async fn take_encrypted(
         row.current_fit = !broke;
         if row.redacted {
             row.source = None;
+        }
+        if let (Some(stood), None) = (stood, &row.source) {
+            places::take_sealed_back(taker, db, room, &row.tuple, &stood).await?;
         }
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
     }
@@ -233,7 +237,8 @@ async fn take_encrypted(
         }
         note_own(taker, db, room, event, &row, arrival).await?;
         look_under(taker, db, room, event, arrival).await?;
-        return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
+        tuples::put(&taker.store, db, &room.room_id, &row).await?;
+        return places::take_sealed(taker, db, room, &row, arrival.live).await;
     }
     // Somebody else's value: whatever was redacted before, this one stands for itself.
     row.redacted = false;
@@ -251,7 +256,8 @@ async fn take_encrypted(
         conclude(taker, room, &mut seen, &Refusal::Replayed);
         return keep(taker, db, room, &seen).await;
     }
-    weigh(taker, db, room, &mut row, &mut seen, arrival.at).await
+    weigh(taker, db, room, &mut row, &mut seen, arrival.at).await?;
+    places::take_sealed(taker, db, room, &row, arrival.live).await
 }
 
 /// An event as it comes, before it is read, and whether its index stood in no other one.
@@ -372,7 +378,8 @@ pub(super) async fn read_again(
         seen.body = None;
         return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
     }
-    weigh(taker, db, room, &mut row, &mut seen, now).await
+    weigh(taker, db, room, &mut row, &mut seen, now).await?;
+    places::take_sealed(taker, db, room, &row, true).await
 }
 
 /// Reads an event, judges it, and notes what came of that.
