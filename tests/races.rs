@@ -32,6 +32,7 @@ mod races {
     mod people;
     mod plain;
     mod policies;
+    mod previews;
     mod refusing;
     mod resting;
     mod rotation;

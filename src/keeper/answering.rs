@@ -52,7 +52,12 @@ impl Visit<'_> {
         let room = self.room_id();
         let heard_of = match &self.scope {
             Some(users) => users.clone(),
-            None => self.present(self.lanes.desk.unheard_of(&room)).await?,
+            None => {
+                let mut present = self.present(self.lanes.desk.unheard_of(&room)).await?;
+                // Others may be who may read the room before they join it.
+                present.extend(self.named.iter().cloned());
+                present
+            }
         };
         let early = self.lanes.desk.recall(&room, &heard_of);
         let mut gone = BTreeSet::new();

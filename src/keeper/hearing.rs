@@ -28,9 +28,9 @@ use super::{
     rules::Rules,
 };
 use crate::{
-    policy::Entitlement,
+    policy::{Entitlement, PreviewPolicy},
     state::Membership,
-    store::{AskedSession, key_requests, ledger, marks, rooms},
+    store::{AskedSession, key_requests, ledger, marks, previews, rooms},
 };
 
 /// A request whose device knows already that it gets no key.
@@ -197,7 +197,10 @@ impl Lanes {
             let is_present = member.is_some_and(|member| {
                 matches!(member.membership, Membership::Join | Membership::Invite)
             });
-            heard_of.extend(is_present.then_some((room, user)));
+            let db = &mut *store.read().await?;
+            let may_read =
+                is_present || previews::of_user(db, &room, &user).await? != PreviewPolicy::None;
+            heard_of.extend(may_read.then_some((room, user)));
         }
         if heard_of.is_empty() {
             return Ok(());

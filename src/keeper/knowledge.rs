@@ -22,8 +22,8 @@ use crate::{
     policy::{DeviceFacts, MemberFacts, UserFacts},
     state::{Form, Membership, Rule, StateTuple},
     store::{
-        Grant, GrantRow, MemberRow, Orders, Over, Retired, SealedValue, SessionRow, SourceValue,
-        TupleRow, ledger, orders, rooms, sessions, tuples,
+        Grant, MemberRow, Orders, Over, Retired, SealedValue, SessionRow, SourceValue, TupleRow,
+        ledger, orders, rooms, sessions, tuples,
     },
 };
 
@@ -140,27 +140,36 @@ impl Visit<'_> {
     }
 
     async fn grants(&self, db: &mut sqlx::SqliteConnection) -> Result<Grants, KeeperError> {
-        let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
-        let mut rows: Vec<GrantRow> = Vec::new();
+        let mut grants = Grants::new();
         match &self.looked_at {
-            None => rows = ledger::of_room(store, db, room_id, None).await?,
+            None => self.read_grants(db, None, &mut grants).await?,
             Some(users) => {
                 for user in users {
-                    rows.extend(ledger::of_room(store, db, room_id, Some(user)).await?);
+                    self.read_grants(db, Some(user), &mut grants).await?;
                 }
             }
-        }
-        let mut grants = Grants::new();
-        for row in rows {
-            let device = grants.entry(row.user_id).or_default().entry(row.device_id).or_default();
-            device.insert(row.session_id, row.grant);
         }
         self.overlay(&mut grants);
         Ok(grants)
     }
 
+    /// Reads what a user holds, or all members hold.
+    pub(super) async fn read_grants(
+        &self,
+        db: &mut sqlx::SqliteConnection,
+        user: Option<&UserId>,
+        grants: &mut Grants,
+    ) -> Result<(), KeeperError> {
+        let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
+        for row in ledger::of_room(store, db, room_id, user).await? {
+            let device = grants.entry(row.user_id).or_default().entry(row.device_id).or_default();
+            device.insert(row.session_id, row.grant);
+        }
+        Ok(())
+    }
+
     /// What was delivered on this visit stands in the ledger with the next commit; it counts already.
-    fn overlay(&self, grants: &mut Grants) {
+    pub(super) fn overlay(&self, grants: &mut Grants) {
         for delivery in &self.delivered {
             for (user, device) in &delivery.detail.recipients {
                 let held = grants.get_mut(user).and_then(|devices| devices.get_mut(device));

@@ -88,11 +88,9 @@ impl Visit<'_> {
         self.note_delivered(&mut transaction).await?;
         for work in &worked {
             self.keep_session(&mut transaction, &room_id, work).await?;
-            if work.kept.messages == 1 {
-                let what = (&work.tuple.tuple, work.kept.session_id.as_str());
-                let taker = &self.lanes.taker;
-                news::sealed_anew(taker, &mut transaction, &self.room, what, now).await?;
-            }
+            let what = (&work.tuple.tuple, work.kept.session_id.as_str());
+            let taker = &self.lanes.taker;
+            news::sealed_anew(taker, &mut transaction, &room_id, what, now).await?;
         }
         ledger::grant(&store, &mut transaction, &room_id, &letters.grants, now).await?;
         let requests = self.insert(&mut transaction, &room_id, letters, now).await?;

@@ -26,6 +26,19 @@ pub struct Round {
     pub below: Option<i64>,
 }
 
+/// How much is left to be done for those who may join the rooms of a space. Somebody counts once for each room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// The followed space.
+    pub root_id: OwnedRoomId,
+    /// How many people have still to be looked at.
+    pub left_over: i64,
+    /// How many were, in the rounds that are under way.
+    pub looked_at: i64,
+    /// In how many rooms a round has not begun.
+    pub rounds_waiting: i64,
+}
+
 /// What somebody may read of a room before he joins it, because of where he is joined: nothing for somebody who is
 /// banned from it. Whether he is a member is not asked.
 ///
@@ -143,6 +156,32 @@ pub async fn ended(
     .fetch_all(connection)
     .await?;
     rows.into_iter().map(|(id,)| room_id(id)).collect()
+}
+
+/// The members of `allowed`, into whose room `room` they are let no more, who may not read that otherwise: those who
+/// are members of it, or invited, are not among them.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn shut_out(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    allowed: &RoomId,
+) -> Result<Vec<OwnedUserId>> {
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "SELECT m.user_id FROM members m WHERE m.room_id = ?2 AND m.membership = 'join' \
+         AND NOT EXISTS (SELECT 1 FROM members r WHERE r.room_id = ?1 \
+         AND r.user_id = m.user_id AND r.membership IN ('join', 'invite')) AND NOT EXISTS \
+         (SELECT 1 FROM previewed p JOIN members o ON o.room_id = p.allowed_id \
+         AND o.user_id = m.user_id AND o.membership = 'join' \
+         WHERE p.room_id = ?1 AND p.allowed_id <> ?2)",
+    )
+    .bind(room.as_str())
+    .bind(allowed.as_str())
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("user id"))).collect()
 }
 
 /// The rooms into which a room's members are let.
@@ -325,7 +364,7 @@ async fn allowed(connection: &mut SqliteConnection, room: &RoomId) -> Result<Vec
     Ok(rows.into_iter().map(|(id,)| id).collect())
 }
 
-/// A round begins, with so many to look at.
+/// A round begins, with so many to look at. Another one is due at `again_at` (milliseconds), if at all.
 ///
 /// # Errors
 ///
@@ -334,13 +373,16 @@ pub async fn begin_round(
     connection: &mut SqliteConnection,
     room: &RoomId,
     count: i64,
+    again_at: Option<i64>,
 ) -> Result<()> {
     sqlx::query(
-        "UPDATE preview_rounds SET left_over = ?, below = ?, again_at = NULL WHERE room_id = ?",
+        "UPDATE preview_rounds SET left_over = ?1, begun_with = ?1, below = ?2, again_at = ?3 \
+         WHERE room_id = ?4",
     )
     .bind(count)
     // A round that is asked for from here on is another one.
     .bind(i64::MAX)
+    .bind(again_at)
     .bind(room.as_str())
     .execute(connection)
     .await?;
@@ -415,26 +457,34 @@ pub async fn forget(connection: &mut SqliteConnection, room: &RoomId) -> Result<
     for sql in [
         "DELETE FROM preview_marks WHERE room_id = ?",
         "DELETE FROM preview_rounds WHERE room_id = ?",
+        "DELETE FROM previewed_tuples WHERE room_id = ?",
     ] {
         sqlx::query(sql).bind(room.as_str()).execute(&mut *connection).await?;
     }
     Ok(())
 }
 
-/// How many people in how many rooms have still to be looked at, by followed space; a person counts once a room.
+/// How many people have still to be looked at, by followed space.
 ///
 /// # Errors
 ///
 /// [`StoreError`] when the database cannot be read.
-pub async fn backlog(connection: &mut SqliteConnection) -> Result<Vec<(OwnedRoomId, i64)>> {
-    let rows: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT s.root_id, SUM((SELECT COUNT(*) FROM preview_marks m WHERE m.room_id = s.room_id) \
-         + COALESCE((SELECT r.left_over FROM preview_rounds r WHERE r.room_id = s.room_id), 0)) \
-         FROM space_rooms s GROUP BY s.root_id",
+pub async fn backlog(connection: &mut SqliteConnection) -> Result<Vec<Backlog>> {
+    let rows: Vec<(String, i64, i64, i64)> = sqlx::query_as(
+        "SELECT s.root_id, \
+         SUM((SELECT COUNT(*) FROM preview_marks m WHERE m.room_id = s.room_id) \
+         + COALESCE(r.left_over, 0)), \
+         SUM(CASE WHEN r.below IS NULL THEN 0 ELSE r.begun_with - r.left_over END), \
+         SUM(r.below IS NULL AND r.due_at IS NOT NULL) \
+         FROM space_rooms s LEFT JOIN preview_rounds r ON r.room_id = s.room_id GROUP BY s.root_id",
     )
     .fetch_all(connection)
     .await?;
-    rows.into_iter().map(|(id, count)| Ok((room_id(id)?, count))).collect()
+    rows.into_iter()
+        .map(|(id, left_over, looked_at, rounds_waiting)| {
+            Ok(Backlog { root_id: room_id(id)?, left_over, looked_at, rounds_waiting })
+        })
+        .collect()
 }
 
 /// When the next promise of any kind falls due after `now`, in milliseconds.

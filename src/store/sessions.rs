@@ -1,6 +1,8 @@
 //! The keeper's state sessions.
 
-use ruma::{RoomId, UserId};
+use std::collections::BTreeSet;
+
+use ruma::{OwnedUserId, RoomId, UserId};
 use sqlx::SqliteConnection;
 
 use super::{Result, Store, ledger};
@@ -261,6 +263,60 @@ pub async fn retire_previewed(
     Ok(done.rows_affected())
 }
 
+/// The numbers of those who were granted a session of a room that may still encrypt, and had not joined.
+///
+/// # Errors
+///
+/// [`super::StoreError`] when the database cannot be read.
+async fn previewers(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<BTreeSet<i64>> {
+    let Some(number) = ledger::room_number(store, connection, room).await? else {
+        return Ok(BTreeSet::new());
+    };
+    let rows: Vec<(i64,)> = sqlx::query_as(
+        "SELECT DISTINCT g.user FROM grants g JOIN sessions s ON s.session_id = g.session_id \
+         AND s.retired IS NULL WHERE g.room = ? AND g.preview = 1",
+    )
+    .bind(number)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(user,)| user).collect())
+}
+
+/// Retires every session of a room that any of `users` was granted before joining it, at `now` (milliseconds). Returns
+/// how many those are.
+///
+/// # Errors
+///
+/// [`super::StoreError`] when the database cannot be read or written.
+pub async fn retire_previewed_by(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    users: &[OwnedUserId],
+    now: i64,
+) -> Result<u64> {
+    let mut holders = previewers(store, connection, room).await?;
+    let mut retired = 0;
+    for user in users {
+        if holders.is_empty() {
+            break;
+        }
+        let number = ledger::user_number(store, connection, user).await?;
+        if !number.is_some_and(|number| holders.contains(&number)) {
+            continue;
+        }
+        let why = (Retired::PreviewEnded, now);
+        retired += retire_known_to(store, connection, room, user, why).await?;
+        // Most hold the same sessions: soon there are none left.
+        holders = previewers(store, connection, room).await?;
+    }
+    Ok(retired)
+}
+
 /// Retires every session of a room at `now` (milliseconds). Returns how many those are.
 ///
 /// # Errors
@@ -353,31 +409,6 @@ pub async fn over(
     .fetch_one(connection)
     .await?;
     Ok(at.map(|at| Over { at, by_wear: others != Some(true) }))
-}
-
-/// When the one before a session was made, of those that were for the same, in milliseconds; `None` for the first.
-///
-/// # Errors
-///
-/// [`super::StoreError::Database`] when the database cannot be read.
-pub async fn made_before(
-    connection: &mut SqliteConnection,
-    room: &RoomId,
-    scope: Option<&StateTuple>,
-    session_id: &str,
-) -> Result<Option<i64>> {
-    let (event_type, state_key) = columns(scope);
-    let (at,): (Option<i64>,) = sqlx::query_as(
-        "SELECT MAX(created_at) FROM sessions WHERE room_id = ? AND event_type = ? \
-         AND state_key = ? AND session_id <> ? AND retired IS NOT NULL",
-    )
-    .bind(room.as_str())
-    .bind(event_type)
-    .bind(state_key)
-    .bind(session_id)
-    .fetch_one(connection)
-    .await?;
-    Ok(at)
 }
 
 /// Notes that a session was given to all who are to have it, at `now` (milliseconds). Returns when the one before it

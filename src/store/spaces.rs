@@ -381,7 +381,7 @@ pub async fn lets_in_elsewhere(connection: &mut SqliteConnection, room: &RoomId)
     Ok(lets_in)
 }
 
-/// Writes whose members a room lets in. Returns whether there are new ones, and whether some are let in no more.
+/// Writes whose members a room lets in. Returns whether there are new ones, and those that are let in no more.
 ///
 /// # Errors
 ///
@@ -390,16 +390,16 @@ pub async fn put_let_in(
     connection: &mut SqliteConnection,
     room: &RoomId,
     allowed: &[OwnedRoomId],
-) -> Result<(bool, bool)> {
+) -> Result<(bool, Vec<OwnedRoomId>)> {
     let before: Vec<(String,)> = sqlx::query_as("SELECT allowed_id FROM let_in WHERE room_id = ?")
         .bind(room.as_str())
         .fetch_all(&mut *connection)
         .await?;
     let gone = |id: &&(String,)| !allowed.iter().any(|allowed| allowed.as_str() == id.0);
     let is_new = |id: &&OwnedRoomId| !before.iter().any(|before| before.0 == id.as_str());
-    let (mut added, mut removed) = (false, false);
+    let (mut added, mut removed) = (false, Vec::new());
     for (id,) in before.iter().filter(gone) {
-        removed = true;
+        removed.push(id.as_str().try_into().map_err(StoreError::corrupt("room id"))?);
         sqlx::query("DELETE FROM let_in WHERE room_id = ? AND allowed_id = ?")
             .bind(room.as_str())
             .bind(id)

@@ -8,13 +8,12 @@ use crate::{
         KeeperError,
         clock::now_ms,
         ingest::{Arrival, Taker},
-        knowledge::session_scope,
         people::named_by,
         rotation,
     },
     policy::PreviewPolicy,
     state::{JsonMap, Membership, RoomEvent, StateTuple, is_space, via},
-    store::{Retired, RoomRow, ledger, previews, rooms, sessions, spaces},
+    store::{Retired, RoomRow, ledger, previewed_tuples, previews, rooms, sessions, spaces},
 };
 
 /// Of how many who came while the keeper did not hear of them each is promised for by himself; of more, the rooms
@@ -40,7 +39,7 @@ pub(in crate::keeper) async fn take_setting(
 }
 
 /// Whose members the room lets in: those of a new one are provided for; where one is struck out, nobody goes on holding
-/// what is sealed next.
+/// what is sealed next whom none of the others lets in.
 async fn take_rule(
     taker: &Taker,
     db: &mut SqliteConnection,
@@ -48,16 +47,29 @@ async fn take_rule(
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     let (added, removed) = spaces::put_let_in(db, &room.room_id, &named_by(room)).await?;
-    if removed {
-        end_all(taker, db, &room.room_id, arrival).await?;
+    for allowed in &removed {
+        end_through(taker, db, (&room.room_id, allowed), arrival).await?;
     }
     if added {
         previews::ask_round(db, &room.room_id, arrival.at).await?;
     }
-    if added || removed {
+    if added || !removed.is_empty() {
         taker.spaces.note_provide();
     }
     Ok(())
+}
+
+/// The members of a room are let into another one no more: what is over is what those hold of it whom nothing else lets
+/// in.
+async fn end_through(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    (room, allowed): (&RoomId, &RoomId),
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let users = previews::shut_out(db, room, allowed).await?;
+    let retired = sessions::retire_previewed_by(&taker.store, db, room, &users, arrival.at).await?;
+    promise(taker, db, room, retired, arrival).await
 }
 
 /// What was given to those who had not joined is over: what is sealed next, is sealed under a new session.
@@ -185,7 +197,7 @@ pub(in crate::keeper) async fn keeper_left(
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     for room in previews::through(db, left).await? {
-        end_all(taker, db, &room, arrival).await?;
+        end_through(taker, db, (&room, left), arrival).await?;
     }
     taker.spaces.note_walk();
     Ok(previews::forget(db, left).await?)
@@ -219,21 +231,22 @@ pub(in crate::keeper) async fn take_child(
     Ok(spaces::put_via(db, room, space, &via(content)).await?)
 }
 
-/// A session has encrypted its first event: who may read the room before he joins it has to be given it, but of a tuple
-/// whose sessions change often only from time to time.
+/// A tuple's value is being sealed: who may read the room before he joins it has to be given a session that he was not
+/// given yet, but of a tuple whose sessions change often only from time to time.
 pub(in crate::keeper) async fn sealed_anew(
     taker: &Taker,
     db: &mut SqliteConnection,
-    room: &RoomRow,
+    room: &RoomId,
     (tuple, session_id): (&StateTuple, &str),
     now: i64,
 ) -> Result<(), KeeperError> {
-    let Some(interval) = interval_of(taker, db, &room.room_id, tuple).await? else { return Ok(()) };
-    let rules = taker.rules.of(room);
-    let scope = session_scope(&rules, tuple);
-    let before = sessions::made_before(db, &room.room_id, scope, session_id).await?;
-    let due = before.map_or(now, |before| before.saturating_add(interval).max(now));
-    previews::ask_round(db, &room.room_id, due).await?;
+    let given = previewed_tuples::get(db, room, tuple).await?;
+    if given.as_ref().is_some_and(|given| given.session_id == session_id) {
+        return Ok(());
+    }
+    let Some(interval) = interval_of(taker, db, room, tuple).await? else { return Ok(()) };
+    let due = given.map_or(now, |given| given.given_at.saturating_add(interval).max(now));
+    previews::ask_round(db, room, due).await?;
     taker.spaces.note_provide();
     Ok(())
 }

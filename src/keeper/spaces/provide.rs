@@ -22,15 +22,17 @@ use crate::{
     keeper::{
         KeeperError,
         clock::now_ms,
-        decide::{PreviewPlan, decide_previews},
+        decide::{Knowledge, PreviewPlan, Share, decide_previews},
         ingest::Arrival,
-        lane::Lanes,
-        lane::Visit,
+        lane::{Lanes, Visit, earliest},
         pacing::{Allowance, unreachable_wait},
         rules::Rate,
     },
-    state::Membership,
-    store::{Candidate, RoomRow, marks, outbox, previews, rooms, sessions},
+    state::{Membership, StateTuple},
+    store::{
+        Candidate, Previewed, RoomRow, marks, outbox, previewed_tuples, previews, rooms, sessions,
+        tuples,
+    },
 };
 
 /// How many people are looked at in one batch.
@@ -176,26 +178,56 @@ impl Provider {
         let room = round.room_id;
         let below = match round.below {
             Some(below) => below,
-            None => {
-                let count = previews::count_candidates(db, &room).await?;
-                let mut transaction = self.lanes.taker.store.begin().await?;
-                previews::begin_round(&mut transaction, &room, count).await?;
-                transaction.commit().await?;
-                i64::MAX
-            }
+            None if self.begin_round(&room, rules).await? => i64::MAX,
+            None => return Ok(None),
         };
         let candidates = previews::candidates(db, &room, below, most).await?;
         Ok(Some(Batch::Round(room, candidates)))
     }
 
+    /// Begins a round through all who may read a room before they join it, unless something is being sealed there: it is
+    /// due a little later, then. Notes what they are given: of each tuple the session of its current value, but not of
+    /// one that they were given another session of a short while ago; for that there is another round.
+    async fn begin_round(&self, room: &RoomId, rules: &SpaceRules) -> Result<bool, KeeperError> {
+        let store = &self.lanes.taker.store;
+        let mut transaction = store.begin().await?;
+        let now = now_ms();
+        if outbox::is_sealing(&mut transaction, room).await? {
+            let due = now.saturating_add(UNREADY_WAITS);
+            previews::put_round_off(&mut transaction, room, due).await?;
+            transaction.commit().await?;
+            return Ok(false);
+        }
+        let given = previewed_tuples::of_room(&mut transaction, room).await?;
+        let mut again_at: Option<i64> = None;
+        for row in tuples::of_room(store, &mut transaction, room).await? {
+            let Some(sealed) = row.sealed.filter(|_| rules.preview.shows(&row.tuple)) else {
+                continue;
+            };
+            let last = given.get(&row.tuple);
+            if last.is_some_and(|last| last.session_id == sealed.session_id) {
+                continue;
+            }
+            let due = last.map_or(now, |last| last.given_at.saturating_add(rules.interval));
+            if due > now {
+                again_at = earliest(again_at, Some(due));
+                continue;
+            }
+            let previewed = Previewed { session_id: sealed.session_id, given_at: now };
+            previewed_tuples::put(&mut transaction, room, &row.tuple, &previewed).await?;
+        }
+        let count = previews::count_candidates(&mut transaction, room).await?;
+        previews::begin_round(&mut transaction, room, count, again_at).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
     async fn serve(&mut self, root: &RoomId, batch: Batch) -> Result<(), KeeperError> {
-        let (room_id, candidates) = match &batch {
-            Batch::Marks(room, candidates) | Batch::Round(room, candidates) => (room, candidates),
-        };
-        let served = match self.provide(root, room_id, candidates).await {
+        let (Batch::Marks(room_id, people) | Batch::Round(room_id, people)) = &batch;
+        let served = match self.provide(root, &batch).await {
             Err(error) if !matches!(error, KeeperError::Store(_)) => {
                 // What stands in the outbox is the lane's to send.
-                self.call_lane(room_id, candidates).await?;
+                self.call_lane(room_id, people).await?;
                 return Err(error);
             }
             served => served?,
@@ -245,12 +277,8 @@ impl Provider {
     }
 
     /// Gives people what they lack of a room.
-    async fn provide(
-        &mut self,
-        root: &RoomId,
-        room_id: &RoomId,
-        people: &[Candidate],
-    ) -> Result<Served, KeeperError> {
+    async fn provide(&mut self, root: &RoomId, batch: &Batch) -> Result<Served, KeeperError> {
+        let (Batch::Marks(room_id, people) | Batch::Round(room_id, people)) = batch;
         let lanes = self.lanes.clone();
         let room = rooms::get(&mut *lanes.taker.store.read().await?, room_id).await?;
         let room = match room {
@@ -275,7 +303,12 @@ impl Provider {
         }
         let mut visit = Visit::new(&lanes, room, Some(users));
         let known = visit.know().await?;
-        let PreviewPlan { shares, retire } = decide_previews(&known, &visit.rules);
+        let PreviewPlan { mut shares, retire } = decide_previews(&known, &visit.rules);
+        if matches!(batch, Batch::Round(..)) {
+            let db = &mut *lanes.taker.store.read().await?;
+            let given = previewed_tuples::of_room(db, room_id).await?;
+            shares.retain(|share| is_given(&known, share, &given));
+        }
         if !retire.is_empty() {
             self.retire(&visit.room, &retire).await?;
         }
@@ -286,6 +319,7 @@ impl Provider {
         }
         let held = shares.is_empty() || visit.share(&known, &shares).await?;
         let missed = self.note(visit, keys, unsettled).await?;
+        self.recall_early(room_id, people).await?;
         Ok(if held { Served::Done(missed) } else { Served::NotYet })
     }
 
@@ -354,6 +388,25 @@ impl Provider {
         Ok(missed)
     }
 
+    /// A request may have overtaken the news that its sender may read the room: the lane answers it now.
+    async fn recall_early(&self, room: &RoomId, people: &[Candidate]) -> Result<(), KeeperError> {
+        let early = self.lanes.desk.unheard_of(room);
+        let asked: Vec<&Candidate> =
+            people.iter().filter(|one| early.contains(&one.user_id)).collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let store = &self.lanes.taker.store;
+        let mut transaction = store.begin().await?;
+        for one in asked {
+            let tick = store.next_tick();
+            marks::mark(&mut transaction, room, Some(&one.user_id), now_ms(), tick).await?;
+        }
+        transaction.commit().await?;
+        self.promised.notify_one();
+        Ok(())
+    }
+
     async fn call_lane(&self, room: &RoomId, people: &[Candidate]) -> Result<(), KeeperError> {
         let Some(one) = people.first() else { return Ok(()) };
         let store = &self.lanes.taker.store;
@@ -364,6 +417,14 @@ impl Provider {
         self.promised.notify_one();
         Ok(())
     }
+}
+
+/// Whether a round gives everybody what is shared.
+fn is_given(known: &Knowledge, share: &Share, given: &BTreeMap<StateTuple, Previewed>) -> bool {
+    known.tuples.get(share.tuple).is_some_and(|view| {
+        let session = view.sealed.as_ref().map(|sealed| &sealed.session_id);
+        session.is_some() && given.get(&view.tuple).map(|given| &given.session_id) == session
+    })
 }
 
 /// Promises to try somebody again who could not be reached.

@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl Visit<'_> {
-    /// Those in the visit's scope who are not among its members. Of the room as a whole there are none: they may be
-    /// very many, and nothing that is sealed waits for them.
+    /// Those in the visit's scope who are not among its members. Of the room as a whole these are the ones alone whom
+    /// the visit is for by name: they may be very many, and nothing that is sealed waits for them.
     pub(in crate::keeper) async fn previewers(
         &mut self,
         db: &mut SqliteConnection,
@@ -27,7 +27,7 @@ impl Visit<'_> {
         grants: &mut Grants,
     ) -> Result<Vec<MemberView>, KeeperError> {
         self.previewers.clear();
-        let Some(scope) = self.scope.clone() else { return Ok(Vec::new()) };
+        let scope = self.scope.clone().unwrap_or_else(|| self.named.clone());
         let present: BTreeSet<&UserId> =
             members.iter().map(|member| member.user_id.as_ref()).collect();
         let mut views = Vec::new();
@@ -40,9 +40,14 @@ impl Visit<'_> {
             let settled = self.lanes.taker.device.is_settled(user);
             let known = self.lanes.taker.device.known_user(user).await?;
             let facts = self.facts(db, company, &member, known.master_key.as_deref()).await?;
-            let holds_keys = grants.contains_key(user);
-            if facts.1.preview == PreviewPolicy::None && !holds_keys {
+            let whole = self.looked_at.is_none();
+            if facts.1.preview == PreviewPolicy::None && (whole || !grants.contains_key(user)) {
                 continue;
+            }
+            // What they hold is not read with what all members hold.
+            if whole {
+                self.read_grants(db, Some(user), grants).await?;
+                self.overlay(grants);
             }
             let view = self.view(member, &known.devices, facts, company, grants);
             views.push(MemberView { settled, ..view });
