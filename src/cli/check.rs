@@ -12,7 +12,8 @@ use crate::config::{
 pub(super) fn run(path: &Path) -> anyhow::Result<()> {
     let (config, registration, source) = load(path)?;
     let secrets = [Some(&config.appservice.registration), config.store.passphrase_file.as_ref()];
-    let exposed = secrets.into_iter().flatten().filter_map(|path| exposed(path));
+    let tokens = config.spaces.iter().filter_map(|space| space.admin_token_file.as_ref());
+    let exposed = secrets.into_iter().flatten().chain(tokens).filter_map(|path| exposed(path));
     for warning in registration.warnings(&source).into_iter().chain(exposed) {
         warn(&warning);
     }
@@ -37,7 +38,7 @@ fn exposed(path: &Path) -> Option<Mistake> {
 ///
 /// Every mistake in either, and every disagreement between what is good in both.
 pub(super) fn load(path: &Path) -> Result<(Config, Registration, String), ConfigErrors> {
-    let mut draft = Draft::read(path, &environment()).check_passphrase(path);
+    let mut draft = Draft::read(path, &environment()).check_secrets(path);
     let Some(registration_path) = draft.registration.take() else {
         // The configuration does not say where the registration is, which is a mistake in it.
         return Err(ConfigErrors(draft.mistakes));

@@ -101,7 +101,12 @@ fn lines(found: &Spaces) -> Vec<String> {
     let change =
         |change: &Option<String>| change.as_deref().map_or_else(|| NOTHING.to_owned(), harmless);
     let spaces = found.spaces.iter().map(|space| {
-        let (beyond, backlog) = (space.beyond.to_string(), space.backlog.to_string());
+        let all = space.backlog.saturating_add(space.looked_at).max(1);
+        let backlog = match space.looked_at.saturating_mul(100) / all {
+            0 => space.backlog.to_string(),
+            percent => format!("{} ({percent}% done)", space.backlog),
+        };
+        let beyond = space.beyond.to_string();
         [word(&space.name), space.status.clone(), beyond, backlog, change(&space.change)]
     });
     let mut lines =

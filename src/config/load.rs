@@ -16,6 +16,7 @@ use super::{
     environment::{Environment, Overlay, environment},
     mistake::{ConfigErrors, Mistake},
     policies::inherit,
+    read_secret,
     registration::{Registration, RegistrationDraft},
     validate::{socket_fault, validate},
     walk::{Walk, set},
@@ -48,7 +49,7 @@ pub struct Draft {
 
 impl Draft {
     /// Reads a file, lays the environment over it, and finds every mistake. The passphrase is not
-    /// read: that is [`Draft::check_passphrase`].
+    /// read: that is [`Draft::check_secrets`].
     pub fn read(path: &Path, environment: &Environment) -> Self {
         let source = path.display().to_string();
         let text = match std::fs::read_to_string(path) {
@@ -104,26 +105,42 @@ impl Draft {
         Self { config, doubt, mistakes, registration }
     }
 
-    /// Adds what is wrong with the store's passphrase, which is read for it and forgotten.
+    /// Adds what is wrong with the files of secrets, which are read for it and forgotten.
     #[must_use]
-    pub fn check_passphrase(mut self, source: &Path) -> Self {
-        let store = self.config.as_ref().map(|config| &config.store);
-        let store = store.filter(|_| !self.doubt.touches("store.passphrase"));
-        let store = store.filter(|_| !self.doubt.touches("store.passphrase_file"));
-        if let Some(Err(error)) = store.map(|store| store.read_passphrase()) {
-            let key = match error {
-                super::PassphraseError::Unreadable { .. } => "store.passphrase_file",
-                // Validation has said so already.
-                super::PassphraseError::Missing => return self,
-                super::PassphraseError::Empty => "store",
-            };
-            self.mistakes.push(Mistake {
-                source: source.display().to_string(),
-                path: key.to_owned(),
-                message: format!("{error}; write a long random line into the file, for instance with `openssl rand -base64 33`"),
-            });
+    pub fn check_secrets(mut self, source: &Path) -> Self {
+        let Some(config) = &self.config else { return self };
+        let tokens = config.spaces.iter().enumerate().filter_map(|(index, space)| {
+            let path = space.admin_token_file.as_ref()?;
+            let error = read_secret(path).err()?;
+            let message = format!(
+                "cannot read {}: {error}; write a server administrator's access token into it",
+                path.display()
+            );
+            Some((format!("spaces[{index}].admin_token_file"), message))
+        });
+        let mut found: Vec<(String, String)> = tokens.collect();
+        found.extend(self.passphrase_mistake(&config.store));
+        for (path, message) in found.into_iter().filter(|(path, _)| !self.doubt.touches(path)) {
+            self.mistakes.push(Mistake { source: source.display().to_string(), path, message });
         }
         self
+    }
+
+    fn passphrase_mistake(&self, store: &super::Store) -> Option<(String, String)> {
+        let is_in_doubt = ["store.passphrase", "store.passphrase_file"]
+            .iter()
+            .any(|path| self.doubt.touches(path));
+        let error = store.read_passphrase().err().filter(|_| !is_in_doubt)?;
+        let key = match error {
+            super::PassphraseError::Unreadable { .. } => "store.passphrase_file",
+            // Validation has said so already.
+            super::PassphraseError::Missing => return None,
+            super::PassphraseError::Empty => "store",
+        };
+        let message = format!(
+            "{error}; write a long random line into the file, for instance with `openssl rand -base64 33`"
+        );
+        Some((key.to_owned(), message))
     }
 
     /// The configuration with its registration, if nothing is wrong with either and they fit one another.
@@ -170,7 +187,7 @@ impl Config {
     ///
     /// Every mistake in it, also when the passphrase cannot be read.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        Draft::read(path, &environment()).check_passphrase(path).finish()
+        Draft::read(path, &environment()).check_secrets(path).finish()
     }
 
     /// Reads a configuration from YAML text, without the environment; paths stay relative.
@@ -275,6 +292,9 @@ fn resolve(config: &mut Config, base: &Path) {
     config.appservice.registration = base.join(&config.appservice.registration);
     config.store.resolve(base);
     if let Some(path) = &mut config.admin.socket {
+        *path = base.join(&*path);
+    }
+    for path in config.spaces.iter_mut().filter_map(|space| space.admin_token_file.as_mut()) {
         *path = base.join(&*path);
     }
 }

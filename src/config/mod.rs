@@ -27,10 +27,10 @@ pub use load::Draft;
 pub use mistake::{ConfigErrors, Mistake};
 pub use origins::{Origin, Origins};
 pub use section::{
-    Access, Action, Admin, Appservice, Bot, Budget, Devices, Enforce, ExemptSealed, Homeserver,
-    Invitees, Ledger, Limits, LogFormat, Logging, Match, Members, PassphraseError, PlainCopy,
-    Policy, Preview, Rate, Requests, Reseal, RotateReseal, RotateWhen, Rotation, Seal,
-    SessionScope, Sharing, Space, State, Store,
+    Access, Action, Admin, AdminAssist, Appservice, Bot, Budget, Devices, Enforce, ExemptSealed,
+    Homeserver, Invitees, Ledger, Limits, LogFormat, Logging, Match, Members, PassphraseError,
+    PlainCopy, Policy, Preview, Rate, Requests, Reseal, RotateReseal, RotateWhen, Rotation, Seal,
+    SessionScope, Sharing, Space, State, Store, read_secret,
 };
 
 /// Everything that an operator may set.

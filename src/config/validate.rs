@@ -3,7 +3,7 @@
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{Config, Match, PassphraseError, doubt::Doubt};
+use super::{AdminAssist, Config, Match, PassphraseError, Space, doubt::Doubt};
 
 /// The levels of logging.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -38,6 +38,7 @@ pub(super) fn validate(config: &Config, doubt: &Doubt) -> Vec<(String, String)> 
         let path = |key: &str| format!("spaces[{index}].{key}");
         alone(&path("room"), first.filter(|first| *first < index).map(twice_fault));
         alone(&path("max_depth"), over_fault(space.max_depth, MOST_DEPTH));
+        alone(&path("admin_token_file"), token_fault(space));
         alone(&path("max_rooms"), over_fault(space.max_rooms, MOST_ROOMS));
     }
     check("admin.listen", &["admin.listen", "appservice.listen"], listener_fault(config));
@@ -139,6 +140,18 @@ fn level_fault(filter: &str) -> Option<String> {
 
 fn twice_fault(first: usize) -> String {
     format!("is spaces[{first}] already; remove one of them")
+}
+
+fn token_fault(space: &Space) -> Option<String> {
+    match (space.admin_assist, &space.admin_token_file) {
+        (AdminAssist::None, Some(_)) => {
+            Some("does nothing; write admin_assist: synapse beside it, or remove it".to_owned())
+        }
+        (AdminAssist::Synapse, None) => Some(
+            "is missing, which admin_assist: synapse needs; write the path of a file with a server administrator's access token".to_owned(),
+        ),
+        _ => None,
+    }
 }
 
 fn over_fault(number: u32, most: u32) -> Option<String> {

@@ -37,6 +37,7 @@ pub enum Endpoint {
     Aliases,
     Upload,
     Download,
+    MakeRoomAdmin,
 }
 
 /// Bounds an answer whose size grows with a room or with the number of users asked for.
@@ -81,6 +82,7 @@ impl Endpoint {
             Self::Aliases => "aliases",
             Self::Upload => "upload",
             Self::Download => "download",
+            Self::MakeRoomAdmin => "make_room_admin",
         }
     }
 

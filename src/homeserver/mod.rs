@@ -14,6 +14,7 @@
 //! | `rooms.rs` | rooms and their state |
 //! | `making.rs` | making rooms, and their addresses |
 //! | `media.rs` | files |
+//! | `administration.rs` | Synapse's admin API |
 
 use std::{borrow::Cow, sync::Arc, sync::LazyLock, time::Duration};
 
@@ -37,6 +38,7 @@ use tokio::time::Instant;
 use url::Url;
 
 mod account;
+mod administration;
 mod backoff;
 mod connection;
 mod endpoint;

@@ -64,7 +64,7 @@ pub async fn set_gauges(taker: &Taker) -> Result<(), KeeperError> {
     let (followed, beneath) = spaces::count(db).await?;
     taker.metrics.set_spaces(&followed, &beneath);
     let backlog = previews::backlog(db).await?;
-    taker.metrics.set_space_backlog(backlog.into_iter().map(|(_, left_over)| left_over).sum());
+    taker.metrics.set_space_backlog(backlog.iter().map(|space| space.left_over).sum());
     let (active, retired) = sessions::count(db).await?;
     taker.metrics.set_sessions(&BTreeMap::from([("active", active), ("retired", retired)]));
     Ok(())

@@ -23,6 +23,7 @@ pub mod outbox;
 pub mod overview;
 pub mod people;
 pub mod places;
+pub mod previewed_tuples;
 pub mod previews;
 pub mod rooms;
 pub mod sessions;
@@ -66,7 +67,8 @@ pub use self::{
     outbox::{NewOutbox, OutboxKind, OutboxRow, PlainDetail, StateDetail, ToDeviceDetail},
     overview::{RoomOverview, TupleOverview},
     people::{HoldRow, Identity, People},
-    previews::{Candidate, Round},
+    previewed_tuples::Previewed,
+    previews::{Backlog, Candidate, Round},
     rooms::{Inviter, MemberRow, RoomRow},
     sessions::{Over, Retired, SessionRow},
     spaces::{FollowedRow, SpaceRoomRow},

@@ -123,3 +123,45 @@ async fn whoever_leaves_the_space_reads_no_later_name_of_rooms_that_he_never_joi
         assert!(!leaver.can_decrypt(room_id, &sealed).await, "he reads what came after");
     }
 }
+
+#[tokio::test]
+async fn with_the_administrations_help_the_keeper_comes_into_rooms_and_has_the_power_to_seal() {
+    let mut world = World::without_keeper(synapse::Options::default(), &Value::Null).await;
+    let admin = world.synapse.administrator("root").await;
+    let api = Api::register(&world.synapse.url(), "boss").await;
+    let boss = JsClient::start(&world.js, api, true).await;
+    let (space_id, rule) = world.space(&boss).await;
+    // Nobody invites the keeper into the one, and nobody gives it power in the other.
+    let closed = world.room(&boss, &RoomSpec::default()).await;
+    let powerless = RoomSpec { join_rule: rule, ..RoomSpec::default() };
+    let powerless = world.room(&boss, &powerless).await;
+    for room_id in [&closed, &powerless] {
+        world.add_to_space(&boss, &space_id, room_id).await;
+    }
+    world.keeper.write("admin-token", &admin.token);
+    // Without help it says what has to be changed.
+    world.keeper.configure(&json!({ "spaces": [{ "room": space_id }] }));
+    world.keeper.start().await;
+    let told = world.keeper.run(&["spaces", "--config", "config.yaml", "--wait"]);
+    let stands = |room: &str, status: &str| {
+        told.lines().any(|line| line.contains(room) && line.contains(status))
+    };
+    assert!(stands(&closed, "cannot_join") && stands(&powerless, "no_power"), "{told}");
+    world.keeper.terminate().await;
+    let helped = json!({
+        "room": space_id, "admin_assist": "synapse", "admin_token_file": "admin-token",
+    });
+    world.keeper.configure(&json!({ "spaces": [helped] }));
+    world.keeper.start().await;
+    for room_id in [&closed, &powerless] {
+        eventually("the keeper comes in", async || {
+            boss.api.is_joined(room_id, KEEPER).await.then_some(())
+        })
+        .await;
+        boss.see_member(room_id, KEEPER).await;
+        let id = boss.set_name(room_id, "Let in").await;
+        world.sealed(&boss.api, room_id, "m.room.name", &id).await;
+    }
+    let log = std::fs::read_to_string(world.keeper.log()).unwrap();
+    assert!(!log.contains(&admin.token), "the token stands in the log");
+}

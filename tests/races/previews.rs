@@ -52,7 +52,8 @@ async fn all_gone_through(stage: &Stage) {
     loop {
         let (_, said, _) = stage.keeper.command_while_served("spaces", &["--json"]).await;
         let said: Value = serde_json::from_str(&said).unwrap();
-        if said[0]["rounds_waiting"] == 0 && said[0]["backlog"] == 0 {
+        let space = &said["spaces"][0];
+        if space["rounds_waiting"] == 0 && space["backlog"] == 0 {
             return;
         }
         assert!(Instant::now() < deadline, "{said}");

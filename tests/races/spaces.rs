@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use crate::{
     races::stage::{NAME, Stage},
-    simulated::{RoomRef, UserRef, World, builder::restricted, sim::PATIENCE},
+    simulated::{DeviceRef, RoomRef, UserRef, World, builder::restricted, sim::PATIENCE},
 };
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-const ALICE: &str = "@alice:localhost";
+pub const ALICE: &str = "@alice:localhost";
 
 /// A keeper that follows one space of Alice's, which lists nothing yet.
-async fn following(settings: Value) -> (Stage, RoomRef) {
+pub async fn following(settings: Value) -> (Stage, RoomRef) {
     let mut stage = Stage::prepare(json!({})).await;
     let space = stage.sim.room().space().create();
     let mut entry = json!({ "room": space.room_id });
@@ -24,25 +24,25 @@ async fn following(settings: Value) -> (Stage, RoomRef) {
     (stage, space)
 }
 
-async fn joined(stage: &Stage, room: &RoomRef) {
+pub async fn joined(stage: &Stage, room: &RoomRef) {
     let is_in = |world: &mut World| world.room(&room.room_id).membership(&world.keeper()) == "join";
     stage.sim.wait_for("the keeper joins", is_in).await;
 }
 
 /// A space lists a room.
-fn list(space: &RoomRef, room_id: &str, via: &str) {
+pub fn list(space: &RoomRef, room_id: &str, via: &str) {
     space.put_state(ALICE, ("m.space.child", room_id), json!({ "via": [via] }));
 }
 
 /// A room of Alice's into which the members of these are let, with power for the keeper.
-fn restricted_room(stage: &Stage, lets_in: &[&str]) -> RoomRef {
+pub fn restricted_room(stage: &Stage, lets_in: &[&str]) -> RoomRef {
     let room = stage.sim.room().restricted_to(lets_in).create();
     room.set_power(&stage.sim.keeper(), 100);
     room
 }
 
 /// A room of the space's, with a name that the keeper sealed.
-async fn named_child(stage: &Stage, space: &RoomRef, name: &str) -> RoomRef {
+pub async fn named_child(stage: &Stage, space: &RoomRef, name: &str) -> RoomRef {
     let room = restricted_room(stage, &[&space.room_id]);
     list(space, &room.room_id, "localhost");
     joined(stage, &room).await;
@@ -51,18 +51,18 @@ async fn named_child(stage: &Stage, space: &RoomRef, name: &str) -> RoomRef {
 }
 
 /// Whether the user's device can open the room's current name.
-fn opens(world: &mut World, room: &RoomRef, user: &UserRef) -> bool {
+pub fn opens(world: &mut World, room: &RoomRef, user: &UserRef) -> bool {
     let event = world.keeper_seal(&room.room_id, NAME);
     event.is_some_and(|event| world.open(user.device(1).id(), &event).is_ok())
 }
 
-async fn is_given(stage: &Stage, room: &RoomRef, user: &UserRef) {
+pub async fn is_given(stage: &Stage, room: &RoomRef, user: &UserRef) {
     let what = format!("{} is given the name's key", user.user_id);
     stage.sim.wait_for(&what, |world| opens(world, room, user)).await;
 }
 
 /// Waits until a series stands at a value.
-async fn counts(stage: &Stage, name: &str, label: &str, value: f64) {
+pub async fn counts(stage: &Stage, name: &str, label: &str, value: f64) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let now = stage.keeper.metric(name, &[label]).await;
@@ -75,7 +75,7 @@ async fn counts(stage: &Stage, name: &str, label: &str, value: f64) {
 }
 
 /// Somebody who comes into the space after this has been given what there is: so was whoever came before.
-async fn a_late_comer_is_given(stage: &Stage, space: &RoomRef, room: &RoomRef, name: &str) {
+pub async fn a_late_comer_is_given(stage: &Stage, space: &RoomRef, room: &RoomRef, name: &str) {
     let late = stage.sim.user(name).create();
     stage.sim.join(space, &late.user_id);
     is_given(stage, room, &late).await;
@@ -342,4 +342,43 @@ async fn spaces_waits_until_the_keeper_is_through_with_them_and_says_what_to_cha
     let kept = found["rooms"].as_array().unwrap().iter().find(|it| it["room_id"] == room.room_id);
     assert_eq!(kept.unwrap()["status"], "kept");
     is_given(&stage, &room, &bob).await;
+}
+
+#[tokio::test]
+async fn a_room_that_is_listed_under_encryption_is_followed_and_one_that_nobody_may_list_is_not() {
+    let mut stage = Stage::prepare(json!({})).await;
+    let space = stage.sim.room().space().encrypted_state(true).encrypted_power(0).create();
+    stage.keeper.configure(&json!({ "spaces": [{ "room": space.room_id }] }));
+    stage.keeper.start().await;
+    joined(&stage, &space).await;
+    let alice = stage.alice_device();
+    let seal = |by: &DeviceRef, room: &RoomRef, via: &[&str]| {
+        by.send_state(&space, ("m.space.child", &room.room_id), &json!({ "via": via }))
+    };
+    let near = restricted_room(&stage, &[&space.room_id]);
+    seal(&alice, &near, &["localhost"]);
+    joined(&stage, &near).await;
+    // Mallory may seal what she likes; but she may not list rooms.
+    let mallory = stage.sim.user("mallory").create().device(1);
+    stage.sim.join(&space, "mallory");
+    let megaphone = restricted_room(&stage, &[&space.room_id]);
+    seal(&mallory, &megaphone, &["localhost"]);
+    seal(&mallory, &near, &[]);
+    let far = restricted_room(&stage, &[&space.room_id]);
+    let listed = seal(&alice, &far, &["localhost"]);
+    joined(&stage, &far).await;
+    counts(&stage, "statekeeper_space_rooms", "", 2.0).await;
+    let keeper = stage.sim.keeper();
+    let has_joined =
+        |world: &mut World| world.room(&megaphone.room_id).membership(&keeper) == "join";
+    assert!(!stage.sim.with(has_joined), "whoever lacks the power lists nothing");
+    // Of what is said in plain and under encryption, the newer counts.
+    list(&space, &near.room_id, "localhost");
+    seal(&alice, &near, &[]);
+    counts(&stage, "statekeeper_space_rooms", "", 1.0).await;
+    list(&space, &near.room_id, "other.example");
+    counts(&stage, "statekeeper_space_rooms", "", 2.0).await;
+    // And what is taken back says nothing any more.
+    space.redact(&listed);
+    counts(&stage, "statekeeper_space_rooms", "", 1.0).await;
 }

@@ -94,14 +94,19 @@ impl Api {
 
     /// Logs another device of the same user in.
     pub async fn another_device(&self) -> Self {
+        Self::log_in(&self.base, &self.user_id, &self.password).await
+    }
+
+    /// Logs a device of a user in.
+    pub async fn log_in(base: &str, user: &str, password: &str) -> Self {
         let body = json!({
             "type": "m.login.password",
-            "identifier": { "type": "m.id.user", "user": self.user_id },
-            "password": self.password,
+            "identifier": { "type": "m.id.user", "user": user },
+            "password": password,
         });
-        let url = format!("{}/_matrix/client/v3/login", self.base);
+        let url = format!("{base}/_matrix/client/v3/login");
         let session = send(Method::POST, &url, None, Some(&body)).await.unwrap();
-        Self::session(&self.base, self.password.clone(), session)
+        Self::session(base, password.to_owned(), session)
     }
 
     fn session(base: &str, password: String, session: Value) -> Self {

@@ -76,6 +76,11 @@ impl Keeper {
         std::fs::write(path, config.to_string()).unwrap();
     }
 
+    /// Writes a file beside the configuration.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.path().join(name), text).unwrap();
+    }
+
     /// Runs one of the other commands to its end and returns what it printed.
     pub fn run(&self, args: &[&str]) -> String {
         let output =

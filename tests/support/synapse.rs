@@ -7,7 +7,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{PATIENCE, RunDir, api, free_port, process::Process, repository, within};
+use super::{PATIENCE, RunDir, api, api::Api, free_port, process::Process, repository, within};
+
+/// What registers a server administrator.
+const SHARED_SECRET: &str = "of a test, too";
 
 /// What differs between one Synapse and another.
 #[derive(Debug, Clone, Default)]
@@ -80,6 +83,20 @@ impl Synapse {
         self.resume().await;
     }
 
+    /// Registers a server administrator and logs a first device in.
+    pub async fn administrator(&self, localpart: &str) -> Api {
+        let program = repository().join(".work/synapse/bin/register_new_matrix_user");
+        let password = format!("{localpart} opens every door");
+        let done = tokio::process::Command::new(program)
+            .args(["--admin", "--shared-secret", SHARED_SECRET])
+            .args(["--user", localpart, "--password", &password, &self.url()])
+            .output()
+            .await
+            .unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        Api::log_in(&self.url(), localpart, &password).await
+    }
+
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
@@ -126,6 +143,7 @@ fn configuration(options: &Options, port: u16, dir: &Path) -> Value {
         "signing_key_path": dir.join("signing.key"),
         "macaroon_secret_key": "of a test",
         "form_secret": "of a test",
+        "registration_shared_secret": SHARED_SECRET,
         "report_stats": false,
         "presence": { "enabled": false },
         "trusted_key_servers": [],

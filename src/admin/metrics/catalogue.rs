@@ -310,7 +310,8 @@ pub const SPACE_ROOMS: About = About {
     name: "statekeeper_space_rooms",
     help: "Rooms beneath followed spaces, by status.",
     labels: &[("status", "see [Spaces](OPERATIONS.md#spaces)")],
-    worry: "When any is `no_power` or `cannot_join`: the log says what to change.",
+    worry: "When any is `no_power` or `cannot_join`: `statekeeper spaces` says what to change. \
+            [`StatekeeperSpaceBlocked`](runbooks/StatekeeperSpaceBlocked.md).",
 };
 
 /// Keys before a join.

@@ -355,6 +355,14 @@ fn a_mistake_about_a_space_says_how_to_mend_it() {
             "[{ room: \"!a:b\", rooms: [\"#c:d\"] }]",
             "spaces[0].rooms[0]: \"#c:d\" is not a room id; write one like \"!room:example.org\"",
         ),
+        (
+            "[{ room: \"!a:b\", admin_token_file: token }]",
+            "spaces[0].admin_token_file: does nothing; write admin_assist: synapse beside it, or remove it",
+        ),
+        (
+            "[{ room: \"!a:b\", admin_assist: synapse }]",
+            "spaces[0].admin_token_file: is missing, which admin_assist: synapse needs; write the path of a file with a server administrator's access token",
+        ),
     ];
     for (spaces, line) in cases {
         let yaml = format!("{SMALLEST}\nspaces: {spaces}");

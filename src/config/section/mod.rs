@@ -32,6 +32,6 @@ pub use rate::Rate;
 pub use requests::{Limits, Requests};
 pub use rotation::{RotateReseal, RotateWhen, Rotation};
 pub use sharing::{Devices, Invitees, Members, Sharing};
-pub use spaces::{Preview, Space};
+pub use spaces::{AdminAssist, Preview, Space};
 pub use state::{ExemptSealed, PlainCopy, Reseal, Seal, SessionScope, State};
-pub use store::{PassphraseError, Store};
+pub use store::{PassphraseError, Store, read_secret};

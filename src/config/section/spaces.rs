@@ -1,5 +1,7 @@
 //! `spaces`: which spaces the keeper follows, and what their members read before they join a room.
 
+use std::path::PathBuf;
+
 use ruma::{OwnedRoomId, OwnedRoomOrAliasId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +39,15 @@ pub struct Space {
     #[schemars(range(min = 1))]
     #[serde(default = "max_rooms")]
     pub max_rooms: u32,
+    /// Whether the homeserver's own administration lets the keeper into rooms beneath the space that it
+    /// cannot join, and gives it the power to seal where it lacks it.
+    #[serde(default)]
+    pub admin_assist: AdminAssist,
+    /// A file with the access token of a server administrator, for `admin_assist`. Whoever has it can do
+    /// anything on that server: make it readable for the keeper alone.
+    #[serde(default)]
+    #[schemars(with = "Option<String>", extend("format" = "path"))]
+    pub admin_token_file: Option<PathBuf>,
     /// Rooms that count as listed by the space though it does not list them.
     #[schemars(with = "Vec<String>", extend("items" = { "type": "string", "format": "matrix-room-id" }))]
     #[serde(default)]
@@ -54,6 +65,17 @@ pub enum Preview {
     Aesthetic,
     /// All encrypted state.
     All,
+}
+
+/// Whose help the keeper has beneath a space.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AdminAssist {
+    /// Nobody's: what an administrator has to change is reported.
+    #[default]
+    None,
+    /// That of Synapse's admin API.
+    Synapse,
 }
 
 /// `per_second` where nothing is said.
@@ -87,6 +109,8 @@ impl Space {
             preview_interval: preview_interval(),
             max_depth: max_depth(),
             max_rooms: max_rooms(),
+            admin_assist: AdminAssist::default(),
+            admin_token_file: None,
             rooms: Vec::new(),
         }
     }

@@ -57,7 +57,8 @@ impl Store {
     /// When neither key is set, the file is not readable UTF-8, or the passphrase is empty.
     pub fn read_passphrase(&self) -> Result<SecretString, PassphraseError> {
         let passphrase = match (&self.passphrase_file, &self.passphrase) {
-            (Some(path), _) => read_secret(path)?,
+            (Some(path), _) => read_secret(path)
+                .map_err(|source| PassphraseError::Unreadable { path: path.to_owned(), source })?,
             (None, Some(passphrase)) => passphrase.clone(),
             (None, None) => return Err(PassphraseError::Missing),
         };
@@ -91,10 +92,13 @@ impl Store {
     }
 }
 
-fn read_secret(path: &Path) -> Result<SecretString, PassphraseError> {
-    let text = std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|source| PassphraseError::Unreadable { path: path.to_owned(), source })?;
+/// A secret that stands alone in a file, whose end of line does not count.
+///
+/// # Errors
+///
+/// When the file is not readable UTF-8.
+pub fn read_secret(path: &Path) -> std::io::Result<SecretString> {
+    let text = Zeroizing::new(std::fs::read_to_string(path)?);
     Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
 }
 

@@ -98,6 +98,7 @@ fn request(verb: &str, words: &[&str]) -> Result<Said, String> {
         "help" => return named.end().map(|()| Said::Help),
         "status" => Query::Status.into(),
         "rooms" => Query::Rooms.into(),
+        "spaces" => Query::Spaces.into(),
         "holds" => Query::Holds.into(),
         "room" => Query::Room { room: named.room()? }.into(),
         "why" => Query::Why { user: named.user()?, room: named.room()? }.into(),

@@ -4,7 +4,9 @@
 use crate::{
     keeper::{
         clock::to_second,
-        operator::{Answer, DeviceWhy, Finding, Hold, RoomDetail, RoomSummary, Status, Why},
+        operator::{
+            Answer, DeviceWhy, Finding, Hold, RoomDetail, RoomSummary, Spaces, Status, Why,
+        },
     },
     store::{Command, Done},
 };
@@ -22,9 +24,10 @@ pub struct Message {
 }
 
 /// What there is to be asked, with what each command does.
-const HELP: [(&str, &str); 15] = [
+const HELP: [(&str, &str); 16] = [
     ("status", "how the keeper fares"),
     ("rooms", "the rooms that it is in"),
+    ("spaces", "the spaces that it follows, and what has to be changed beneath them"),
     ("room ROOM", "what stands in a room"),
     ("why USER ROOM", "why a user has or lacks a room's keys"),
     ("holds", "who waits for an administrator's word"),
@@ -95,6 +98,7 @@ pub fn answer(answer: &Answer) -> Message {
     match answer {
         Answer::Status(found) => status(found),
         Answer::Rooms(found) => rooms(found),
+        Answer::Spaces(found) => spaces(found),
         Answer::Room(found) => room(found),
         Answer::Why(found) => why(found),
         Answer::Holds(found) => holds(found),
@@ -102,8 +106,7 @@ pub fn answer(answer: &Answer) -> Message {
         | Answer::Done(_)
         | Answer::Commission(_)
         | Answer::Commissions(_)
-        | Answer::UpgradePlan(_)
-        | Answer::Spaces(_) => Message::line("done"),
+        | Answer::UpgradePlan(_) => Message::line("done"),
     }
 }
 
@@ -188,6 +191,23 @@ fn rooms(found: &[RoomSummary]) -> Message {
             some(room.held, "held"),
         )
     }));
+    message
+}
+
+fn spaces(found: &Spaces) -> Message {
+    let mut message = Message::default();
+    let (settled, all) = found.settled();
+    message.paragraph(&format!("spaces and rooms: {settled} of {all} are joined, or cannot be"));
+    message.list(found.spaces.iter().map(|space| {
+        format!("{}: {}{}", space.name, space.status, some(space.backlog, "to provide for"))
+    }));
+    let spaces = found.spaces.iter().map(|space| &space.change);
+    let rooms = found.rooms.iter().map(|room| &room.change);
+    let changes: Vec<String> = spaces.chain(rooms).flatten().cloned().collect();
+    if !changes.is_empty() {
+        message.paragraph("what an administrator has to change:");
+        message.list(changes);
+    }
     message
 }
 

@@ -36,6 +36,10 @@ pub struct SpaceSummary {
     pub beyond: i64,
     /// How many people in how many rooms have still to be provided for; a person counts once a room.
     pub backlog: i64,
+    /// How many were looked at, in the rounds through all such people that are under way.
+    pub looked_at: i64,
+    /// In how many rooms a round has not begun.
+    pub rounds_waiting: i64,
 }
 
 /// A room beneath a followed space.
@@ -67,10 +71,12 @@ impl Spaces {
         let backlog = previews::backlog(db).await?;
         let rooms = spaces::rooms(db).await?.into_iter().map(SpaceRoomSummary::from).collect();
         let summary = |row: FollowedRow| {
-            let left = backlog.iter().find(|(root, _)| Some(root) == row.space_id.as_ref());
+            let found = backlog.iter().find(|found| Some(&found.root_id) == row.space_id.as_ref());
             let joining = || "joining".to_owned();
             SpaceSummary {
-                backlog: left.map_or(0, |(_, left)| *left),
+                backlog: found.map_or(0, |found| found.left_over),
+                looked_at: found.map_or(0, |found| found.looked_at),
+                rounds_waiting: found.map_or(0, |found| found.rounds_waiting),
                 status: if row.status.is_empty() { joining() } else { row.status },
                 name: row.name,
                 room_id: row.space_id,

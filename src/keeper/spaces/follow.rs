@@ -12,11 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomAliasId};
+use ruma::{OwnedRoomId, OwnedServerName};
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
     advice::{Standing, invite_into, let_in, unlist},
+    assist::perform,
     settled,
     survey::{ToJoin, survey, tell_of_room},
 };
@@ -148,11 +149,12 @@ impl Follower {
     fn name(&self, join: &ToJoin) -> UnderWay {
         let own = self.taker.keeper.server_name();
         let (what, through): (&str, Vec<&ruma::ServerName>) = match join {
-            ToJoin::Space(name) => {
+            ToJoin::Space(name, _) => {
                 let server = name.split_once(':').map(|(_, server)| server);
                 (name, server.and_then(|name| name.try_into().ok()).into_iter().collect())
             }
-            ToJoin::Room(id, via) => {
+            ToJoin::Elevate(id, _) => return UnderWay { what: id.to_string(), server: None },
+            ToJoin::Room(id, via, _) => {
                 let named = via.iter().map(AsRef::as_ref).chain(id.server_name());
                 (id.as_str(), named.collect())
             }
@@ -171,6 +173,9 @@ impl Follower {
         let store = &self.taker.store;
         let mut transaction = store.begin().await?;
         match (&what, done) {
+            (ToJoin::Elevate(room_id, _), done) => {
+                self.elevated(&mut transaction, room_id, done.err()).await?;
+            }
             (_, Ok(room_id)) => {
                 let known = rooms::get(&mut transaction, &room_id).await?;
                 if known.as_ref().is_none_or(|room| room.membership != Membership::Join) {
@@ -182,7 +187,7 @@ impl Follower {
                     let (now, tick) = (now_ms(), store.next_tick());
                     marks::mark(&mut transaction, &room_id, None, now, tick).await?;
                 }
-                if let ToJoin::Space(name) = &what {
+                if let ToJoin::Space(name, _) = &what {
                     let rows = spaces::followed(&mut transaction).await?;
                     if let Some(mut row) = rows.into_iter().find(|row| row.name == *name) {
                         row.space_id = Some(room_id);
@@ -191,10 +196,10 @@ impl Follower {
                 }
                 self.taker.spaces.note_walk();
             }
-            (ToJoin::Space(name), Err(error)) => {
+            (ToJoin::Space(name, _), Err(error)) => {
                 self.space_failed(&mut transaction, name, &error).await?;
             }
-            (ToJoin::Room(room_id, _), Err(error)) => {
+            (ToJoin::Room(room_id, ..), Err(error)) => {
                 self.room_failed(&mut transaction, room_id, &error).await?;
             }
         }
@@ -202,6 +207,24 @@ impl Follower {
         self.taker.spaces.ring();
         self.promised.notify_one();
         Ok(())
+    }
+
+    /// The keeper was given power in a room, or was not: where it does not turn out to have enough, it is given it again
+    /// a while later.
+    async fn elevated(
+        &self,
+        db: &mut sqlx::SqliteConnection,
+        room_id: &ruma::RoomId,
+        error: Option<HomeserverError>,
+    ) -> Result<(), KeeperError> {
+        if let Some(error) = error {
+            tracing::warn!(room = %room_id, %error,
+                "the homeserver's administration did not give the keeper power in a space's room");
+        }
+        let Some(mut row) = spaces::room(db, room_id).await? else { return Ok(()) };
+        row.retry_at = now_ms().saturating_add(retry_wait(row.attempts));
+        row.attempts = row.attempts.saturating_add(1);
+        Ok(spaces::put_room(db, &row).await?)
     }
 
     async fn space_failed(
@@ -277,30 +300,5 @@ fn standing_after(error: &HomeserverError) -> Standing {
         Some(403) => Standing::CannotJoin,
         Some(404) => Standing::Missing,
         _ => Standing::Unreachable,
-    }
-}
-
-async fn perform(homeserver: &Homeserver, join: &ToJoin) -> Result<OwnedRoomId, HomeserverError> {
-    match join {
-        ToJoin::Room(room_id, via) => {
-            homeserver.join(room_id, via).await?;
-            Ok(room_id.clone())
-        }
-        ToJoin::Space(name) => {
-            let (room_id, via) = match RoomAliasId::parse(name) {
-                Ok(alias) => homeserver.resolve_alias(&alias).await?,
-                Err(_) => match OwnedRoomId::try_from(name.as_str()) {
-                    Ok(room_id) => (room_id, Vec::new()),
-                    Err(_) => {
-                        return Err(HomeserverError::Unsendable {
-                            endpoint: crate::homeserver::Endpoint::Join,
-                            what: "the space has no id".to_owned(),
-                        });
-                    }
-                },
-            };
-            homeserver.join(&room_id, &via).await?;
-            Ok(room_id)
-        }
     }
 }

@@ -1,12 +1,14 @@
 //! Spaces: following what lies beneath them, and providing for those who may join a room and have not.
 //!
 //! - [`follow`] walks down from the followed spaces, joins what it may, and reports what it may not;
+//! - [`assist`] joins, with the homeserver's administration where that is to help;
 //! - [`survey`] compares what is found there with what was found before;
 //! - [`news`] takes in what changes who may read a room before he joins it, in the commit that brings it;
 //! - [`provide`] gives these people the keys, at the pace of their space;
 //! - [`viewing`] is what a visit to a room knows of them.
 
 pub(super) mod advice;
+mod assist;
 pub(super) mod follow;
 pub(super) mod news;
 pub(super) mod provide;

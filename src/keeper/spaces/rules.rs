@@ -1,9 +1,11 @@
 //! What the organisation wants of its spaces, as the keeper weighs it.
 
+use std::path::PathBuf;
+
 use ruma::{OwnedRoomId, OwnedRoomOrAliasId, RoomId};
 
 use crate::{
-    config::{Preview, Space},
+    config::{AdminAssist, Preview, Space},
     policy::{Bounds, PreviewPolicy},
 };
 
@@ -20,6 +22,8 @@ pub struct SpaceRules {
     pub interval: i64,
     /// How far its rooms are looked for.
     pub bounds: Bounds,
+    /// The file of the token for the homeserver's administration, where that is to help.
+    pub assist: Option<PathBuf>,
     /// Rooms that count as listed by it.
     pub rooms: Vec<OwnedRoomId>,
 }
@@ -41,6 +45,10 @@ impl SpaceRules {
             bounds: Bounds {
                 depth: space.max_depth,
                 rooms: usize::try_from(space.max_rooms).unwrap_or(usize::MAX),
+            },
+            assist: match space.admin_assist {
+                AdminAssist::None => None,
+                AdminAssist::Synapse => space.admin_token_file.clone(),
             },
             rooms: space.rooms.clone(),
         }

@@ -1,6 +1,9 @@
 //! Comparing what lies beneath the followed spaces with what was found there before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use ruma::{OwnedRoomId, OwnedServerName, RoomId};
 use sqlx::SqliteConnection;
@@ -24,13 +27,16 @@ use crate::{
 /// The word for a space that is followed.
 const FOLLOWED: &str = "followed";
 
-/// A room or space that the keeper is to join.
+/// A room or space that the keeper is to join, with the file of the token for the homeserver's administration, where
+/// that is to help.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ToJoin {
     /// A space to follow, by its name.
-    Space(String),
+    Space(String, Option<PathBuf>),
     /// A room beneath one.
-    Room(OwnedRoomId, Vec<OwnedServerName>),
+    Room(OwnedRoomId, Vec<OwnedServerName>, Option<PathBuf>),
+    /// A room beneath one that the keeper is in, to be given power there.
+    Elevate(OwnedRoomId, PathBuf),
 }
 
 /// What came of a survey.
@@ -122,7 +128,7 @@ fn look(
     let mut followed = Vec::new();
     let mut found: BTreeMap<OwnedRoomId, SpaceRoomRow> = BTreeMap::new();
     for (mut row, rules) in to_follow(taker, rows) {
-        if !stand_of_space(known, &mut row, survey) {
+        if !stand_of_space(known, &mut row, &rules, survey) {
             continue;
         }
         let root = row.space_id.clone().filter(|_| row.status == FOLLOWED);
@@ -150,7 +156,12 @@ fn look(
 }
 
 /// Notes how a space to follow stands. Whether it is still one to follow.
-fn stand_of_space(known: &Known, row: &mut FollowedRow, survey: &mut Survey) -> bool {
+fn stand_of_space(
+    known: &Known,
+    row: &mut FollowedRow,
+    rules: &SpaceRules,
+    survey: &mut Survey,
+) -> bool {
     let room = row.space_id.as_ref().and_then(|id| known.rooms.get(id));
     let is_space = row.space_id.as_ref().is_some_and(|id| known.spaces.contains(id));
     match room {
@@ -177,7 +188,7 @@ fn stand_of_space(known: &Known, row: &mut FollowedRow, survey: &mut Survey) -> 
             }
             // Whoever is invited accepts in any case.
             if !row.invited {
-                survey.due(row.retry_at, || ToJoin::Space(row.name.clone()));
+                survey.due(row.retry_at, || ToJoin::Space(row.name.clone(), rules.assist.clone()));
             }
         }
     }
@@ -210,7 +221,17 @@ fn stand_of_room(
     {
         standing.as_str().clone_into(&mut row.status);
         row.detail = (standing == Standing::NoPower).then(|| give_power(room, &taker.keeper));
-        (row.attempts, row.retry_at) = (0, 0);
+        let as_before = before.is_some_and(|before| before.status == row.status);
+        match &rules.assist {
+            Some(token) if standing == Standing::NoPower => {
+                if !as_before {
+                    (row.attempts, row.retry_at) = (0, 0);
+                }
+                let elevate = || ToJoin::Elevate(found.room_id, token.clone());
+                survey.due(row.retry_at, elevate);
+            }
+            _ => (row.attempts, row.retry_at) = (0, 0),
+        }
         return row;
     }
     // Whoever showed the keeper out has to ask it in.
@@ -222,7 +243,7 @@ fn stand_of_room(
     if !Standing::has_failed(&row.status) {
         (row.status, row.detail) = (Standing::Joining.as_str().to_owned(), None);
     }
-    survey.due(row.retry_at, || ToJoin::Room(found.room_id, found.via));
+    survey.due(row.retry_at, || ToJoin::Room(found.room_id, found.via, rules.assist.clone()));
     row
 }
 
