@@ -475,7 +475,7 @@ pub async fn backlog(connection: &mut SqliteConnection) -> Result<Vec<Backlog>> 
          SUM((SELECT COUNT(*) FROM preview_marks m WHERE m.room_id = s.room_id) \
          + COALESCE(r.left_over, 0)), \
          SUM(CASE WHEN r.below IS NULL THEN 0 ELSE r.begun_with - r.left_over END), \
-         SUM(r.below IS NULL AND r.due_at IS NOT NULL) \
+         SUM((r.below IS NULL AND r.due_at IS NOT NULL) OR r.again_at IS NOT NULL) \
          FROM space_rooms s LEFT JOIN preview_rounds r ON r.room_id = s.room_id GROUP BY s.root_id",
     )
     .fetch_all(connection)

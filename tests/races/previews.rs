@@ -1,6 +1,8 @@
 //! What those are given who may read a room before they join it: when, for how long, and what they may ask for.
 
-use serde_json::json;
+use std::time::Instant;
+
+use serde_json::{Value, json};
 
 use super::spaces::{
     ALICE, a_late_comer_is_given, following, is_given, joined, list, named_child, opens,
@@ -8,9 +10,10 @@ use super::spaces::{
 };
 use crate::{
     races::stage::{NAME, Stage},
-    simulated::{RoomRef, UserRef, World, builder::restricted},
+    simulated::{RoomRef, UserRef, World, builder::restricted, sim::PATIENCE},
 };
 
+const TOPIC: &str = "m.room.topic:";
 const PLAN: (&str, &str) = ("org.example.plan", "");
 
 /// Whether the user's device can open what the keeper sealed last.
@@ -41,6 +44,54 @@ async fn somebody_leaves(stage: &Stage, room: &RoomRef, name: &str) {
     room.membership(name, name, "join");
     stage.shows(&leaver.device(1), room, "Tea").await;
     room.leave(name);
+}
+
+/// Waits until all who may join a room were gone through, and nothing is left to be done for them.
+async fn all_gone_through(stage: &Stage) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (_, said, _) = stage.keeper.command_while_served("spaces", &["--json"]).await;
+        let said: Value = serde_json::from_str(&said).unwrap();
+        let space = &said["spaces"][0];
+        if space["rounds_waiting"] == 0 && space["backlog"] == 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_not_held_back_by_a_topic_that_changes_often() {
+    let (stage, space) = following(json!({ "preview_interval": "1h" })).await;
+    let bob = stage.sim.user("bob").create();
+    stage.sim.join(&space, "bob");
+    let room = restricted_room(&stage, &[&space.room_id]);
+    list(&space, &room.room_id, "localhost");
+    joined(&stage, &room).await;
+    stage.settle(&room, "first").await;
+    let reads_topic = |world: &mut World| {
+        let event = world.keeper_seal(&room.room_id, TOPIC).unwrap();
+        world.open(bob.device(1).id(), &event).is_ok()
+    };
+    stage.sim.wait_for("bob reads the topic", reads_topic).await;
+    all_gone_through(&stage).await;
+    // The topic was given a moment ago; the session that comes next has to wait.
+    stage.sim.user("carol").create();
+    stage.sim.join(&room, "carol");
+    stage.settle(&room, "second").await;
+    room.leave("carol");
+    stage.settle(&room, "third").await;
+    // The name was given to nobody yet: it is not held back.
+    stage.name(&room, "Tea").await;
+    is_given(&stage, &room, &bob).await;
+    assert!(!opens_last(&stage, &room, &bob, TOPIC), "the topic was given twice in an hour");
+    // Whoever comes now has been given none of it.
+    let dave = newcomer(&stage, &space, &room, "dave").await;
+    let reads_topic = |world: &mut World| {
+        let event = world.keeper_seal(&room.room_id, TOPIC).unwrap();
+        world.open(dave.device(1).id(), &event).is_ok()
+    };
+    stage.sim.wait_for("dave reads the topic", reads_topic).await;
 }
 
 #[tokio::test]
