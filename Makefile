@@ -1,14 +1,15 @@
 # `make demo` shows the keeper at work, `make test` runs all tests. Both fetch what they need into
-# .work/ and need Rust, a C compiler, Python and Node.js; tests/tools.sh says what is missing.
+# .work/ and need Rust, a C compiler, Python and Node.js; tests/tools.sh says what is missing. The tests
+# also need Chromium, and install it as root on Debian.
 
 # The end-to-end tests each start a homeserver: more of them at once than cores, and they time out.
 RUST_TEST_THREADS ?= 2
 export RUST_TEST_THREADS
 
-.PHONY: test demo bench lint generate schema setup deploy-check guide
+.PHONY: test demo bench lint generate schema setup browser deploy-check guide
 
 # Benchmarks are programs, not tests, so the targets are named one by one.
-test: setup
+test: setup browser
 	cargo test --lib --bins --tests --examples
 	cargo test --doc
 
@@ -49,3 +50,7 @@ generate schema:
 setup:
 	tests/tools.sh
 	tests/setup.sh
+
+# What the dashboard is looked at with.
+browser:
+	tests/dashboard/setup.sh

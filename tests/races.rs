@@ -15,6 +15,7 @@ mod races {
     mod asking;
     mod audience;
     mod copies;
+    mod dashboard;
     mod doctor;
     mod enforcing;
     mod flood;

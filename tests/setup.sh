@@ -7,7 +7,6 @@ set -eu
 synapse_version=1.163.2
 vodozemac_version=0.10.0
 root=$(cd "$(dirname "$0")/.." && pwd)
-js="$root/tests/clients/js"
 
 die() {
     echo "setup: $1" >&2
@@ -57,11 +56,5 @@ prometheus() {
 
 prometheus
 
-# The stamp lies inside node_modules, so removing that directory is enough to start over.
-lock=$(cksum <"$js/package-lock.json")
-if [ "$(cat "$js/node_modules/.installed" 2>/dev/null)" != "$lock" ]; then
-    command -v npm >/dev/null || die "npm is missing: install Node.js 20 or later"
-    echo "setup: installing matrix-js-sdk" >&2
-    (cd "$js" && npm ci --silent --no-audit --no-fund --engine-strict=false)
-    echo "$lock" >"$js/node_modules/.installed"
-fi
+tests="$root/tests"
+"$tests/packages.sh" "$tests/clients/js" matrix-js-sdk

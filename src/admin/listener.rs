@@ -1,19 +1,39 @@
-//! The admin listener: `/metrics`, `/health/live`, `/health/ready`.
+//! The admin listener: `/metrics`, `/health/live`, `/health/ready`, and the dashboard where there is one.
 
 use std::io;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::get,
 };
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
-use super::{Metrics, Readiness};
-use crate::appservice::serve_router;
+use super::{
+    Metrics, Readiness,
+    dashboard::{Dashboard, Peer},
+};
+use crate::appservice::{Source, serve_router};
+
+/// The listener, which says of each connection where it comes from.
+struct Addressed(TcpListener);
+
+impl Source for Addressed {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Source::accept(&self.0).await
+    }
+
+    fn admit(&self, stream: &TcpStream, router: &Router) -> Option<Router> {
+        let peer = stream.peer_addr().ok()?.ip();
+        let router = self.0.admit(stream, router)?;
+        Some(router.layer(Extension(Peer(peer))))
+    }
+}
 
 #[derive(Clone, Debug)]
 struct Admin {
@@ -21,7 +41,7 @@ struct Admin {
     readiness: Readiness,
 }
 
-/// Serves metrics and health on `listener` until `shutdown` resolves and the requests in flight are
+/// Serves metrics, health and the dashboard on `listener` until `shutdown` resolves and the requests in flight are
 /// answered, for which there are a few seconds.
 ///
 /// | path | answer |
@@ -29,8 +49,9 @@ struct Admin {
 /// | `GET /metrics` | Prometheus' text format 0.0.4 |
 /// | `GET /health/live` | 200 `{"status":"live"}` as long as the process can answer at all |
 /// | `GET /health/ready` | 200 `{"status":"ready"}`, or 503 `{"status":"not_ready","missing":[…]}` |
+/// | `/dashboard/…` | pages for whoever is logged in |
 ///
-/// There is no authentication: bind it to an address that only the operator reaches.
+/// The first three need no authentication: bind it to an address that only the operator reaches.
 ///
 /// # Errors
 /// When the listener cannot be read.
@@ -38,6 +59,7 @@ pub async fn serve(
     listener: TcpListener,
     metrics: Metrics,
     readiness: Readiness,
+    dashboard: Option<Dashboard>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let router = Router::new()
@@ -45,7 +67,11 @@ pub async fn serve(
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .with_state(Admin { metrics, readiness });
-    serve_router(listener, router, shutdown).await
+    let router = match dashboard {
+        Some(dashboard) => router.merge(dashboard.router()),
+        None => router,
+    };
+    serve_router(Addressed(listener), router, shutdown).await
 }
 
 async fn show_metrics(State(admin): State<Admin>) -> Response {
@@ -84,7 +110,7 @@ mod tests {
     async fn listening(metrics: Metrics, readiness: Readiness) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, metrics, readiness, std::future::pending()));
+        tokio::spawn(serve(listener, metrics, readiness, None, std::future::pending()));
         address
     }
 

@@ -1,14 +1,16 @@
-//! What an operator, their monitoring and their service manager see of the keeper: health, metrics, and
-//! the listener that serves both. It is a listener of its own, so that it can stay private where the
+//! What an operator, their monitoring and their service manager see of the keeper: health, metrics and the
+//! dashboard, and the listener that serves them. It is a listener of its own, so that it can stay private where the
 //! application service's is open to the homeserver. And the socket through which the command line speaks
 //! to it.
 
+mod dashboard;
 mod health;
 mod listener;
 pub mod metrics;
 mod socket;
 mod supervisor;
 
+pub use dashboard::Dashboard;
 pub use health::{Latch, Readiness};
 pub use listener::serve;
 pub use metrics::{Metrics, MetricsError};

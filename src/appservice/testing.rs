@@ -1,7 +1,7 @@
 //! A real HTTP client, for the tests of listeners.
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header::CONTENT_TYPE};
+use http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 
@@ -10,6 +10,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) content_type: String,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: String,
 }
 
@@ -26,6 +27,7 @@ pub(crate) async fn send(request: Request<impl Into<Bytes>>) -> Answer {
     let status = response.status();
     let content_type =
         response.headers().get(CONTENT_TYPE).map_or("", |value| value.to_str().unwrap()).to_owned();
+    let headers = response.headers().clone();
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    Answer { status, content_type, body: String::from_utf8(body.to_vec()).unwrap() }
+    Answer { status, content_type, headers, body: String::from_utf8(body.to_vec()).unwrap() }
 }

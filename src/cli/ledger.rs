@@ -60,6 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
             user: arguments.user.clone(),
             since: arguments.since.map(|since| since.as_of(now_ms())),
             newest: arguments.limit,
+            before: None,
         };
         return commands::run(&arguments.config, &filter, arguments.json);
     }
@@ -68,6 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         user: arguments.user.clone(),
         since: arguments.since.map(|since| since.as_of(now_ms())),
         newest: arguments.limit,
+        ..HistoryFilter::default()
     };
     beside::run_unlocked(&arguments.config, async |store, passphrase| {
         let mut history = store.history(passphrase, &filter).await?;

@@ -1,5 +1,7 @@
 //! Tables for people: columns under heads, one row a line, whatever is in the cells.
 
+pub(super) use crate::keeper::operator::harmless;
+
 /// What stands where there is nothing.
 pub(super) const NOTHING: &str = "-";
 
@@ -23,18 +25,6 @@ pub(super) fn table<const N: usize>(heads: [&str; N], rows: Vec<[String; N]>) ->
 /// The text in one cell of its own, whoever chose it: no line break, no escape sequence of a terminal, no space.
 pub(super) fn word(text: &str) -> String {
     harmless(text).replace(' ', "\\u{20}")
-}
-
-/// The text in one line, whoever chose it: no line break, no escape sequence of a terminal.
-pub(super) fn harmless(text: &str) -> String {
-    let mut harmless = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '\'' | '"' => harmless.push(character),
-            _ => harmless.extend(character.escape_debug()),
-        }
-    }
-    harmless
 }
 
 #[cfg(test)]

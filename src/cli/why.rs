@@ -12,7 +12,7 @@ use super::{
     table::{NOTHING, harmless, table, word},
     when::to_second,
 };
-use crate::keeper::operator::{Answer, DeviceWhy, Finding, Query, ValueState, Why};
+use crate::keeper::operator::{Answer, DeviceWhy, Finding, Query, Why};
 
 /// What the command is called with.
 #[derive(Debug, Args)]
@@ -82,7 +82,7 @@ fn of_device(device: &DeviceWhy) -> Vec<String> {
                 word(&value.state_key)
             };
             let at = value.at.map_or_else(|| NOTHING.to_owned(), to_second);
-            [word(&value.event_type), key, state(value.state).to_owned(), at]
+            [word(&value.event_type), key, value.state.as_str().to_owned(), at]
         })
         .collect();
     if !rows.is_empty() {
@@ -97,18 +97,4 @@ fn of_device(device: &DeviceWhy) -> Vec<String> {
         ));
     }
     lines
-}
-
-/// The same words as in JSON.
-fn state(state: ValueState) -> &'static str {
-    match state {
-        ValueState::KeySent => "key_sent",
-        ValueState::KeySentLate => "key_sent_late",
-        ValueState::OnItsWay => "on_its_way",
-        ValueState::Lacking => "lacking",
-        ValueState::NotEntitled => "not_entitled",
-        ValueState::NotSealed => "not_sealed",
-        ValueState::Undecryptable => "undecryptable",
-        ValueState::Refused => "refused",
-    }
 }

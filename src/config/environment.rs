@@ -16,6 +16,14 @@ const PREFIX: &str = "STATEKEEPER__";
 /// What stands between the parts of a path in a variable's name.
 const SEPARATOR: &str = "__";
 
+/// The secrets that may stand in the configuration, or with `_file` behind their name in a file of their own: the
+/// section, and the name.
+const SECRETS: [(&[&str], &str); 3] = [
+    (&["store"], "passphrase"),
+    (&["admin", "dashboard"], "token"),
+    (&["admin", "dashboard"], "proxy_secret"),
+];
+
 /// The variables that may set keys: names and values.
 pub type Environment = BTreeMap<String, String>;
 
@@ -68,19 +76,25 @@ impl Overlay {
         }
     }
 
-    /// A passphrase from the environment takes the place of the file's, in whichever way either is
+    /// A secret from the environment takes the place of the file's, in whichever way either is
     /// given: the two ways exclude each other only where they stand side by side.
     fn displace(&self, tree: &mut Yaml, path: &[String]) {
-        let other = match path.join(".").as_str() {
-            "store.passphrase" => "passphrase_file",
-            "store.passphrase_file" => "passphrase",
-            _ => return,
-        };
-        if self.set_by.contains_key(&format!("store.{other}")) {
+        let Some((key, section)) = path.split_last() else { return };
+        let pair = SECRETS.iter().find(|(at, name)| {
+            at.iter().eq(section)
+                && key.strip_prefix(name).is_some_and(|end| ["", "_file"].contains(&end))
+        });
+        let Some((_, name)) = pair else { return };
+        let other = if key == name { format!("{name}_file") } else { (*name).to_owned() };
+        if self.set_by.contains_key(&[section, std::slice::from_ref(&other)].concat().join(".")) {
             return;
         }
-        if let Some(store) = tree.get_mut("store").and_then(Yaml::as_mapping_mut) {
-            store.remove(other);
+        let mut found = Some(tree);
+        for key in section {
+            found = found.and_then(|tree| tree.get_mut(key.as_str()));
+        }
+        if let Some(section) = found.and_then(Yaml::as_mapping_mut) {
+            section.remove(other.as_str());
         }
     }
 

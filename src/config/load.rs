@@ -48,7 +48,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Reads a file, lays the environment over it, and finds every mistake. The passphrase is not
+    /// Reads a file, lays the environment over it, and finds every mistake. The secrets are not
     /// read: that is [`Draft::check_secrets`].
     pub fn read(path: &Path, environment: &Environment) -> Self {
         let source = path.display().to_string();
@@ -120,6 +120,7 @@ impl Draft {
         });
         let mut found: Vec<(String, String)> = tokens.collect();
         found.extend(self.passphrase_mistake(&config.store));
+        found.extend(dashboard_mistake(&config.admin.dashboard));
         for (path, message) in found.into_iter().filter(|(path, _)| !self.doubt.touches(path)) {
             self.mistakes.push(Mistake { source: source.display().to_string(), path, message });
         }
@@ -297,6 +298,16 @@ fn resolve(config: &mut Config, base: &Path) {
     for path in config.spaces.iter_mut().filter_map(|space| space.admin_token_file.as_mut()) {
         *path = base.join(&*path);
     }
+    config.admin.dashboard.resolve(base);
+}
+
+/// What is wrong with a secret of the dashboard that is on.
+fn dashboard_mistake(dashboard: &super::Dashboard) -> Option<(String, String)> {
+    let error = dashboard.is_on().then(|| dashboard.read_secrets())?.err()?;
+    let message = format!(
+        "{error}; write a long random line into the file, for instance with `openssl rand -base64 33`"
+    );
+    Some((format!("admin.dashboard.{}", error.key()), message))
 }
 
 /// A default that depends on another section, and so cannot stand in its own.

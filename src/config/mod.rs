@@ -9,6 +9,7 @@ mod environment;
 mod glob;
 mod load;
 mod mistake;
+mod network;
 mod origins;
 mod policies;
 pub mod reference;
@@ -25,12 +26,14 @@ pub use environment::{Environment, environment};
 pub use glob::{AliasGlob, GlobError, ServerGlob, TypeGlob, UserGlob};
 pub use load::Draft;
 pub use mistake::{ConfigErrors, Mistake};
+pub use network::{Network, NetworkError};
 pub use origins::{Origin, Origins};
 pub use section::{
-    Access, Action, Admin, AdminAssist, Appservice, Bot, Budget, Devices, Enforce, ExemptSealed,
-    Homeserver, Invitees, Ledger, Limits, LogFormat, Logging, Match, Members, PassphraseError,
-    PlainCopy, Policy, Preview, Rate, Requests, Reseal, RotateReseal, RotateWhen, Rotation, Seal,
-    SessionScope, Sharing, Space, State, Store, read_secret,
+    Access, Action, Admin, AdminAssist, Appservice, Bot, Budget, Dashboard, DashboardSecrets,
+    Devices, Enforce, ExemptSealed, Homeserver, Invitees, Ledger, Limits, LogFormat, Logging,
+    Match, Members, PassphraseError, PlainCopy, Policy, Preview, Rate, Requests, Reseal,
+    RotateReseal, RotateWhen, Rotation, Seal, SecretError, SessionScope, Sharing, Space, State,
+    Store, read_secret,
 };
 
 /// Everything that an operator may set.
@@ -44,8 +47,9 @@ pub struct Config {
     /// The database, and the passphrase that encrypts key material in it.
     #[serde(default)]
     pub store: Store,
-    /// What the operator reaches: the listener for `/health/live`, `/health/ready` and `/metrics`, which
-    /// is to be kept off public networks, the socket of the command line, and the management room.
+    /// What the operator reaches: the listener for `/health/live`, `/health/ready`, `/metrics` and the
+    /// dashboard, which is to be kept off public networks, the socket of the command line, and the
+    /// management room.
     #[serde(default)]
     pub admin: Admin,
     /// Who may do what with the keeper.

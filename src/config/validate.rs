@@ -3,7 +3,7 @@
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{AdminAssist, Config, Match, PassphraseError, Space, doubt::Doubt};
+use super::{AdminAssist, Config, Dashboard, Match, PassphraseError, Space, doubt::Doubt};
 
 /// The levels of logging.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
@@ -44,6 +44,22 @@ pub(super) fn validate(config: &Config, doubt: &Doubt) -> Vec<(String, String)> 
     check("admin.listen", &["admin.listen", "appservice.listen"], listener_fault(config));
     let passphrase = ["store.passphrase", "store.passphrase_file"];
     check("store", &passphrase, passphrase_fault(config));
+    for (name, both) in dashboard_pairs(config) {
+        let path = format!("admin.dashboard.{name}");
+        check(&path, &[&path, &format!("{path}_file")], both.then(|| both_fault(name)));
+    }
+    let header = "admin.dashboard.user_header";
+    let secret = "admin.dashboard.proxy_secret";
+    check(
+        header,
+        &[header, secret, "admin.dashboard.proxy_secret_file", "admin.trusted_proxies"],
+        header_fault(config),
+    );
+    let times = ["admin.dashboard.session_idle", "admin.dashboard.session_lifetime"];
+    let Dashboard { session_idle, session_lifetime, .. } = config.admin.dashboard;
+    for (path, time) in times.into_iter().zip([session_idle, session_lifetime]) {
+        check(path, &[path], zero_fault(time));
+    }
     mistakes
 }
 
@@ -118,6 +134,39 @@ fn passphrase_fault(config: &Config) -> Option<String> {
         )),
         _ => None,
     }
+}
+
+/// The dashboard's secrets, and whether each stands in the configuration as well as in a file.
+fn dashboard_pairs(config: &Config) -> [(&'static str, bool); 2] {
+    let on = &config.admin.dashboard;
+    [
+        ("token", on.token.is_some() && on.token_file.is_some()),
+        ("proxy_secret", on.proxy_secret.is_some() && on.proxy_secret_file.is_some()),
+    ]
+}
+
+fn both_fault(name: &str) -> String {
+    format!("stands beside {name}_file; remove one of them")
+}
+
+/// A header that anybody could send would let anybody in.
+fn header_fault(config: &Config) -> Option<String> {
+    let on = &config.admin.dashboard;
+    let header = on.user_header.as_ref()?;
+    if http::HeaderName::from_bytes(header.as_bytes()).is_err() {
+        return Some(format!(
+            "{header:?} is not the name of a header; write one like \"X-Forwarded-User\""
+        ));
+    }
+    if config.admin.trusted_proxies.is_empty() {
+        return Some(
+            "needs admin.trusted_proxies: the addresses from which it is believed".to_owned(),
+        );
+    }
+    if on.proxy_secret.is_none() && on.proxy_secret_file.is_none() {
+        return Some("needs proxy_secret_file: the file of what the proxy says in X-Statekeeper-Proxy-Secret".to_owned());
+    }
+    None
 }
 
 /// What `tracing` makes of a filter is not enough: it takes an unknown level for the name of a module.

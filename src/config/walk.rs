@@ -328,6 +328,9 @@ impl<'a> Form<'a> {
             ("string", "socket-address") => {
                 ("an address and port", "an IP address and a port, like \"127.0.0.1:29330\"")
             }
+            ("string", "ip-network") => {
+                ("an address or a network", "one like \"127.0.0.1\" or \"10.0.0.0/8\"")
+            }
             ("string", "matrix-server-name") => {
                 ("a server name", "the part after the colon of a user id, like \"example.org\"")
             }

@@ -17,12 +17,14 @@ use crate::{
 pub type Reread = Box<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
 
 /// What is fixed with the start of the process: sections, and keys of others.
-const FIXED: [&str; 12] = [
+const FIXED: [&str; 14] = [
     "homeserver",
     "appservice",
     "store",
     "admin.listen",
     "admin.socket",
+    "admin.trusted_proxies",
+    "admin.dashboard",
     "logging",
     "requests.queue",
     "requests.limits",

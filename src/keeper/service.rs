@@ -50,7 +50,7 @@ use super::{
     upkeep,
 };
 use crate::{
-    admin::{self, AdminSocket, Metrics, Readiness, Supervisor},
+    admin::{self, AdminSocket, Dashboard, Metrics, Readiness, Supervisor},
     appservice::{self, IncomingEvent, SinkError, TransactionSink},
     config::{Config, registration::Registration},
     crypto::KeeperDevice,
@@ -148,8 +148,15 @@ pub async fn serve(
     let admin_listener = TcpListener::bind(config.admin.listen)
         .await
         .with_context(|| format!("admin.listen: cannot listen on {}", config.admin.listen))?;
-    let serving =
-        admin::serve(admin_listener, metrics.clone(), readiness.clone(), stopped(stop.subscribe()));
+    let dashboard = Dashboard::new(&config.admin, metrics.clone(), readiness.clone())
+        .context("admin.dashboard")?;
+    let serving = admin::serve(
+        admin_listener,
+        metrics.clone(),
+        readiness.clone(),
+        dashboard.clone(),
+        stopped(stop.subscribe()),
+    );
     tasks.spawn(async move { Ok(serving.await?) });
 
     let bot = config.bot_user_id()?;
@@ -172,6 +179,10 @@ pub async fn serve(
         keeper: bot.clone(),
         homeserver: config.homeserver.address.to_string(),
     });
+    if let Some(dashboard) = dashboard {
+        dashboard.begin(operator.clone());
+        tokio::spawn(dashboard.watch());
+    }
     let socket = config.socket_path().context("admin.socket")?;
     let socket = AdminSocket::bind(&socket).await.context("admin.socket")?;
     let heeding = admin::serve_socket(socket, operator.clone(), stopped(stop.subscribe()));

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -119,7 +120,7 @@ impl Beside {
         sqlx::query("PRAGMA query_only = ON").execute(&mut self.connection).await?;
         let cipher = kept_cipher(&mut self.connection, passphrase).await?;
         let cipher = cipher.ok_or_else(|| NotBeside::NoStore(self.path.clone()))?;
-        Ok(History::new(&mut self.connection, cipher, filter).await?)
+        Ok(History::new(&mut self.connection, Arc::new(cipher), filter).await?)
     }
 
     /// Carries a command of `actor`'s out, at `now` (milliseconds): in one commit with the ledger's row about it,

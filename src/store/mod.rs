@@ -61,7 +61,7 @@ pub use self::{
     held_sessions::HeldSession,
     inbox::{InboxRow, NewEvent},
     key_requests::{AskedSession, KeyRequestRow},
-    ledger::{Grant, GrantRow, History, HistoryFilter, HistoryRow, NewGrant, Refusal},
+    ledger::{Grant, GrantRow, History, HistoryFilter, HistoryRow, NewGrant, OutcomeKind, Refusal},
     marks::Mark,
     orders::Orders,
     outbox::{NewOutbox, OutboxKind, OutboxRow, PlainDetail, StateDetail, ToDeviceDetail},

@@ -7,6 +7,7 @@ mod book;
 mod catalogue;
 pub mod reference;
 mod spaces;
+mod tally;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,8 +16,11 @@ use prometheus::{
     TextEncoder,
 };
 
-pub use self::book::{About, Entry, Kind};
 use self::book::{Book, LabelledGauge};
+pub use self::{
+    book::{About, Entry, Kind},
+    tally::Tally,
+};
 use crate::appservice::{TransactionObserver, TransactionOutcome};
 
 /// Seconds. A share is measured in tens of milliseconds, and the worst of them is the gate's

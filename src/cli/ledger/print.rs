@@ -128,6 +128,7 @@ mod tests {
 
     fn row(device_id: &str) -> HistoryRow {
         HistoryRow {
+            id: 1,
             at: 0,
             last_at: 61_000,
             room_id: "!room:localhost".into(),

@@ -1,4 +1,5 @@
-//! `admin`: the listener for health and metrics, the socket for the command line, and the management room.
+//! `admin`: the listener for health, metrics and the dashboard, the socket for the command line, and the management
+//! room.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -9,9 +10,12 @@ use ruma::OwnedRoomId;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the operator reaches: the listener for `/health/live`, `/health/ready` and `/metrics`, which is to be kept
-/// off public networks, the socket of the command line, and the management room.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+use super::Dashboard;
+use crate::config::Network;
+
+/// What the operator reaches: the listener for `/health/live`, `/health/ready`, `/metrics` and the dashboard, which is
+/// to be kept off public networks, the socket of the command line, and the management room.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     /// The address and port to listen on.
@@ -27,6 +31,12 @@ pub struct Admin {
     /// into it.
     #[schemars(with = "Option<String>", extend("format" = "matrix-room-id"))]
     pub management_room: Option<OwnedRoomId>,
+    /// The reverse proxies before the listener: addresses, or networks such as `10.0.0.0/8`. What they
+    /// say of whoever they speak for is believed, and of nobody else.
+    pub trusted_proxies: Vec<Network>,
+    /// The web pages of the operator, under `/dashboard/`. There are none unless `token`, `token_file` or
+    /// `user_header` is set.
+    pub dashboard: Dashboard,
 }
 
 impl Default for Admin {
@@ -35,6 +45,8 @@ impl Default for Admin {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 29331)),
             socket: None,
             management_room: None,
+            trusted_proxies: Vec::new(),
+            dashboard: Dashboard::default(),
         }
     }
 }

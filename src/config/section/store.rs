@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, Serializer};
-use zeroize::Zeroizing;
+use serde::{Deserialize, Serialize};
+
+use super::secret;
 
 /// What every store URL begins with: SQLite is the one technology so far.
 const SQLITE: &str = "sqlite:";
@@ -20,7 +21,7 @@ pub struct Store {
     pub url: String,
     /// The passphrase itself. Either this or `passphrase_file` is required, and the file is the
     /// better place.
-    #[serde(default, serialize_with = "never")]
+    #[serde(default, serialize_with = "secret::never")]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub passphrase: Option<SecretString>,
     /// A file with the passphrase, whose end of line does not count. Lose it and the keys in the
@@ -57,7 +58,7 @@ impl Store {
     /// When neither key is set, the file is not readable UTF-8, or the passphrase is empty.
     pub fn read_passphrase(&self) -> Result<SecretString, PassphraseError> {
         let passphrase = match (&self.passphrase_file, &self.passphrase) {
-            (Some(path), _) => read_secret(path)
+            (Some(path), _) => secret::read(path)
                 .map_err(|source| PassphraseError::Unreadable { path: path.to_owned(), source })?,
             (None, Some(passphrase)) => passphrase.clone(),
             (None, None) => return Err(PassphraseError::Missing),
@@ -90,21 +91,6 @@ impl Store {
             *path = base.join(&*path);
         }
     }
-}
-
-/// A secret that stands alone in a file, whose end of line does not count.
-///
-/// # Errors
-///
-/// When the file is not readable UTF-8.
-pub fn read_secret(path: &Path) -> std::io::Result<SecretString> {
-    let text = Zeroizing::new(std::fs::read_to_string(path)?);
-    Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
-}
-
-/// A passphrase is written nowhere.
-fn never<S: Serializer>(_: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_none()
 }
 
 fn url() -> String {

@@ -106,7 +106,9 @@ pub fn answer(answer: &Answer) -> Message {
         | Answer::Done(_)
         | Answer::Commission(_)
         | Answer::Commissions(_)
-        | Answer::UpgradePlan(_) => Message::line("done"),
+        | Answer::UpgradePlan(_)
+        | Answer::Ledger(_)
+        | Answer::Commands(_) => Message::line("done"),
     }
 }
 

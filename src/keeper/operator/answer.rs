@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::{examine::Examination, spaces::Spaces, why::Why};
 use crate::{
     keeper::{KeeperError, commissions::UpgradePlan},
-    store::{CommissionRow, Done, HoldRow, Refused, RoomOverview, StoreError, TupleOverview},
+    store::{
+        CommandRow, CommissionRow, Done, HistoryRow, HoldRow, Refused, RoomOverview, StoreError,
+        TupleOverview,
+    },
 };
 
 /// The answer to a [`super::Request`].
@@ -35,6 +38,10 @@ pub enum Answer {
     Commissions(Vec<CommissionRow>),
     /// To [`super::Query::Commission`] and [`super::Request::Making`].
     Commission(CommissionRow),
+    /// To [`super::Query::Ledger`].
+    Ledger(Vec<LedgerEntry>),
+    /// To [`super::Query::Commands`].
+    Commands(Vec<CommandRow>),
     /// To [`super::Request::Command`].
     Done(Done),
 }
@@ -152,6 +159,48 @@ pub struct Hold {
     pub since: i64,
     /// `identity_changed`, `not_vouched` or `awaits_approval`.
     pub reason: String,
+}
+
+/// A key that was given or refused, or a state event that broke a rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// The row's number.
+    pub id: i64,
+    /// When, in milliseconds.
+    pub at: i64,
+    /// When for the last time.
+    pub last_at: i64,
+    /// Where.
+    pub room_id: String,
+    /// To whom; of a violation, who sent the event.
+    pub user_id: String,
+    /// To which device; empty for none.
+    pub device_id: String,
+    /// The true type and state key of the value that the key opens.
+    pub tuple: Option<(String, String)>,
+    /// Why.
+    pub reason: String,
+    /// What became of it.
+    pub outcome: String,
+    /// How often it was refused or held.
+    pub count: Option<i64>,
+}
+
+impl From<HistoryRow> for LedgerEntry {
+    fn from(row: HistoryRow) -> Self {
+        Self {
+            id: row.id,
+            at: row.at,
+            last_at: row.last_at,
+            room_id: row.room_id.as_ref().to_owned(),
+            user_id: row.user_id.as_ref().to_owned(),
+            device_id: row.device_id.as_ref().to_owned(),
+            tuple: row.tuple,
+            reason: row.reason,
+            outcome: row.outcome,
+            count: row.count,
+        }
+    }
 }
 
 impl Refusal {

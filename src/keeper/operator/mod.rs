@@ -7,6 +7,7 @@ mod examine;
 mod making;
 mod request;
 mod spaces;
+mod text;
 mod why;
 
 use std::{
@@ -18,11 +19,12 @@ use ruma::{OwnedUserId, RoomId};
 use tokio::sync::Notify;
 
 pub use self::{
-    answer::{Answer, Hold, Refusal, RoomDetail, RoomSummary, Status},
+    answer::{Answer, Hold, LedgerEntry, Refusal, RoomDetail, RoomSummary, Status},
     examine::Examination,
     making::{Making, Picture},
-    request::{Caller, Query, Request},
+    request::{Caller, LedgerQuery, Query, Request},
     spaces::{SpaceRoomSummary, SpaceSummary, Spaces},
+    text::harmless,
     why::{Code, DeviceWhy, Finding, Told, ValueState, ValueWhy, Why},
 };
 use super::{
@@ -34,8 +36,8 @@ use super::{
 use crate::{
     admin::Readiness,
     store::{
-        Command, Done, Refused, Store, commands, commissions, marks, outbox, overview, people,
-        sessions,
+        Command, Done, Refused, Store, commands, commissions, ledger, marks, outbox, overview,
+        people, sessions,
     },
 };
 
@@ -162,6 +164,17 @@ impl Operator {
                 let db = &mut *self.inner.parts.store.read().await?;
                 let holds = people::holds(db, None).await?;
                 Answer::Holds(holds.into_iter().map(Hold::from).collect())
+            }
+            Query::Ledger(query) => {
+                let store = &self.inner.parts.store;
+                let rows = ledger::newest(store, &mut *store.read().await?, &query.into()).await?;
+                Answer::Ledger(rows.into_iter().map(LedgerEntry::from).collect())
+            }
+            Query::Commands(query) => {
+                let db = &mut *self.inner.parts.store.read().await?;
+                let mut rows = commands::of_filter(db, &query.into()).await?;
+                rows.reverse();
+                Answer::Commands(rows)
             }
         })
     }

@@ -6,7 +6,10 @@ use ruma::{OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 
 use super::Making;
-use crate::store::{Asked, Command};
+use crate::store::{Asked, Command, CommandsFilter, HistoryFilter, OutcomeKind};
+
+/// How many commands are given at once.
+const MOST_COMMANDS: u64 = 1_000;
 
 /// What is asked: a verb with what it is about, as JSON `{"verb":"why","room":"!…","user":"@…"}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +63,48 @@ pub enum Query {
         /// Its id.
         id: String,
     },
+    /// The newest keys that were given and refused, the newest first.
+    Ledger(LedgerQuery),
+    /// The newest commands that were given, the newest first.
+    Commands(LedgerQuery),
+}
+
+/// Which rows of the ledger are asked for: those that meet all that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LedgerQuery {
+    /// Of this room.
+    pub room: Option<OwnedRoomId>,
+    /// Of this user.
+    pub user: Option<OwnedUserId>,
+    /// With which something happened at this time or later, in milliseconds.
+    pub since: Option<i64>,
+    /// Of keys: what became of them.
+    pub outcome: Option<OutcomeKind>,
+    /// Before the row with this number.
+    pub before: Option<i64>,
+    /// No more than this many, and no more than the store gives at once.
+    pub newest: Option<u64>,
+}
+
+impl From<&LedgerQuery> for HistoryFilter {
+    fn from(query: &LedgerQuery) -> Self {
+        let LedgerQuery { room, user, since, outcome, before, newest } = query.clone();
+        Self { room, user, since, newest, outcome, before }
+    }
+}
+
+impl From<&LedgerQuery> for CommandsFilter {
+    fn from(query: &LedgerQuery) -> Self {
+        let LedgerQuery { room, user, since, outcome: _, before, newest } = query.clone();
+        Self {
+            room,
+            user,
+            since,
+            newest: Some(newest.unwrap_or(MOST_COMMANDS).min(MOST_COMMANDS)),
+            before,
+        }
+    }
 }
 
 /// Who asks. It is for the door that the request comes through to know.
@@ -94,12 +139,16 @@ impl Query {
             Self::Why { user, room } => Asked::about("why", Some(room), Some(user)),
             Self::Holds => Asked::about("holds", None, None),
             Self::Examine => Asked::about("doctor", None, None),
-            Self::Spaces => Asked::about("spaces", None, None),
             Self::UpgradePlan { room, .. } => {
                 Asked { detail: "plan", ..Asked::about("room-upgrade", Some(room), None) }
             }
             Self::Commissions | Self::Commission { .. } => {
                 Asked::about("room-progress", None, None)
+            }
+            Self::Spaces => Asked::about("spaces", None, None),
+            Self::Ledger(rows) => Asked::about("ledger", rows.room.as_ref(), rows.user.as_ref()),
+            Self::Commands(rows) => {
+                Asked::about("commands", rows.room.as_ref(), rows.user.as_ref())
             }
         }
     }

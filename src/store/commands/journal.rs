@@ -27,6 +27,8 @@ pub struct Asked {
 /// A command that was given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, sqlx::FromRow)]
 pub struct CommandRow {
+    /// The row's number.
+    pub id: i64,
     /// When, in milliseconds.
     pub at: i64,
     /// When for the last time.
@@ -60,6 +62,8 @@ pub struct CommandsFilter {
     pub since: Option<i64>,
     /// No more than this many, the newest.
     pub newest: Option<u64>,
+    /// Before this row ([`CommandRow::id`]).
+    pub before: Option<i64>,
 }
 
 impl Asked {
@@ -150,7 +154,7 @@ pub async fn of_filter(
     filter: &CommandsFilter,
 ) -> Result<Vec<CommandRow>> {
     let mut query: QueryBuilder<Sqlite> = QueryBuilder::new(
-        "SELECT at, last_at, count, actor, verb, room_id, user_id, device_id, detail, outcome \
+        "SELECT id, at, last_at, count, actor, verb, room_id, user_id, device_id, detail, outcome \
          FROM commands WHERE last_at >= ",
     );
     query.push_bind(filter.since.unwrap_or(i64::MIN));
@@ -159,6 +163,9 @@ pub async fn of_filter(
     }
     if let Some(user) = &filter.user {
         query.push(" AND user_id = ").push_bind(user.as_str());
+    }
+    if let Some(before) = filter.before {
+        query.push(" AND id < ").push_bind(before);
     }
     query.push(" ORDER BY id DESC LIMIT ");
     query.push_bind(i64::try_from(filter.newest.unwrap_or(u64::MAX)).unwrap_or(i64::MAX));

@@ -8,13 +8,14 @@ use std::{
 
 use matrix_sdk_store_encryption::StoreCipher;
 use ruma::{OwnedRoomId, OwnedUserId};
+use serde::{Deserialize, Serialize};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::{
     CHUNK,
     names::{self, Kind},
 };
-use crate::store::{Result, StoreError};
+use crate::store::{Result, Store, StoreError};
 
 /// How many rows are read at once.
 const PAGE: u64 = 1_000;
@@ -36,11 +37,57 @@ pub struct HistoryFilter {
     pub since: Option<i64>,
     /// No more than this many, the newest.
     pub newest: Option<u64>,
+    /// Of this outcome.
+    pub outcome: Option<OutcomeKind>,
+    /// Before this row ([`HistoryRow::id`]).
+    pub before: Option<i64>,
+}
+
+/// What became of a key, roughly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomeKind {
+    /// It was given, as far as is known.
+    Given,
+    /// Policy or the homeserver refused it.
+    Refused,
+    /// It is held back until an administrator decides.
+    Held,
+    /// No key: a state event broke a rule.
+    Violation,
+}
+
+impl OutcomeKind {
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Given, Self::Refused, Self::Held, Self::Violation];
+
+    /// The word for it in a query.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Given => "given",
+            Self::Refused => "refused",
+            Self::Held => "held",
+            Self::Violation => "violation",
+        }
+    }
+
+    fn condition(self) -> &'static str {
+        match self {
+            Self::Given => " AND outcome IN ('granted', 'delivered')",
+            Self::Refused => {
+                " AND (outcome = 'refused_by_homeserver' OR outcome GLOB 'withheld:*')"
+            }
+            Self::Held => " AND outcome = 'held'",
+            Self::Violation => " AND outcome GLOB 'violation:*'",
+        }
+    }
 }
 
 /// A key that was given, a counted refusal or hold, or a state event that broke a rule. Keys are named by their session's id alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryRow {
+    /// The row's number.
+    pub id: i64,
     /// When it was given, or refused for the first time, in milliseconds.
     pub at: i64,
     /// When the outcome came to be known, or it was refused for the last time, in milliseconds.
@@ -70,10 +117,28 @@ pub struct HistoryRow {
     pub event_id: Option<String>,
 }
 
+/// The newest rows that a filter lets through, the newest first: no more than a page of them.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read, or a name of it cannot be decrypted.
+pub async fn newest(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    filter: &HistoryFilter,
+) -> Result<Vec<HistoryRow>> {
+    let filter =
+        HistoryFilter { newest: Some(filter.newest.unwrap_or(PAGE).min(PAGE)), ..filter.clone() };
+    let mut rows =
+        History::new(connection, store.cipher.clone(), &filter).await?.next_page().await?;
+    rows.reverse();
+    Ok(rows)
+}
+
 /// The history that a [`HistoryFilter`] lets through, the newest last.
 pub struct History<'a> {
     connection: &'a mut SqliteConnection,
-    cipher: StoreCipher,
+    cipher: Arc<StoreCipher>,
     names: HashMap<i64, Arc<str>>,
     unknown: Vec<String>,
     chosen: Chosen,
@@ -89,6 +154,8 @@ struct Chosen {
     room: Option<i64>,
     user: Option<i64>,
     since: Option<i64>,
+    outcome: Option<OutcomeKind>,
+    before: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -123,7 +190,7 @@ impl<'a> History<'a> {
     /// [`StoreError`] when the database cannot be read.
     pub(in crate::store) async fn new(
         connection: &'a mut SqliteConnection,
-        cipher: StoreCipher,
+        cipher: Arc<StoreCipher>,
         filter: &HistoryFilter,
     ) -> Result<Self> {
         let mut history = Self {
@@ -131,7 +198,12 @@ impl<'a> History<'a> {
             cipher,
             names: HashMap::new(),
             unknown: Vec::new(),
-            chosen: Chosen { since: filter.since, ..Chosen::default() },
+            chosen: Chosen {
+                since: filter.since,
+                outcome: filter.outcome,
+                before: filter.before,
+                ..Chosen::default()
+            },
             after: i64::MIN,
             left: filter.newest.unwrap_or(u64::MAX),
         };
@@ -250,6 +322,7 @@ impl<'a> History<'a> {
     fn open(&self, row: Columns) -> Result<HistoryRow> {
         let tuple = row.tuple.map(|id| self.name(id)).transpose()?;
         Ok(HistoryRow {
+            id: row.id,
             at: row.at,
             last_at: row.last_at,
             room_id: self.name(row.room)?,
@@ -283,6 +356,12 @@ impl Chosen {
         }
         if let Some(since) = self.since {
             query.push(" AND +last_at >= ").push_bind(since);
+        }
+        if let Some(outcome) = self.outcome {
+            query.push(outcome.condition());
+        }
+        if let Some(before) = self.before {
+            query.push(" AND id < ").push_bind(before);
         }
     }
 }

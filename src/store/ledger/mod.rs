@@ -12,7 +12,7 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 pub use self::delivery::delivered;
-pub use self::history::{History, HistoryFilter, HistoryRow};
+pub use self::history::{History, HistoryFilter, HistoryRow, OutcomeKind, newest};
 pub(in crate::store) use self::names::Cache;
 use self::names::Kind;
 pub use self::refusals::{RefusedRow, refusals};

@@ -144,6 +144,22 @@ pub enum ValueState {
     Refused,
 }
 
+impl ValueState {
+    /// The same word as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KeySent => "key_sent",
+            Self::KeySentLate => "key_sent_late",
+            Self::OnItsWay => "on_its_way",
+            Self::Lacking => "lacking",
+            Self::NotEntitled => "not_entitled",
+            Self::NotSealed => "not_sealed",
+            Self::Undecryptable => "undecryptable",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// A refusal that stands in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {

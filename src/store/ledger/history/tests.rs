@@ -89,6 +89,7 @@ async fn a_filter_lets_through_what_meets_all_of_it_the_newest_last() {
                         user: chosen_user.map(user),
                         since,
                         newest,
+                        ..HistoryFilter::default()
                     };
                     let mut expected = all.clone();
                     expected.retain(|number| {
@@ -102,6 +103,59 @@ async fn a_filter_lets_through_what_meets_all_of_it_the_newest_last() {
                 }
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn pages_go_back_from_the_newest_and_leave_nothing_out() {
+    let site = Site::filled().await;
+    let store = Store::open(&site.path(), &SecretString::from("right")).await.unwrap();
+    let db = &mut *store.read().await.unwrap();
+    for chosen in [None, Some(room(1))] {
+        let mut seen = Vec::new();
+        let mut before = None;
+        loop {
+            let filter = HistoryFilter {
+                room: chosen.clone(),
+                newest: Some(400),
+                before,
+                ..HistoryFilter::default()
+            };
+            let rows = newest(&store, db, &filter).await.unwrap();
+            let Some(last) = rows.last() else { break };
+            before = Some(last.id);
+            seen.extend(rows.iter().map(|row| row.at));
+        }
+        let mut expected: Vec<i64> = (0..ROWS).rev().collect();
+        expected.retain(|number| chosen.is_none() || number % ROOMS == 1);
+        assert_eq!(seen, expected);
+    }
+}
+
+#[tokio::test]
+async fn rows_are_told_apart_by_what_became_of_the_key() {
+    let site = Site::filled().await;
+    let store = Store::open(&site.path(), &SecretString::from("right")).await.unwrap();
+    let mut db = store.begin().await.unwrap();
+    let phone = ruma::OwnedDeviceId::from("PHONE");
+    for outcome in ["withheld:m.unverified", "held"] {
+        let asked = user(1);
+        let holder = (&*asked, &*phone);
+        let refusal = ledger::Refusal { holder, session_id: "", outcome, policy: "p" };
+        ledger::refuse(&store, &mut db, &room(1), refusal, ROWS).await.unwrap();
+    }
+    db.commit().await.unwrap();
+    let db = &mut *store.read().await.unwrap();
+    for (outcome, count) in [
+        (OutcomeKind::Given, 1_000),
+        (OutcomeKind::Refused, 1),
+        (OutcomeKind::Held, 1),
+        (OutcomeKind::Violation, 0),
+    ] {
+        let filter = HistoryFilter { outcome: Some(outcome), ..HistoryFilter::default() };
+        let rows = newest(&store, db, &filter).await.unwrap();
+        assert_eq!(rows.len(), count, "{outcome:?}");
+        assert!(rows.iter().all(|row| outcome != OutcomeKind::Held || row.outcome == "held"));
     }
 }
 
@@ -142,6 +196,7 @@ async fn what_a_row_says_is_what_was_written() {
     let mut history = beside.history(&right, &filter).await.unwrap();
     let last = ROWS - 1;
     let expected = HistoryRow {
+        id: ROWS,
         at: last,
         last_at: last,
         room_id: room(last).as_str().into(),

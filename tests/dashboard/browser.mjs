@@ -1,0 +1,71 @@
+// A Chromium, and pages in it that note whatever a page should not do.
+
+import { existsSync } from "node:fs";
+import puppeteer from "puppeteer-core";
+
+const PLACES = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+
+export function fail(message) {
+    throw new Error(message);
+}
+
+export function check(holds, message) {
+    if (!holds) fail(message);
+}
+
+export async function launch() {
+    const executablePath = process.env.CHROMIUM ?? PLACES.find(existsSync);
+    check(executablePath, "there is no Chromium: run tests/dashboard/setup.sh");
+    return puppeteer.launch({
+        executablePath,
+        headless: true,
+        // Tests run as root in containers, where Chromium's own sandbox cannot be made.
+        args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"],
+    });
+}
+
+// A page in a context of its own. `page.faults` is what it did that it should not.
+export async function visit(browser, base) {
+    const context = await browser.createBrowserContext();
+    const page = await context.newPage();
+    page.faults = [];
+    page.on("request", (request) => {
+        const url = request.url();
+        if (!url.startsWith(base) && !url.startsWith("data:")) page.faults.push(`a request to ${url}`);
+    });
+    page.on("console", (message) => {
+        // What the server answers to a refused request is looked at where it is asked for.
+        if (message.type() === "error" && !message.text().startsWith("Failed to load resource")) {
+            page.faults.push(`the console says: ${message.text()}`);
+        }
+    });
+    page.on("pageerror", (error) => page.faults.push(`an error: ${error.message}`));
+    page.leave = () => context.close();
+    return page;
+}
+
+export async function go(page, url, status = 200) {
+    const answer = await page.goto(url, { waitUntil: "load" });
+    check(answer.status() === status, `${url}: ${answer.status()} and not ${status}`);
+    return answer;
+}
+
+// Does something that leads to another page, and waits for it.
+export async function leads(page, act) {
+    const [answer] = await Promise.all([page.waitForNavigation({ waitUntil: "load" }), act()]);
+    return answer;
+}
+
+export async function text(page, selector = "main") {
+    return page.$eval(selector, (element) => element.textContent);
+}
+
+// Logs in by the keyboard alone.
+export async function logIn(page, { base, token }) {
+    await go(page, `${base}/dashboard/login`);
+    const focused = await page.evaluate(() => document.activeElement.id);
+    check(focused === "token", `the login page has its focus on ${focused}`);
+    await page.keyboard.type(token);
+    await leads(page, () => page.keyboard.press("Enter"));
+    check(new URL(page.url()).pathname === "/dashboard/", `after the login it is at ${page.url()}`);
+}
