@@ -63,12 +63,14 @@ pub struct Arrival {
     pub live: bool,
     /// Whether it was fetched, and may be older than what was taken in before it.
     pub fetched: bool,
+    /// Whether it is known to be older than what a member has said since.
+    pub behind: bool,
 }
 
 impl Arrival {
     /// Of something that happens now, at `at` (milliseconds).
     pub fn live(at: i64, tick: i64) -> Self {
-        Self { at, tick, live: true, fetched: false }
+        Self { at, tick, live: true, fetched: false, behind: false }
     }
 }
 
@@ -132,6 +134,7 @@ impl Taker {
             tick: self.store.next_tick(),
             live: true,
             fetched: row.fetched,
+            behind: row.behind,
         };
         if self.is_own_membership(&event) {
             if let Some(room) = &known {

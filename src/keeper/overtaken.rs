@@ -3,12 +3,45 @@
 //!
 //! One on which the keeper's own event landed is the newest that a member said, and is taken in as such. Where another
 //! member has said something since, it is older than that, and counts only where what came after it was not allowed.
+//!
+//! What an event landed on is what stood there where the homeserver attached it to the room's history. While a member's
+//! is being written that may be what the member's replaces, so the newest events are asked which of the two is newer.
 
-use ruma::UserId;
+use ruma::{RoomId, UserId};
 use sqlx::SqliteConnection;
 
-use super::{KeeperError, ingest::Taker, state_events::read_again};
-use crate::store::{RoomRow, StateEventRow, TupleRow, tuples};
+use super::{KeeperError, ingest::Taker, rooms::LOOK_BACK, state_events::read_again};
+use crate::{
+    homeserver::Homeserver,
+    state::RoomEvent,
+    store::{RoomRow, StateEventRow, TupleRow, tuples},
+};
+
+/// Whether, among the room's newest events, a member's for the same tuple is newer than this fetched one.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the homeserver is away.
+pub(super) async fn is_behind(
+    taker: &Taker,
+    homeserver: &Homeserver,
+    room_id: &RoomId,
+    body: &str,
+) -> Result<bool, KeeperError> {
+    let Ok(fetched) = RoomEvent::parse_str(body) else { return Ok(false) };
+    let newest = match homeserver.recent_events(room_id, LOOK_BACK).await {
+        Ok(newest) => newest,
+        Err(error) if error.is_transient() => return Err(error.into()),
+        Err(_) => return Ok(false),
+    };
+    let rivals = newest.iter().filter_map(|body| RoomEvent::parse_str(body.get()).ok());
+    let newest = rivals.into_iter().find(|event| {
+        event.event_type == fetched.event_type
+            && event.state_key == fetched.state_key
+            && event.sender != taker.keeper
+    });
+    Ok(newest.is_some_and(|newest| newest.event_id != fetched.event_id))
+}
 
 /// Whether somebody else's event stands where a fetched one would.
 pub(super) fn is_overtaken(row: &TupleRow, keeper: &UserId) -> bool {
@@ -27,8 +60,10 @@ pub(super) async fn take(
         Some(current) => tuples::get_event(&taker.store, db, current).await?,
         None => None,
     };
-    if let Some(current) = current {
-        seen.tick = current.tick.saturating_sub(1);
+    // Where the keeper's own event stands, the newest of a member is what came after this one.
+    let newest = tuples::newest_tick(db, &room.room_id, &seen.tuple).await?;
+    if let Some(tick) = current.map(|current| current.tick).or(newest) {
+        seen.tick = tick.saturating_sub(1);
     }
     tracing::info!(room = %room.room_id, event = %seen.event_id, event_type = seen.tuple.event_type,
         "a fetched event is older than what a member said since");

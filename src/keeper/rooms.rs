@@ -10,6 +10,7 @@ use super::{
     clock::now_ms,
     hindsight::Hindsight,
     ingest::{Arrival, Taker},
+    overtaken,
     pacing::Inviters,
     people::mark_all_let_in,
     places,
@@ -28,7 +29,7 @@ use crate::{
 /// How long after the start the rooms are looked at anew: a homeserver has come to rest by then.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(20);
 /// How many of a room's newest events are looked at then.
-const LOOK_BACK: u32 = 100;
+pub(super) const LOOK_BACK: u32 = 100;
 /// How often it is asked whether a room's state has been fetched, before it is left at that.
 const MOST_LOOKS: u32 = 20;
 /// How far apart they are looked at.
@@ -153,7 +154,7 @@ pub async fn load(
             let (user, why) = (&member.user_id, (why, now));
             sessions::retire_known_to(&taker.store, &mut transaction, &room_id, user, why).await?;
             let tick = taker.store.next_tick();
-            let arrival = Arrival { at: now, tick, live: false, fetched: false };
+            let arrival = Arrival { live: false, ..Arrival::live(now, tick) };
             news::leave(taker, &mut transaction, &room_id, user, arrival).await?;
         } else if member.membership == Membership::Join {
             known.insert(member.user_id);
@@ -167,7 +168,7 @@ pub async fn load(
     belonging::forget(&mut transaction, &room_id).await?;
     for (event, body) in &events {
         let tick = taker.store.next_tick();
-        let arrival = Arrival { at: now, tick, live: false, fetched: false };
+        let arrival = Arrival { live: false, ..Arrival::live(now, tick) };
         let then = past.room_at(&room, &event.event_id);
         taker.take_event(&mut transaction, then, event, body, arrival).await?;
         if matches!(
@@ -238,11 +239,15 @@ pub async fn fetch_missed(
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(_) => None,
         };
+        let behind = match &body {
+            Some(body) => overtaken::is_behind(taker, homeserver, room_id, body.get()).await?,
+            None => false,
+        };
         let mut transaction = taker.store.begin().await?;
         if let Some(body) = body {
             let body = body.get().to_owned();
             let event = NewEvent { event_id: event_id.clone(), room_id: room_id.to_owned(), body };
-            inbox::insert_fetched(&mut transaction, &event, now_ms()).await?;
+            inbox::insert_fetched(&mut transaction, &event, behind, now_ms()).await?;
         }
         inbox::found(&mut transaction, &event_id).await?;
         transaction.commit().await?;
@@ -335,7 +340,7 @@ async fn find_untold(
         }
     }
     for event in untold.iter().rev() {
-        inbox::insert_fetched(&mut transaction, event, now_ms()).await?;
+        inbox::insert_fetched(&mut transaction, event, false, now_ms()).await?;
     }
     transaction.commit().await?;
     arrived.notify_one();

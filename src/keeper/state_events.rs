@@ -202,7 +202,7 @@ async fn take_encrypted(
         return Ok(());
     };
     let mut row = tuple_row(taker, db, room, &tuple).await?;
-    if arrival.fetched && overtaken::is_overtaken(&row, &taker.keeper) {
+    if arrival.behind || arrival.fetched && overtaken::is_overtaken(&row, &taker.keeper) {
         if event.is_redacted || event.content.is_empty() {
             return Ok(());
         }

@@ -29,6 +29,8 @@ pub struct InboxRow {
     pub body: String,
     /// Whether it was fetched, and may be older than what was taken in before it.
     pub fetched: bool,
+    /// Whether it was fetched, and is known to be older than another member's.
+    pub behind: bool,
 }
 
 /// Puts events into the inbox; one that was there before is passed over. Returns how many were new.
@@ -58,6 +60,7 @@ pub async fn insert(
 }
 
 /// Puts an event into the inbox of which the homeserver did not tell; one that was there before is passed over.
+/// `behind` is whether a member has said something newer, of which the homeserver may have told.
 ///
 /// # Errors
 ///
@@ -65,10 +68,12 @@ pub async fn insert(
 pub async fn insert_fetched(
     connection: &mut SqliteConnection,
     event: &NewEvent,
+    behind: bool,
     now: i64,
 ) -> Result<()> {
     if insert(connection, std::slice::from_ref(event), now).await? > 0 {
-        sqlx::query("UPDATE inbox SET fetched = 1 WHERE event_id = ?")
+        sqlx::query("UPDATE inbox SET fetched = ? WHERE event_id = ?")
+            .bind(1 + i64::from(behind))
             .bind(event.event_id.as_str())
             .execute(connection)
             .await?;
@@ -82,7 +87,7 @@ pub async fn insert_fetched(
 ///
 /// [`StoreError`] when the database cannot be read.
 pub async fn waiting(connection: &mut SqliteConnection, limit: i64) -> Result<Vec<InboxRow>> {
-    let rows: Vec<(i64, String, i64, String, bool)> = sqlx::query_as(
+    let rows: Vec<(i64, String, i64, String, i64)> = sqlx::query_as(
         "SELECT seq, room_id, received_at, body, fetched FROM inbox \
          WHERE body IS NOT NULL AND held = 0 ORDER BY seq LIMIT ?",
     )
@@ -92,7 +97,8 @@ pub async fn waiting(connection: &mut SqliteConnection, limit: i64) -> Result<Ve
     rows.into_iter()
         .map(|(seq, room_id, received_at, body, fetched)| {
             let room_id = OwnedRoomId::try_from(room_id).map_err(StoreError::corrupt("room id"))?;
-            Ok(InboxRow { seq, room_id, received_at, body, fetched })
+            let (fetched, behind) = (fetched > 0, fetched > 1);
+            Ok(InboxRow { seq, room_id, received_at, body, fetched, behind })
         })
         .collect()
 }

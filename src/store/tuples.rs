@@ -15,7 +15,8 @@ mod seals;
 pub use self::{
     events::{
         StateEventRow, breaches_between, breaches_since, count_unreadable, get_event,
-        is_superseded, newest_plain_breach, put_event, rooms_with_unreadable, unreadable,
+        is_superseded, newest_plain_breach, newest_tick, put_event, rooms_with_unreadable,
+        unreadable,
     },
     indices::{last_message, record_index, record_message},
     journal::prune_events,

@@ -79,6 +79,33 @@ async fn an_edit_that_lands_between_reading_and_sealing_is_not_lost() {
 }
 
 #[tokio::test]
+async fn an_untold_edit_is_not_taken_for_newer_than_one_that_replaced_it() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("First").await;
+    let alice = stage.alice_device();
+    let tuple = ("m.room.name", "");
+    let untold = alice.seal(&room, tuple, &json!({ "name": "Untold" }));
+    let newest = alice.seal(&room, tuple, &json!({ "name": "Newest" }));
+    let room_id = room.room_id.clone();
+    stage.sim.before_next_state_put(move |world| {
+        let kind = ("m.room.encrypted", Some(NAME));
+        let under = world.append(&room_id, "@alice:localhost", kind, untold);
+        world.lose_newest();
+        world.append(&room_id, "@alice:localhost", kind, newest);
+        // The keeper's was being written at the same moment as the newest.
+        world.fork = Some(under.into());
+    });
+    alice.rename(&room, "Older");
+    stage.sealed(&room, NAME, &json!({ "name": "Newest" })).await;
+    let fetched = |world: &mut World| world.requests.to("event").count() > 0;
+    stage.sim.wait_for("what was not told is fetched", fetched).await;
+    stage.settle(&room, "later").await;
+    stage.settle(&room, "and later").await;
+    let read = alice.reads(&room, NAME).expect("the name is readable");
+    assert_eq!(read.content()["name"], "Newest", "and it stays");
+}
+
+#[tokio::test]
 async fn after_a_departure_the_next_seal_is_under_a_session_which_the_leaver_lacks() {
     let stage = Stage::open().await;
     let room = stage.named_room("Tea").await;

@@ -198,9 +198,11 @@ impl World {
         let keeper = self.keeper();
         let tick = self.tick();
         let event_id = format!("$sim{tick}");
+        let fork = if sender == keeper { self.fork.take() } else { None };
         let room = self.room_mut(room_id);
         let was_interesting = matches!(room.membership(&keeper), "join" | "invite");
         let replaces = state_key.and_then(|key| room.current(event_type, key));
+        let replaces = replaces.map(|event| Arc::from(event.event_id.as_str()));
         let event = Arc::new(Event {
             event_id: event_id.clone(),
             room_id: room_id.to_owned(),
@@ -209,7 +211,7 @@ impl World {
             sender: sender.to_owned(),
             timestamp: now(),
             tick,
-            replaces: replaces.map(|event| Arc::from(event.event_id.as_str())),
+            replaces: fork.or(replaces),
             redacts: content["redacts"].as_str().map(str::to_owned),
             redacted: None,
             content,

@@ -1,6 +1,9 @@
 //! Everything the simulated homeserver knows, under one lock.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
@@ -74,6 +77,8 @@ pub struct World {
     pub(super) device_changes: Vec<(u64, String)>,
     pub(super) device_left: Vec<(u64, String)>,
     pub(super) to_push: VecDeque<Value>,
+    /// What the keeper's next event claims to have replaced, as where two were written at once.
+    pub fork: Option<Arc<str>>,
     pub(super) pushed: u64,
     pub(super) push_failures: u64,
     position: u64,
@@ -99,6 +104,7 @@ impl World {
             device_changes: Vec::new(),
             device_left: Vec::new(),
             to_push: VecDeque::new(),
+            fork: None,
             pushed: 0,
             push_failures: 0,
             position: 0,
@@ -241,6 +247,11 @@ impl World {
     /// How many events of rooms the keeper has acknowledged, and how many pushes failed.
     pub const fn pushes(&self) -> (u64, u64) {
         (self.pushed, self.push_failures)
+    }
+
+    /// Loses the transaction of the newest event: the keeper is never told of it.
+    pub fn lose_newest(&mut self) {
+        self.to_push.pop_back();
     }
 
     /// True when every event was handed to the keeper.

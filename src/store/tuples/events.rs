@@ -188,6 +188,27 @@ pub async fn is_superseded(
     Ok(newer)
 }
 
+/// The tick of the newest event of a tuple that was kept; the keeper's own are not.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn newest_tick(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    tuple: &StateTuple,
+) -> Result<Option<i64>> {
+    let (tick,): (Option<i64>,) = sqlx::query_as(
+        "SELECT MAX(tick) FROM state_events WHERE room_id = ? AND event_type = ? AND state_key = ?",
+    )
+    .bind(room.as_str())
+    .bind(&tuple.event_type)
+    .bind(&tuple.state_key)
+    .fetch_one(connection)
+    .await?;
+    Ok(tick)
+}
+
 /// How many events of a user broke a rule in a room and came after `since`, in milliseconds.
 ///
 /// # Errors
