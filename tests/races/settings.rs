@@ -1,12 +1,15 @@
 //! What operators may choose in `sharing` and `state`, other than the default.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
 use crate::{
     races::stage::{NAME, Stage, reads},
-    simulated::{DeviceRef, RoomRef, Trust, World, queries::megolm_place},
+    simulated::{DeviceRef, RoomRef, Trust, World, queries::megolm_place, sim::PATIENCE},
 };
 
 const TOPIC: &str = "m.room.topic:";
@@ -152,6 +155,13 @@ async fn an_invitee_gets_every_key_before_the_join_where_invitees_get_all() {
         })
     };
     stage.sim.wait_for("the invitee holds every key", holds_all).await;
+    // What the keeper does not know to be there before the join, it refreshes after it.
+    let shared = || stage.keeper.metric("statekeeper_room_keys_shared_total", &["invite"]);
+    let deadline = Instant::now() + PATIENCE;
+    while shared().await < 3.0 {
+        assert!(Instant::now() < deadline, "the keeper does not hear that the keys have arrived");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     stage.sim.join(&room, "bob");
     shows_all(&stage, &device, &room).await;
     let before = stage.seals(&room, PLAN);
