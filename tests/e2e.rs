@@ -24,6 +24,8 @@ mod enforcing;
 mod entering;
 #[path = "e2e/independent.rs"]
 mod independent;
+#[path = "e2e/inviting.rs"]
+mod inviting;
 #[path = "e2e/kills.rs"]
 mod kills;
 #[path = "e2e/making.rs"]

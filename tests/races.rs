@@ -20,6 +20,7 @@ mod races {
     mod enforcing;
     mod flood;
     mod homeserver_itself;
+    mod inviting;
     mod joins;
     mod journal;
     mod laundering;

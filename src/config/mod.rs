@@ -30,8 +30,8 @@ pub use network::{Network, NetworkError};
 pub use origins::{Origin, Origins};
 pub use section::{
     Access, Action, Admin, AdminAssist, Appservice, Bot, Budget, Dashboard, DashboardSecrets,
-    Devices, Enforce, ExemptSealed, Homeserver, Invitees, Ledger, Limits, LogFormat, Logging,
-    Match, Members, PassphraseError, PlainCopy, Policy, Preview, Rate, Requests, Reseal,
+    Devices, Enforce, ExemptSealed, Homeserver, Invite, Invitees, Ledger, Limits, LogFormat,
+    Logging, Match, Members, PassphraseError, PlainCopy, Policy, Preview, Rate, Requests, Reseal,
     RotateReseal, RotateWhen, Rotation, Seal, SecretError, SessionScope, Sharing, Space, State,
     Store, read_secret,
 };

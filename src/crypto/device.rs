@@ -22,6 +22,7 @@ use super::{
     CryptoError,
     eraser::Eraser,
     forwarded::{FORWARDED, Forwarder},
+    history::bundle_told_of,
     key_store::KeyStore,
     known_users::KnownUsers,
     vouchers::Vouchers,
@@ -100,6 +101,8 @@ pub struct MadeSession {
     pub maker: Option<OwnedUserId>,
     /// The Curve25519 key of the device that made it, unpadded base64.
     pub sender_key: String,
+    /// Whether whoever made it marked it as shared history (MSC3061).
+    pub shared_history: bool,
 }
 
 /// What a sync brought that concerns rooms.
@@ -112,6 +115,8 @@ pub struct Received {
     /// Devices that made a new Olm session with an `m.dummy` (spec, "Recovering from undecryptable messages"):
     /// what was sent to them before may never have been read.
     pub mended: Vec<(OwnedUserId, OwnedDeviceId)>,
+    /// Rooms whose history somebody says that he gives, with who says so.
+    pub bundles: Vec<(OwnedRoomId, OwnedUserId)>,
     /// Devices that forwarded the key of somebody's session.
     pub forwarders: Vec<Forwarder>,
     /// Key requests and what takes them back, in their order: the JSON of `m.room_key_request` events, as anybody
@@ -255,6 +260,7 @@ impl KeeperDevice {
         let mut received = Received::default();
         for event in &events {
             received.forwarders.extend(forwarder(event));
+            received.bundles.extend(bundle_told_of(event));
             if let ProcessedToDeviceEvent::Decrypted { raw, encryption_info } = event
                 && raw.get_field::<String>("type").ok().flatten().as_deref() == Some("m.dummy")
                 && let Some(device) = &encryption_info.sender_device
@@ -274,7 +280,15 @@ impl KeeperDevice {
                     "a message to the keeper's device could not be decrypted");
             }
         }
-        received.sessions = keys.iter().map(|key| made_session(key, &events)).collect();
+        for key in &keys {
+            let session = self
+                .machine
+                .store()
+                .get_inbound_group_session(&key.room_id, &key.session_id)
+                .await?;
+            let shared_history = session.is_some_and(|session| session.shared_history());
+            received.sessions.push(MadeSession { shared_history, ..made_session(key, &events) });
+        }
         received.keys = keys.into_iter().map(|key| (key.room_id, key.session_id)).collect();
         Ok(received)
     }
@@ -294,6 +308,7 @@ impl KeeperDevice {
                 session_id: session.session_id().to_owned(),
                 maker: None,
                 sender_key: session.sender_key().to_base64(),
+                shared_history: session.shared_history(),
             })
             .collect())
     }
@@ -421,7 +436,7 @@ impl KeeperDevice {
     }
 }
 
-/// A session whose key came, with who made it: the sender of the `m.room_key`.
+/// A session whose key came, with who made it: the sender of the `m.room_key`. What it is marked as is not known yet.
 fn made_session(key: &RoomKeyInfo, events: &[ProcessedToDeviceEvent]) -> MadeSession {
     let sender_key = key.sender_key.to_base64();
     let maker = events.iter().find_map(|event| match event {
@@ -436,7 +451,7 @@ fn made_session(key: &RoomKeyInfo, events: &[ProcessedToDeviceEvent]) -> MadeSes
         _ => None,
     });
     let (room_id, session_id) = (key.room_id.clone(), key.session_id.clone());
-    MadeSession { room_id, session_id, maker, sender_key }
+    MadeSession { room_id, session_id, maker, sender_key, shared_history: false }
 }
 
 /// Which device sent a forwarded key, where this is one and the machine knows the device.

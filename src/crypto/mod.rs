@@ -9,6 +9,7 @@ mod error;
 mod files;
 mod forwarded;
 mod forwarding;
+mod history;
 mod key_store;
 mod known_users;
 mod published;
@@ -25,6 +26,7 @@ pub use self::{
     error::CryptoError,
     files::EncryptedFile,
     forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
+    history::{HistoryBundle, ROOM_KEY_BUNDLE, ToldBundle, bundle_content},
     published::{Published, Shown},
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession, wipe},
     vouchers::Vouchers,

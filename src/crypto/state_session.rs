@@ -41,8 +41,10 @@ impl KeySnapshot {
 
 /// Overwrites the session key in the content of an `m.room_key` or `m.forwarded_room_key` that is no longer needed.
 pub fn wipe(content: &mut serde_json::Value) {
-    if let Some(serde_json::Value::String(key)) = content.get_mut("session_key") {
-        key.zeroize();
+    for secret in ["/session_key", "/file/key/k"] {
+        if let Some(serde_json::Value::String(key)) = content.pointer_mut(secret) {
+            key.zeroize();
+        }
     }
 }
 

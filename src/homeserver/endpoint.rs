@@ -38,6 +38,7 @@ pub enum Endpoint {
     Upload,
     Download,
     MakeRoomAdmin,
+    RemoveMedia,
 }
 
 /// Bounds an answer whose size grows with a room or with the number of users asked for.
@@ -83,6 +84,7 @@ impl Endpoint {
             Self::Upload => "upload",
             Self::Download => "download",
             Self::MakeRoomAdmin => "make_room_admin",
+            Self::RemoveMedia => "remove_media",
         }
     }
 

@@ -1,4 +1,4 @@
-//! Files: what goes up is ciphertext.
+//! Files: what goes up is ciphertext, and what nobody fetches any more is removed where that is allowed.
 
 use bytes::Bytes;
 use http::Method;
@@ -29,10 +29,20 @@ impl Homeserver {
     /// /_matrix/client/v1/media/download/{serverName}/{mediaId}"). Only looks.
     pub async fn download(&self, file: &MxcUri) -> Result<Bytes, HomeserverError> {
         let endpoint = Endpoint::Download;
-        let (server, media) =
-            file.parts().map_err(|error| unsendable(endpoint, &error.to_string()))?;
-        let segments = ["media", "download", server.as_str(), media];
-        let path = Path::under("/_matrix/client/v1", &segments);
+        let path = path_of(endpoint, "/_matrix/client/v1/media/download", file)?;
         self.get(endpoint, path).await.map(http::Response::into_body)
     }
+
+    /// Removes a file of the own server's (Synapse's admin API, "DELETE /_synapse/admin/v1/media"): allowed where the
+    /// bot is a server administrator. May be repeated: what is gone is not found.
+    pub async fn remove_media(&self, file: &MxcUri) -> Result<(), HomeserverError> {
+        let endpoint = Endpoint::RemoveMedia;
+        let path = path_of(endpoint, "/_synapse/admin/v1/media", file)?;
+        self.call(self.request(endpoint, Method::DELETE, path, Bytes::new())).await.map(drop)
+    }
+}
+
+fn path_of(endpoint: Endpoint, root: &str, file: &MxcUri) -> Result<Path, HomeserverError> {
+    let (server, media) = file.parts().map_err(|error| unsendable(endpoint, &error.to_string()))?;
+    Ok(Path::under(root, &[server.as_str(), media]))
 }

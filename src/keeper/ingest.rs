@@ -16,7 +16,7 @@ use super::{
     people::{inviter, mark_all_let_in, mark_let_in},
     places, plain, redaction, rotation,
     rule_book::RuleBook,
-    spaces::{Bells, news},
+    spaces::{Bells, inviting::hearing, news},
     standing, state_events, succession,
 };
 use crate::{
@@ -328,7 +328,9 @@ impl Taker {
         };
         rooms::put_member(db, &room.room_id, &member).await?;
         let was = before.as_ref().map(|before| before.membership);
-        news::take_member(self, db, room, (&user_id, was, membership), arrival).await?;
+        let change = (user_id.as_ref(), was, membership);
+        news::take_member(self, db, room, change, arrival).await?;
+        hearing::take_member(self, db, room, &event.sender, change, arrival).await?;
         if !matches!(membership, Membership::Join | Membership::Invite) {
             people::left(db, &room.room_id, &user_id).await?;
         }

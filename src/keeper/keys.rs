@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use super::{KeeperError, clock::now_ms, ingest::Taker};
+use super::{KeeperError, clock::now_ms, ingest::Taker, inherited};
 use crate::{
     crypto::MadeSession,
-    store::{HeldSession, held_sessions, rooms, set_meta},
+    store::{HeldSession, held_sessions, inherited as kept, rooms, set_meta},
 };
 
 /// How many sessions go at once.
@@ -49,6 +49,7 @@ fn row(session: MadeSession) -> HeldSession {
         session_id: session.session_id,
         maker: session.maker.map(|maker| maker.to_string()).unwrap_or_default(),
         sender_key: session.sender_key,
+        shared: session.shared_history,
     }
 }
 
@@ -86,12 +87,17 @@ async fn learn(taker: &Taker) -> Result<(), KeeperError> {
 /// Deletes what may go. It is chosen and deleted in one transaction of the store, which events that are being taken
 /// in have to wait for: none of them needs what is just going.
 async fn discard(taker: &Taker) -> Result<(), KeeperError> {
+    let mut transaction = taker.store.begin().await?;
+    kept::drop_needless(&mut transaction, inherited::knocks(taker)).await?;
+    transaction.commit().await?;
     let mut erased = 0;
     loop {
         let before = now_ms().saturating_sub(taker.rules.global().member_keys_kept);
         let forwards = taker.rules.any(|rules| rules.forward_member_sessions);
         let mut transaction = taker.store.begin().await?;
-        let needless = held_sessions::needless(&mut transaction, before, forwards, AT_ONCE).await?;
+        let knocks = inherited::knocks(taker);
+        let wanted = (forwards, knocks);
+        let needless = held_sessions::needless(&mut transaction, before, wanted, AT_ONCE).await?;
         if needless.is_empty() {
             break;
         }

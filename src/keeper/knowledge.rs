@@ -241,16 +241,21 @@ fn first_key(grants: &GrantsOfUser) -> Option<i64> {
     grants.values().flat_map(BTreeMap::values).filter_map(|grant| grant.sent_tick).min()
 }
 
+/// What policy weighs of a device of somebody's; `blocked` is whether an administrator blocked it.
+pub(super) fn device_facts(device: &KnownDevice, blocked: bool) -> DeviceFacts {
+    DeviceFacts {
+        known: true,
+        deleted: device.deleted,
+        cross_signed_by_owner: device.cross_signed,
+        blocked: blocked || device.blocked,
+        is_keeper_itself: false,
+    }
+}
+
 fn device_view(device: &KnownDevice, blocked: bool, grants: BTreeMap<String, Grant>) -> DeviceView {
     DeviceView {
         device_id: device.device_id.clone(),
-        facts: DeviceFacts {
-            known: true,
-            deleted: device.deleted,
-            cross_signed_by_owner: device.cross_signed,
-            blocked: blocked || device.blocked,
-            is_keeper_itself: false,
-        },
+        facts: device_facts(device, blocked),
         first_seen: device.first_seen,
         grants,
     }

@@ -13,7 +13,7 @@ use ruma::{OneTimeKeyAlgorithm, OwnedRoomId, OwnedUserId, UserId};
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
 use super::{
-    KeeperError, asking::answers, clock::now_ms, ingest::Taker, keys, lane::Lanes,
+    KeeperError, asking::answers, clock::now_ms, ingest::Taker, inherited, keys, lane::Lanes,
     meeting::Newcomers, spaces::news,
 };
 use crate::{
@@ -137,6 +137,9 @@ impl Listener {
         keys::note(&self.taker, &mut transaction, sessions).await?;
         for (room, session) in received.keys.into_iter().chain(forwarded_now) {
             self.taker.retry_unreadable(&mut transaction, &room, Some(&session)).await?;
+        }
+        for (room, sender) in received.bundles {
+            inherited::told(&self.taker, &mut transaction, &room, &sender).await?;
         }
         for (user, device) in received.mended {
             ledger::doubt(&self.taker.store, &mut transaction, &user, &device).await?;

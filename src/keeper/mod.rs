@@ -23,6 +23,7 @@
 //! - [`heartbeat`] says what the long poll last said of the keeper's own device;
 //! - [`hearing`] judges key requests, [`answering`] and [`forwarding`] give what was asked for;
 //! - [`commissions`] makes rooms for administrators;
+//! - [`inherited`] takes the history that whoever invited the keeper gives it;
 //! - [`management`] reads what administrators write in the management room, and answers;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`operator`] answers those who operate the keeper;
@@ -45,6 +46,7 @@ mod hearing;
 pub mod heartbeat;
 mod hindsight;
 pub mod ingest;
+mod inherited;
 mod keys;
 pub mod knowledge;
 pub mod lane;

@@ -122,6 +122,29 @@ impl Sender {
         Ok(())
     }
 
+    /// Sends what a kill, or a homeserver that was away, left behind of a room's bundles. Whether none of them is on
+    /// its way any more.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the homeserver is away or the store fails; what was not sent stays.
+    pub(super) async fn flush_bundles(&self, room: &RoomId) -> Result<bool, KeeperError> {
+        let rows = outbox::of_room(&mut *self.store.read().await?, room).await?;
+        let mut delivered = Vec::new();
+        for row in rows.iter().filter(|row| row.request.kind == OutboxKind::ToDevice) {
+            let detail = Arc::new(row.to_device(&self.store)?);
+            if detail.bundle_id.is_none() {
+                continue;
+            }
+            if self.is_in_flight(row) {
+                return Ok(false);
+            }
+            delivered.push(self.send_to_device(row, detail).await?);
+        }
+        self.commit_delivered(room, &delivered).await?;
+        Ok(true)
+    }
+
     /// Sends to-device requests side by side.
     ///
     /// # Errors
@@ -155,6 +178,9 @@ impl Sender {
                 false
             }
         };
+        if taken && detail.bundle_id.is_some() {
+            self.metrics.bundles_sent(detail.recipients.len());
+        }
         Ok(Delivered {
             outbox_id: row.id,
             detail,
@@ -410,6 +436,10 @@ pub async fn note_delivered(
             for (user, device) in recipients {
                 ledger::withdraw(store, db, session, (user.as_ref(), device.as_ref()), at).await?;
             }
+        }
+        if let Some(bundle_id) = delivery.detail.bundle_id {
+            let outcome = (delivery.taken, at);
+            ledger::bundle_taken(store, db, bundle_id, recipients, outcome).await?;
         }
         outbox::remove(db, delivery.outbox_id).await?;
     }

@@ -100,6 +100,7 @@ impl Reloader {
         transaction.commit().await?;
         taker.spaces.note_walk();
         taker.spaces.note_provide();
+        taker.spaces.note_invite();
         taker.spaces.ring();
         self.promised.notify_one();
         tracing::info!(rooms = changed, "the configuration is reloaded");

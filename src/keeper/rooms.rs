@@ -10,6 +10,7 @@ use super::{
     clock::now_ms,
     hindsight::Hindsight,
     ingest::{Arrival, Taker},
+    inherited::take as inherit,
     overtaken,
     pacing::Inviters,
     people::mark_all_let_in,
@@ -21,8 +22,8 @@ use crate::{
     homeserver::Homeserver,
     state::{Membership, RoomEvent},
     store::{
-        NewEvent, Retired, RoomRow, held_sessions, inbox, marks, people, places as belonging,
-        rooms, sessions, spaces,
+        NewEvent, Retired, RoomRow, held_sessions, inbox, inherited, marks, people,
+        places as belonging, rooms, sessions, spaces,
     },
 };
 
@@ -80,6 +81,9 @@ pub async fn accept_invite(
     if current.as_ref().is_some_and(|current| current.membership == Membership::Invite) {
         rooms::put(&mut transaction, &room).await?;
     }
+    if let Some(inviter) = room.inviter.as_ref().filter(|_| room.membership == Membership::Join) {
+        inherited::accepted(&mut transaction, &room_id, inviter, now).await?;
+    }
     marks::mark(&mut transaction, &room_id, None, now, taker.store.next_tick()).await?;
     Ok(transaction.commit().await?)
 }
@@ -115,6 +119,7 @@ pub async fn load(
     room: RoomRow,
 ) -> Result<(), KeeperError> {
     let room_id = room.room_id.clone();
+    inherit(taker, homeserver, &room_id).await?;
     let fence = inbox::newest(&mut *taker.store.read().await?).await?;
     let bodies = homeserver.room_state(&room_id).await?;
     let mut events = Vec::with_capacity(bodies.len());

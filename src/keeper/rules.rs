@@ -78,6 +78,8 @@ pub struct GlobalRules {
     pub management_room: Option<OwnedRoomId>,
     /// Whose invites are accepted.
     pub invite_from: Vec<UserGlob>,
+    /// Whose knocks are accepted.
+    pub accept_knocks_from: Vec<UserGlob>,
     /// How many devices are given keys unasked.
     pub unasked_budget: Rate,
     /// How many refreshes there are a second, at most.
@@ -157,6 +159,7 @@ impl GlobalRules {
             admins: config.access.admins.clone(),
             management_room: config.admin.management_room.clone(),
             invite_from: user_globs(&config.access.invite_from),
+            accept_knocks_from: user_globs(&config.access.accept_knocks_from),
             unasked_budget: config.sharing.budget.into(),
             refresh_per_second: config.sharing.refresh_per_second,
             requests: request_rules(&config.requests),

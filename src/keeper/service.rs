@@ -43,6 +43,8 @@ use super::{
         Bells,
         advice::Standing,
         follow::Follower,
+        inviting::Host,
+        paces::Paces,
         provide::{Provided, Provider},
     },
     standing,
@@ -548,8 +550,11 @@ impl Keeper {
             promised: self.promised.clone(),
         };
         tasks.spawn(async move { Ok(follower.run().await?) });
-        let provider = Provider::new(self.lanes.clone(), self.promised.clone());
+        let paces = Paces::default();
+        let provider = Provider::new(self.lanes.clone(), self.promised.clone(), paces.clone());
         tasks.spawn(async move { Ok(provider.run().await?) });
+        let host = Host::new(self.lanes.clone(), paces);
+        tasks.spawn(async move { Ok(host.run().await?) });
         let commissioner =
             Commissioner { lanes: self.lanes.clone(), promised: self.promised.clone() };
         tasks.spawn(async move { Ok(commissioner.run().await?) });

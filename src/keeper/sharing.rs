@@ -204,7 +204,8 @@ impl Visit<'_> {
     ) -> Result<Vec<(OutboxRow, Arc<ToDeviceDetail>)>, KeeperError> {
         let mut rows = Vec::with_capacity(letters.requests.len());
         for (session_id, request) in letters.requests {
-            let detail = ToDeviceDetail { session_id, recipients: request.recipients };
+            let detail =
+                ToDeviceDetail { session_id, recipients: request.recipients, bundle_id: None };
             let request = NewOutbox {
                 kind: OutboxKind::ToDevice,
                 txn_id: request.txn_id,

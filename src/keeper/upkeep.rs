@@ -96,6 +96,7 @@ pub async fn heed(taker: Taker, promised: Arc<Notify>) -> Result<(), KeeperError
         if heeded.replace(version).is_some_and(|before| before != version) {
             promised.notify_one();
             taker.spaces.note_provide();
+            taker.spaces.note_invite();
             taker.spaces.ring();
         }
         tokio::time::sleep(HEED_EVERY).await;

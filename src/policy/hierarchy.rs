@@ -11,6 +11,8 @@ pub struct Child {
     pub room_id: OwnedRoomId,
     /// Servers through which it can be joined.
     pub via: Vec<OwnedServerName>,
+    /// Whether the space suggests joining it.
+    pub suggested: bool,
 }
 
 /// How far rooms are looked for.
@@ -33,6 +35,8 @@ pub struct Found {
     pub depth: u32,
     /// Servers through which it can be joined.
     pub via: Vec<OwnedServerName>,
+    /// Whether that space suggests joining it.
+    pub suggested: bool,
 }
 
 /// Walks from a space down to the rooms beneath it, each once, the nearest first. `children_of` says what a space
@@ -65,6 +69,7 @@ pub fn walk<'c>(
                 space_id: space_id.clone(),
                 depth,
                 via: child.via.clone(),
+                suggested: child.suggested,
             });
         }
     }
@@ -89,7 +94,7 @@ mod tests {
     fn lists(links: &[(usize, usize)]) -> BTreeMap<OwnedRoomId, Vec<Child>> {
         let mut lists = BTreeMap::<_, Vec<Child>>::new();
         for (space, room) in links {
-            let child = Child { room_id: id(*room), via: Vec::new() };
+            let child = Child { room_id: id(*room), via: Vec::new(), suggested: false };
             lists.entry(id(*space)).or_default().push(child);
         }
         lists

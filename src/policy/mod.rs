@@ -6,6 +6,7 @@ pub mod access;
 pub mod entitlement;
 pub mod glob;
 pub mod hierarchy;
+pub mod inviting;
 pub mod preview;
 pub mod rooms;
 
@@ -17,5 +18,6 @@ pub use entitlement::{
 };
 pub use glob::UserGlob;
 pub use hierarchy::{Bounds, Child, Found, walk};
+pub use inviting::{Invitation, gets_history, invitation, shares_history};
 pub use preview::PreviewPolicy;
 pub use rooms::{RoomFacts, RoomMatch};

@@ -33,7 +33,7 @@ pub use membership::Membership;
 pub use payload::{Form, MalformedPayload, SealedPayload, StandsFor};
 pub use power::{PowerLevel, PowerLevels, creators_of};
 pub use rule::Rule;
-pub use spaces::{canonical_alias, is_link, is_space, via};
+pub use spaces::{canonical_alias, is_link, is_space, is_suggested, via};
 pub use tuple::{PackError, PackedStateKey, StateTuple};
 pub use validate::{DeviceTrust, Judgement, PayloadFacts, Refusal, Verdict, judge};
 

@@ -22,6 +22,11 @@ pub fn via(content: &JsonMap) -> Vec<OwnedServerName> {
     servers.filter_map(|name| ServerName::parse(name).ok()).take(MOST_VIA).collect()
 }
 
+/// Whether the content of `m.space.child` suggests joining the room (spec: "m.space.child").
+pub fn is_suggested(content: &JsonMap) -> bool {
+    content.get("suggested").and_then(Value::as_bool).unwrap_or_default()
+}
+
 /// Whether the content of `m.room.create` makes a space of its room (spec: "m.space").
 pub fn is_space(content: &JsonMap) -> bool {
     content.get("type").and_then(Value::as_str) == Some("m.space")

@@ -1,5 +1,7 @@
 //! Which of members' Megolm sessions the device's key store holds, and since when each is not needed.
 
+use std::collections::BTreeSet;
+
 use ruma::{OwnedRoomId, RoomId, UserId};
 use sqlx::SqliteConnection;
 
@@ -8,6 +10,10 @@ use super::{Result, StoreError};
 /// How many sessions of one device are kept in a room, used or not: whoever gives the keeper more than that loses the
 /// oldest.
 const MOST_OF_ONE_DEVICE: i64 = 100;
+/// How many of one device are kept as the history of those who are invited: the newest.
+const MOST_SHARED_OF_ONE_DEVICE: i64 = 1000;
+/// How many sessions a bundle has at most, those of all devices together: the newest.
+const MOST_IN_A_BUNDLE: i64 = 5000;
 
 /// A session whose key came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +26,8 @@ pub struct HeldSession {
     pub maker: String,
     /// The Curve25519 key of the device that made it, unpadded base64.
     pub sender_key: String,
+    /// Whether its maker marked it as shared history (MSC3061).
+    pub shared: bool,
 }
 
 /// Notes that a session's key came at `now` (milliseconds). When it was seen in use before, what its maker's device
@@ -36,14 +44,17 @@ pub async fn put(
 ) -> Result<()> {
     let (room, id) = (session.room_id.as_str(), &session.session_id);
     sqlx::query(
-        "INSERT OR IGNORE INTO held_sessions (room_id, session_id, maker, sender_key, tick) \
-         VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO held_sessions (room_id, session_id, maker, sender_key, tick, shared) \
+         VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (room_id, session_id) DO UPDATE SET \
+         shared = MAX(shared, excluded.shared), \
+         tick = CASE WHEN shared < excluded.shared THEN excluded.tick ELSE tick END",
     )
     .bind(room)
     .bind(id)
     .bind(&session.maker)
     .bind(&session.sender_key)
     .bind(tick)
+    .bind(session.shared)
     .execute(&mut *connection)
     .await?;
     let (is_used,): (bool,) = sqlx::query_as(
@@ -69,9 +80,40 @@ pub async fn put(
     .bind(room)
     .bind(&session.sender_key)
     .bind(MOST_OF_ONE_DEVICE - 1)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    if session.shared {
+        sqlx::query(
+            "UPDATE held_sessions SET shared = 0 WHERE room_id = ?1 AND sender_key = ?2 \
+             AND shared = 1 AND tick < (SELECT tick FROM held_sessions WHERE room_id = ?1 \
+             AND sender_key = ?2 AND shared = 1 ORDER BY tick DESC LIMIT 1 OFFSET ?3)",
+        )
+        .bind(room)
+        .bind(&session.sender_key)
+        .bind(MOST_SHARED_OF_ONE_DEVICE - 1)
+        .execute(connection)
+        .await?;
+    }
     Ok(())
+}
+
+/// The sessions of a room that its members share with whoever is invited: the newest, as far as those who made them
+/// are or were members, or somebody who invited the keeper answers for them.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn shared(connection: &mut SqliteConnection, room: &RoomId) -> Result<BTreeSet<String>> {
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "SELECT h.session_id FROM held_sessions h WHERE h.room_id = ?1 AND h.shared = 1 \
+         AND (h.maker = '' OR EXISTS (SELECT 1 FROM members m WHERE m.room_id = ?1 \
+         AND m.user_id = h.maker)) ORDER BY h.tick DESC LIMIT ?2",
+    )
+    .bind(room.as_str())
+    .bind(MOST_IN_A_BUNDLE)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(id,)| id).collect())
 }
 
 /// Notes that `sender` used a session in an event, at `now` (milliseconds): the earlier ones of the device that made
@@ -139,7 +181,7 @@ pub async fn left(
 /// rooms and ids. With `keep_current` those under which a current value stands are needed as well: whoever asks is
 /// given them.
 ///
-/// Here is the place for what has to be kept for the history of those who are invited through a space.
+/// What is shared history is needed as long as people are invited into the room, or with `knocks` are let in who knock.
 ///
 /// # Errors
 ///
@@ -147,7 +189,7 @@ pub async fn left(
 pub async fn needless(
     connection: &mut SqliteConnection,
     before: i64,
-    keep_current: bool,
+    (keep_current, knocks): (bool, bool),
     limit: i64,
 ) -> Result<Vec<(OwnedRoomId, String)>> {
     let rows: Vec<(String, String)> = sqlx::query_as(
@@ -157,11 +199,18 @@ pub async fn needless(
          AND NOT (?2 AND EXISTS (SELECT 1 FROM state_events e JOIN tuples t \
          ON t.room_id = e.room_id AND t.event_type = e.event_type AND t.state_key = e.state_key \
          AND t.current_event_id = e.event_id \
-         WHERE e.room_id = h.room_id AND e.session_id = h.session_id)) LIMIT ?3",
+         WHERE e.room_id = h.room_id AND e.session_id = h.session_id)) \
+         AND NOT (h.shared = 1 AND EXISTS (SELECT 1 FROM rooms r \
+         LEFT JOIN space_rooms s ON s.room_id = r.room_id WHERE r.room_id = h.room_id \
+         AND r.membership = 'join' AND r.state_encrypted = 1 \
+         AND COALESCE(r.history_visibility, 'shared') IN ('shared', 'world_readable') \
+         AND (s.invites = 1 OR (?4 AND COALESCE(json_extract(r.join_rules, '$.join_rule'), '') \
+         IN ('knock', 'knock_restricted'))))) LIMIT ?3",
     )
     .bind(before)
     .bind(keep_current)
     .bind(limit)
+    .bind(knocks)
     .fetch_all(connection)
     .await?;
     rows.into_iter()
@@ -208,12 +257,13 @@ mod tests {
             session_id: session_id.to_owned(),
             maker: "@alice:localhost".to_owned(),
             sender_key: device.to_owned(),
+            shared: false,
         };
         put(db, &session, store.next_tick(), 10).await.unwrap();
     }
 
     async fn needless_at(db: &mut SqliteConnection, now: i64, keep_current: bool) -> Vec<String> {
-        let found = needless(db, now, keep_current, 1000).await.unwrap();
+        let found = needless(db, now, (keep_current, false), 1000).await.unwrap();
         found.into_iter().map(|(_, id)| id).collect()
     }
 

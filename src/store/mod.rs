@@ -7,6 +7,7 @@
 
 pub mod asking;
 mod beside;
+pub mod bundles;
 pub mod commands;
 pub mod commissions;
 pub mod companies;
@@ -14,6 +15,8 @@ pub mod copies;
 mod error;
 pub mod held_sessions;
 pub mod inbox;
+pub mod inherited;
+pub mod invites;
 pub mod key_requests;
 pub mod ledger;
 pub mod marks;
@@ -53,6 +56,7 @@ use sqlx::{
 pub use self::{
     asking::{AskRow, AskedRow, Wanted},
     beside::{Beside, NotBeside},
+    bundles::{BundleRow, NewBundle, Secret, Superseded},
     commands::{Asked, Command, CommandRow, CommandsFilter, Done, Refused},
     commissions::{Blueprint, CommissionKind, CommissionRow, SpaceLink, StateValue, Step},
     companies::Company,
@@ -60,6 +64,7 @@ pub use self::{
     error::StoreError,
     held_sessions::HeldSession,
     inbox::{InboxRow, NewEvent},
+    invites::Invitee,
     key_requests::{AskedSession, KeyRequestRow},
     ledger::{Grant, GrantRow, History, HistoryFilter, HistoryRow, NewGrant, OutcomeKind, Refusal},
     marks::Mark,

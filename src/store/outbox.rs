@@ -48,6 +48,9 @@ pub struct ToDeviceDetail {
     pub session_id: String,
     /// To whom.
     pub recipients: Vec<(OwnedUserId, OwnedDeviceId)>,
+    /// The bundle that it hands over instead of a session.
+    #[serde(default)]
+    pub bundle_id: Option<i64>,
 }
 
 /// What has to be known about a sealed event besides its ciphertext.

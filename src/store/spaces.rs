@@ -42,6 +42,8 @@ pub struct SpaceRoomRow {
     pub depth: u32,
     /// What is read of it before a join.
     pub preview: PreviewPolicy,
+    /// Whether those are invited who may join it.
+    pub invites: bool,
     /// The word for its standing that operators see.
     pub status: String,
     /// What an administrator has to change, if anything.
@@ -143,18 +145,19 @@ pub async fn drop_followed(connection: &mut SqliteConnection, name: &str) -> Res
     Ok(())
 }
 
-type RoomColumns = (String, String, String, u32, String, String, Option<String>, i64, i64);
+type RoomColumns = (String, String, String, u32, String, bool, String, Option<String>, i64, i64);
 
-const ROOM_COLUMNS: &str = "SELECT room_id, root_id, space_id, depth, preview, status, detail, attempts, retry_at FROM space_rooms";
+const ROOM_COLUMNS: &str = "SELECT room_id, root_id, space_id, depth, preview, invites, status, detail, attempts, retry_at FROM space_rooms";
 
 fn row(columns: RoomColumns) -> Result<SpaceRoomRow> {
-    let (room, root, space, depth, preview, status, detail, attempts, retry_at) = columns;
+    let (room, root, space, depth, preview, invites, status, detail, attempts, retry_at) = columns;
     Ok(SpaceRoomRow {
         room_id: room.try_into().map_err(StoreError::corrupt("room id"))?,
         root_id: root.try_into().map_err(StoreError::corrupt("room id"))?,
         space_id: space.try_into().map_err(StoreError::corrupt("room id"))?,
         depth,
         preview: PreviewPolicy::from_name(&preview),
+        invites,
         status,
         detail,
         attempts,
@@ -214,14 +217,15 @@ pub async fn count(
 /// [`StoreError::Database`] when the database cannot be written.
 pub async fn put_room(connection: &mut SqliteConnection, row: &SpaceRoomRow) -> Result<()> {
     sqlx::query(
-        "INSERT OR REPLACE INTO space_rooms (room_id, root_id, space_id, depth, preview, status, \
-         detail, attempts, retry_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO space_rooms (room_id, root_id, space_id, depth, preview, invites, \
+         status, detail, attempts, retry_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(row.room_id.as_str())
     .bind(row.root_id.as_str())
     .bind(row.space_id.as_str())
     .bind(row.depth)
     .bind(row.preview.as_str())
+    .bind(row.invites)
     .bind(&row.status)
     .bind(&row.detail)
     .bind(row.attempts)
@@ -268,25 +272,25 @@ pub async fn try_now(connection: &mut SqliteConnection, room: &RoomId) -> Result
 ///
 /// [`StoreError`] when the database cannot be read.
 pub async fn lists(connection: &mut SqliteConnection) -> Result<BTreeMap<OwnedRoomId, Vec<Child>>> {
-    let rows: Vec<(String, String, Option<String>)> = sqlx::query_as(
-        "SELECT l.space_id, l.room_id, l.via FROM space_links l JOIN rooms s \
+    let rows: Vec<(String, String, Option<String>, bool)> = sqlx::query_as(
+        "SELECT l.space_id, l.room_id, l.via, l.suggested FROM space_links l JOIN rooms s \
          ON s.room_id = l.space_id AND s.membership = 'join' AND s.is_space = 1 \
          WHERE l.listed_by IS NOT NULL ORDER BY l.space_id, l.room_id",
     )
     .fetch_all(connection)
     .await?;
     let mut lists = BTreeMap::<OwnedRoomId, Vec<Child>>::new();
-    for (space, room, via) in rows {
+    for (space, room, via, suggested) in rows {
         let space = space.try_into().map_err(StoreError::corrupt("room id"))?;
         let room_id = room.try_into().map_err(StoreError::corrupt("room id"))?;
         let via: Vec<OwnedServerName> =
             via.and_then(|via| serde_json::from_str(&via).ok()).unwrap_or_default();
-        lists.entry(space).or_default().push(Child { room_id, via });
+        lists.entry(space).or_default().push(Child { room_id, via, suggested });
     }
     Ok(lists)
 }
 
-/// Notes through which servers a space says that a room can be joined.
+/// Notes through which servers a space says that a room can be joined, and whether it suggests that.
 ///
 /// # Errors
 ///
@@ -296,10 +300,12 @@ pub async fn put_via(
     room: &RoomId,
     space: &RoomId,
     via: &[OwnedServerName],
+    suggested: bool,
 ) -> Result<()> {
     let via = serde_json::to_string(via).map_err(StoreError::corrupt("list of servers"))?;
-    sqlx::query("UPDATE space_links SET via = ? WHERE room_id = ? AND space_id = ?")
+    sqlx::query("UPDATE space_links SET via = ?, suggested = ? WHERE room_id = ? AND space_id = ?")
         .bind(via)
+        .bind(suggested)
         .bind(room.as_str())
         .bind(space.as_str())
         .execute(connection)

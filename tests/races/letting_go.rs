@@ -28,7 +28,7 @@ async fn is_held(stage: &Stage, room: &RoomRef, session_id: &str) -> bool {
     store.get_inbound_group_session(&room, session_id).await.unwrap().is_some()
 }
 
-async fn goes(stage: &Stage, room: &RoomRef, session_id: &str) {
+pub(super) async fn goes(stage: &Stage, room: &RoomRef, session_id: &str) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while is_held(stage, room, session_id).await {
         assert!(tokio::time::Instant::now() < deadline, "the key is still there");

@@ -18,6 +18,7 @@ pub mod device;
 pub mod e2ee;
 pub mod faults;
 pub mod flood;
+pub mod history;
 pub mod http;
 pub mod keeper;
 pub mod making;

@@ -83,6 +83,11 @@ impl World {
         if self.rooms.get(room_id).is_none_or(|room| room.membership(user_id) != "join") {
             return Reply::forbidden("not in the room");
         }
+        match self.rooms.get(room_id).map(|room| room.membership(&invitee)) {
+            Some("join") => return Reply::forbidden("is already in the room."),
+            Some("ban") => return Reply::forbidden("is banned from the room"),
+            _ => {}
+        }
         self.set_membership(room_id, user_id, &invitee, "invite");
         Reply::empty()
     }

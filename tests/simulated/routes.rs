@@ -38,6 +38,7 @@ pub enum Route<'a> {
     Event { room_id: &'a str, event_id: &'a str },
     Messages(&'a str),
     Context { room_id: &'a str, event_id: &'a str },
+    RemoveFile(&'a str),
     Ping,
     Unknown,
 }
@@ -48,6 +49,9 @@ impl<'a> Route<'a> {
         let segments: Vec<&str> = call.segments.iter().map(String::as_str).collect();
         if segments == ["_matrix", "media", "v3", "upload"] {
             return Self::Upload;
+        }
+        if let ["_synapse", "admin", "v1", "media", _, id] = segments[..] {
+            return Self::RemoveFile(id);
         }
         let Some(["_matrix", "client", rest @ ..]) = segments.get(..) else {
             return Self::Unknown;
@@ -143,6 +147,7 @@ impl<'a> Route<'a> {
             Self::Event { .. } => "event",
             Self::Messages(_) => "messages",
             Self::Context { .. } => "context",
+            Self::RemoveFile(_) => "media/remove",
             Self::Ping => "ping",
             Self::Unknown => "unknown",
         }

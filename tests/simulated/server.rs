@@ -202,6 +202,7 @@ impl World {
             Route::CreateRoom => self.create_room(user_id, call),
             Route::Aliases(room_id) => self.aliases(room_id),
             Route::Upload => self.upload(call),
+            Route::RemoveFile(id) => self.remove_file(id),
             Route::Download(id) if self.files.contains_key(id) => Reply::empty(),
             Route::Download(_) => Reply::not_found("Not found"),
             Route::Directory(alias) if call.method != Method::GET => self.change_alias(alias, call),

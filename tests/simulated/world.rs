@@ -71,6 +71,8 @@ pub struct World {
     pub owns_aliases: bool,
     /// The media repository.
     pub files: BTreeMap<String, Vec<u8>>,
+    /// Whether the keeper may remove any of them.
+    pub keeper_is_administrator: bool,
     pub(super) inboxes: HashMap<(String, String), VecDeque<Waiting>>,
     pub(super) sent_transactions: HashMap<(String, String), String>,
     /// Whose devices changed, at which position of the stream.
@@ -99,6 +101,7 @@ impl World {
             aliases: BTreeMap::new(),
             owns_aliases: false,
             files: BTreeMap::new(),
+            keeper_is_administrator: false,
             inboxes: HashMap::new(),
             sent_transactions: HashMap::new(),
             device_changes: Vec::new(),

@@ -70,6 +70,20 @@ impl StockClient {
         }
     }
 
+    /// Waits until the client knows that it is invited into the room.
+    pub async fn see_invited(&self, room_id: &str) {
+        match self {
+            Self::Js(client) => {
+                let params = json!({ "room_id": room_id, "membership": "invite" });
+                client.wait("waitJoined", params, PATIENCE).await.unwrap();
+            }
+            Self::Rust(client) => {
+                let seen = client.wait(PATIENCE, async |client| client.is_invited(room_id)).await;
+                seen.expect("the client sees its invite");
+            }
+        }
+    }
+
     /// The name that the client has for the room, and none where it makes one up from the members.
     pub async fn name(&self, room_id: &str) -> Option<String> {
         match self {

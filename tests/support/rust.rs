@@ -130,6 +130,10 @@ impl RustClient {
         self.room(room_id).is_some_and(|room| room.state() == RoomState::Joined)
     }
 
+    pub fn is_invited(&self, room_id: &str) -> bool {
+        self.room(room_id).is_some_and(|room| room.state() == RoomState::Invited)
+    }
+
     pub fn name(&self, room_id: &str) -> Option<String> {
         self.room(room_id)?.name()
     }

@@ -325,6 +325,15 @@ pub const SPACE_PROVISIONED: About = About {
     worry: "When `refused` rises.",
 };
 
+/// History keys for invitees.
+pub const BUNDLES_SENT: About = About {
+    name: "statekeeper_bundles_sent_total",
+    help: "Devices of people whom the keeper invited and to which it sent the keys of the room's history.",
+    labels: &[],
+    worry: "When it stands still while people are invited: their devices are not cross-signed, or the room's \
+            history is not shared.",
+};
+
 /// People without them.
 pub const SPACE_BACKLOG: About = About {
     name: "statekeeper_space_backlog",

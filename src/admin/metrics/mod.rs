@@ -81,6 +81,7 @@ struct Inner {
     space_rooms: LabelledGauge,
     space_provisioned: IntCounterVec,
     space_backlog: IntGauge,
+    bundles_sent: IntCounter,
 }
 
 impl Metrics {
@@ -127,6 +128,7 @@ impl Metrics {
             space_rooms: book.labelled_gauge(catalogue::SPACE_ROOMS)?,
             space_provisioned: book.counters(catalogue::SPACE_PROVISIONED)?,
             space_backlog: book.gauge(catalogue::SPACE_BACKLOG)?,
+            bundles_sent: book.counter(catalogue::BUNDLES_SENT)?,
             registry: Registry::new(),
             entries: Vec::new(),
         };

@@ -25,6 +25,11 @@ impl Metrics {
         self.inner.space_provisioned.with_label_values(&[outcome]).inc_by(count);
     }
 
+    /// Counts devices that were given a bundle of history keys in `statekeeper_bundles_sent_total`.
+    pub fn bundles_sent(&self, devices: usize) {
+        self.inner.bundles_sent.inc_by(u64::try_from(devices).unwrap_or(u64::MAX));
+    }
+
     /// Sets `statekeeper_space_backlog`, over all spaces.
     pub fn set_space_backlog(&self, count: i64) {
         self.inner.space_backlog.set(count);

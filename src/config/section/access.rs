@@ -18,6 +18,10 @@ pub struct Access {
     /// nobody.
     #[schemars(extend("default" = ["*:<homeserver.domain>"]))]
     pub invite_from: Vec<UserGlob>,
+    /// Whose knocks the keeper accepts, in rooms with encrypted state where it may invite: patterns for
+    /// whole user ids. It invites them, with the keys of the history that the room's members share
+    /// (MSC4268). Nobody is let in whom somebody else had put out. An empty list is nobody.
+    pub accept_knocks_from: Vec<UserGlob>,
     /// How many invites the keeper accepts from one inviter.
     pub invites: Budget,
     /// Who may be given keys: patterns for whole user ids. Somebody has to fit here and in
@@ -55,6 +59,7 @@ impl Default for Access {
         Self {
             admins: Vec::new(),
             invite_from: Vec::new(),
+            accept_knocks_from: Vec::new(),
             invites: Budget::default(),
             allow_users: "*".parse().into_iter().collect(),
             deny_users: Vec::new(),

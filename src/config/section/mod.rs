@@ -36,6 +36,6 @@ pub use requests::{Limits, Requests};
 pub use rotation::{RotateReseal, RotateWhen, Rotation};
 pub use secret::read as read_secret;
 pub use sharing::{Devices, Invitees, Members, Sharing};
-pub use spaces::{AdminAssist, Preview, Space};
+pub use spaces::{AdminAssist, Invite, Preview, Space};
 pub use state::{ExemptSealed, PlainCopy, Reseal, Seal, SessionScope, State};
 pub use store::{PassphraseError, Store};

@@ -23,7 +23,14 @@ pub struct Space {
     /// that it names and that the keeper is in. Only for rooms that the space lists, or `rooms` does.
     #[serde(default)]
     pub preview: Preview,
-    /// How many keys a second are given to people before they join, in all rooms of the space together.
+    /// Into which rooms the keeper invites those whom a room's restricted join rule lets in, with the keys
+    /// of the history that the room's members share (MSC4268), messages included: clients take these from
+    /// whoever invited them. Only into rooms that the space lists, or `rooms` does. Nobody is invited
+    /// twice, and nobody who has left.
+    #[serde(default)]
+    pub invite: Invite,
+    /// How many keys a second are given to people before they join, in all rooms of the space together;
+    /// an invite counts as one.
     #[schemars(range(min = 1))]
     #[serde(default = "per_second")]
     pub per_second: u32,
@@ -78,6 +85,19 @@ pub enum AdminAssist {
     Synapse,
 }
 
+/// Into which rooms people are invited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Invite {
+    /// Into none.
+    #[default]
+    None,
+    /// Into those that the space, or a space beneath it, suggests.
+    Suggested,
+    /// Into every one.
+    All,
+}
+
 /// `per_second` where nothing is said.
 fn per_second() -> u32 {
     250
@@ -105,6 +125,7 @@ impl Space {
         Self {
             room,
             preview: Preview::default(),
+            invite: Invite::default(),
             per_second: per_second(),
             preview_interval: preview_interval(),
             max_depth: max_depth(),

@@ -55,6 +55,7 @@ pub async fn take(
                     // It is what the event says that a device of its sender made it; nobody vouches for that.
                     maker: None,
                     sender_key: key.creator_curve25519.clone(),
+                    shared_history: false,
                 });
             }
             Err(unfit) => {

@@ -1,16 +1,19 @@
-//! Spaces: following what lies beneath them, and providing for those who may join a room and have not.
+//! Spaces: following what lies beneath them, and providing for, and inviting, those who may join a room and have not.
 //!
 //! - [`follow`] walks down from the followed spaces, joins what it may, and reports what it may not;
 //! - [`assist`] joins, with the homeserver's administration where that is to help;
 //! - [`survey`] compares what is found there with what was found before;
 //! - [`news`] takes in what changes who may read a room before he joins it, in the commit that brings it;
 //! - [`provide`] gives these people the keys, at the pace of their space;
+//! - [`inviting`] invites them, and whoever knocks, with the room's history, at the same pace;
 //! - [`viewing`] is what a visit to a room knows of them.
 
 pub(super) mod advice;
 mod assist;
 pub(super) mod follow;
+pub(super) mod inviting;
 pub(super) mod news;
+pub(super) mod paces;
 pub(super) mod provide;
 pub(super) mod rules;
 pub(super) mod survey;
@@ -33,6 +36,7 @@ use crate::store::Store;
 pub struct Bells {
     walk: Arc<Bell>,
     provide: Arc<Bell>,
+    invite: Arc<Bell>,
 }
 
 #[derive(Debug, Default)]
@@ -66,9 +70,15 @@ impl Bells {
         self.provide.noted.store(true, Ordering::SeqCst);
     }
 
+    /// Somebody has to be invited.
+    pub(super) fn note_invite(&self) {
+        self.invite.noted.store(true, Ordering::SeqCst);
+    }
+
     /// Tells what was noted: after the commit.
     pub(super) fn ring(&self) {
         self.walk.ring_if_noted();
         self.provide.ring_if_noted();
+        self.invite.ring_if_noted();
     }
 }

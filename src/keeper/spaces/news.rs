@@ -12,8 +12,11 @@ use crate::{
         rotation,
     },
     policy::PreviewPolicy,
-    state::{JsonMap, Membership, RoomEvent, StateTuple, is_space, via},
-    store::{Retired, RoomRow, ledger, previewed_tuples, previews, rooms, sessions, spaces},
+    state::{JsonMap, Membership, RoomEvent, StateTuple, is_space, is_suggested, via},
+    store::{
+        Retired, RoomRow, bundles, invites, ledger, previewed_tuples, previews, rooms, sessions,
+        spaces,
+    },
 };
 
 /// Of how many who came while the keeper did not hear of them each is promised for by himself; of more, the rooms
@@ -52,6 +55,8 @@ async fn take_rule(
     }
     if added {
         previews::ask_round(db, &room.room_id, arrival.at).await?;
+        invites::promise_all(db, &room.room_id, arrival.at).await?;
+        taker.spaces.note_invite();
     }
     if added || !removed.is_empty() {
         taker.spaces.note_provide();
@@ -161,6 +166,9 @@ pub(in crate::keeper) async fn come(
     if previews::mark_everywhere(db, user, tick, now).await? > 0 {
         taker.spaces.note_provide();
     }
+    if invites::promise(db, user, tick, now).await? {
+        taker.spaces.note_invite();
+    }
     Ok(())
 }
 
@@ -184,7 +192,9 @@ pub(in crate::keeper) async fn loaded(
     }
     for room in through {
         previews::ask_round(db, &room, now_ms()).await?;
+        invites::promise_all(db, &room, now_ms()).await?;
         taker.spaces.note_provide();
+        taker.spaces.note_invite();
     }
     Ok(())
 }
@@ -200,6 +210,8 @@ pub(in crate::keeper) async fn keeper_left(
         end_through(taker, db, (&room, left), arrival).await?;
     }
     taker.spaces.note_walk();
+    invites::drop_room(db, left).await?;
+    bundles::supersede(db, left).await?;
     Ok(previews::forget(db, left).await?)
 }
 
@@ -228,7 +240,7 @@ pub(in crate::keeper) async fn take_child(
     content: &JsonMap,
 ) -> Result<(), KeeperError> {
     taker.spaces.note_walk();
-    Ok(spaces::put_via(db, room, space, &via(content)).await?)
+    Ok(spaces::put_via(db, room, space, &via(content), is_suggested(content)).await?)
 }
 
 /// A tuple's value is being sealed: who may read the room before he joins it has to be given a session that he was not

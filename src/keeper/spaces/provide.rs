@@ -16,7 +16,7 @@ use std::{
 use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use tokio::sync::Notify;
 
-use super::{news, rules::SpaceRules, settled, survey::roots};
+use super::{news, paces::Paces, rules::SpaceRules, settled, survey::roots};
 use crate::{
     homeserver::Backoff,
     keeper::{
@@ -26,7 +26,6 @@ use crate::{
         ingest::Arrival,
         lane::{Lanes, Visit, earliest},
         pacing::{Allowance, unreachable_wait},
-        rules::Rate,
     },
     state::{Membership, StateTuple},
     store::{
@@ -71,8 +70,8 @@ impl Provided {
 pub(in crate::keeper) struct Provider {
     lanes: Lanes,
     promised: Arc<Notify>,
-    /// How fast each space's people are provided for, with the rate that was stated.
-    paces: BTreeMap<OwnedRoomId, (u32, Allowance)>,
+    /// How fast each space's people are provided for.
+    paces: Paces,
 }
 
 /// Why people are looked at.
@@ -94,8 +93,8 @@ enum Served {
 }
 
 impl Provider {
-    pub(in crate::keeper) fn new(lanes: Lanes, promised: Arc<Notify>) -> Self {
-        Self { lanes, promised, paces: BTreeMap::new() }
+    pub(in crate::keeper) fn new(lanes: Lanes, promised: Arc<Notify>, paces: Paces) -> Self {
+        Self { lanes, promised, paces }
     }
 
     /// Provides for ever.
@@ -134,16 +133,17 @@ impl Provider {
     async fn turn(&mut self) -> Result<Option<Duration>, KeeperError> {
         let store = self.lanes.taker.store.clone();
         let roots = roots(&self.lanes.taker, &mut *store.read().await?).await?;
-        self.paces.retain(|root, _| roots.iter().any(|(other, _)| other == root));
+        self.paces.retain(&roots);
         let (mut served, mut shortest) = (false, LOOK_EVERY);
         for (root, rules) in roots {
-            if let Some(wait) = self.pace(&root, &rules).wait(Instant::now()) {
+            let pace = self.paces.of(&root, &rules);
+            if let Some(wait) = pace.wait(Instant::now()) {
                 shortest = shortest.min(wait);
                 continue;
             }
             let Some(batch) = self.next_batch(&root, &rules).await? else { continue };
             served = true;
-            self.serve(&root, batch).await?;
+            self.serve(&pace, batch).await?;
         }
         if served {
             return Ok(None);
@@ -152,16 +152,6 @@ impl Provider {
         let due = next.and_then(|at| u64::try_from(at.saturating_sub(now_ms())).ok());
         let due = due.map_or(LOOK_EVERY, Duration::from_millis);
         Ok(Some(shortest.min(due).max(Duration::from_millis(1))))
-    }
-
-    fn pace(&mut self, root: &RoomId, rules: &SpaceRules) -> &Allowance {
-        let rate = Rate { burst: rules.per_second, per_second: rules.per_second };
-        let fresh = || (rules.per_second, Allowance::new(rate));
-        let pace = self.paces.entry(root.to_owned()).or_insert_with(fresh);
-        if pace.0 != rules.per_second {
-            *pace = fresh();
-        }
-        &pace.1
     }
 
     async fn next_batch(
@@ -222,9 +212,9 @@ impl Provider {
         Ok(true)
     }
 
-    async fn serve(&mut self, root: &RoomId, batch: Batch) -> Result<(), KeeperError> {
+    async fn serve(&mut self, pace: &Allowance, batch: Batch) -> Result<(), KeeperError> {
         let (Batch::Marks(room_id, people) | Batch::Round(room_id, people)) = &batch;
-        let served = match self.provide(root, &batch).await {
+        let served = match self.provide(pace, &batch).await {
             Err(error) if !matches!(error, KeeperError::Store(_)) => {
                 // What stands in the outbox is the lane's to send.
                 self.call_lane(room_id, people).await?;
@@ -277,7 +267,7 @@ impl Provider {
     }
 
     /// Gives people what they lack of a room.
-    async fn provide(&mut self, root: &RoomId, batch: &Batch) -> Result<Served, KeeperError> {
+    async fn provide(&mut self, pace: &Allowance, batch: &Batch) -> Result<Served, KeeperError> {
         let (Batch::Marks(room_id, people) | Batch::Round(room_id, people)) = batch;
         let lanes = self.lanes.clone();
         let room = rooms::get(&mut *lanes.taker.store.read().await?, room_id).await?;
@@ -313,10 +303,8 @@ impl Provider {
             self.retire(&visit.room, &retire).await?;
         }
         let keys: usize = shares.iter().map(|share| share.recipients.len()).sum();
-        if let Some((_, pace)) = self.paces.get(root) {
-            // The turn began with something to spend; what a batch costs beyond it is paid off before the next.
-            let _ = pace.spend(keys, Instant::now());
-        }
+        // The turn began with something to spend; what a batch costs beyond it is paid off before the next.
+        let _ = pace.spend(keys, Instant::now());
         let held = shares.is_empty() || visit.share(&known, &shares).await?;
         let missed = self.note(visit, keys, unsettled).await?;
         self.recall_early(room_id, people).await?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ruma::{OwnedRoomId, OwnedRoomOrAliasId, RoomId};
 
 use crate::{
-    config::{AdminAssist, Preview, Space},
+    config::{AdminAssist, Invite, Preview, Space},
     policy::{Bounds, PreviewPolicy},
 };
 
@@ -16,7 +16,9 @@ pub struct SpaceRules {
     pub room: OwnedRoomOrAliasId,
     /// What is read of its rooms before a join.
     pub preview: PreviewPolicy,
-    /// How many keys a second are given for that.
+    /// Into which rooms people are invited.
+    pub invite: Invite,
+    /// How many keys a second are given for that, invites included.
     pub per_second: u32,
     /// How often, at most, because a session has changed.
     pub interval: i64,
@@ -40,6 +42,7 @@ impl SpaceRules {
         Self {
             room: space.room.clone(),
             preview,
+            invite: space.invite,
             per_second: space.per_second,
             interval: i64::try_from(interval).unwrap_or(i64::MAX),
             bounds: Bounds {
@@ -51,6 +54,15 @@ impl SpaceRules {
                 AdminAssist::Synapse => space.admin_token_file.clone(),
             },
             rooms: space.rooms.clone(),
+        }
+    }
+
+    /// Whether people are invited into a room of the space's that is suggested, or not.
+    pub fn invites_into(&self, suggested: bool) -> bool {
+        match self.invite {
+            Invite::None => false,
+            Invite::Suggested => suggested,
+            Invite::All => true,
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     },
     policy::{Child, Found, PreviewPolicy, walk},
     state::Membership,
-    store::{FollowedRow, RoomRow, SpaceRoomRow, previews, rooms, spaces},
+    store::{FollowedRow, RoomRow, SpaceRoomRow, invites, previews, rooms, spaces},
 };
 
 /// The word for a space that is followed.
@@ -142,6 +142,8 @@ fn look(
                 space_id: root.clone(),
                 depth: 1,
                 via: Vec::new(),
+                // Whoever named it meant it.
+                suggested: true,
             }));
             for room in beneath {
                 if room.room_id != root && !found.contains_key(&room.room_id) {
@@ -211,6 +213,7 @@ fn stand_of_room(
         space_id: found.space_id,
         depth: found.depth,
         preview: rules.preview,
+        invites: rules.invites_into(found.suggested),
         status: before.map(|row| row.status.clone()).unwrap_or_default(),
         detail: before.and_then(|row| row.detail.clone()),
         attempts: before.map_or(0, |row| row.attempts),
@@ -290,6 +293,7 @@ async fn note(
             "a room is beneath no followed space any more");
         end_all(taker, &mut transaction, &row.room_id, arrival).await?;
         previews::forget(&mut transaction, &row.room_id).await?;
+        invites::drop_room(&mut transaction, &row.room_id).await?;
         spaces::drop_room(&mut transaction, &row.room_id).await?;
     }
     for row in news {
@@ -304,6 +308,14 @@ async fn note(
         if is_kept(row) && (row.preview > shown || !was.is_some_and(is_kept)) {
             previews::ask_round(&mut transaction, &row.room_id, arrival.at).await?;
             taker.spaces.note_provide();
+        }
+        let invited = was.is_some_and(|was| was.invites);
+        if invited && !row.invites {
+            invites::drop_room(&mut transaction, &row.room_id).await?;
+        }
+        if is_kept(row) && row.invites && !(invited && was.is_some_and(is_kept)) {
+            invites::promise_all(&mut transaction, &row.room_id, arrival.at).await?;
+            taker.spaces.note_invite();
         }
     }
     transaction.commit().await?;

@@ -56,7 +56,8 @@ impl Visit<'_> {
         Ok(views)
     }
 
-    async fn outsider(
+    /// What is known of somebody's membership; of whom the room's state says nothing, he is not there.
+    pub(in crate::keeper) async fn outsider(
         &self,
         db: &mut SqliteConnection,
         user: &UserId,

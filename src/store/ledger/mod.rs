@@ -1,5 +1,6 @@
 //! The ledger: who holds what, and the history of what was given and refused. No grant, no key.
 
+mod bundles;
 mod delivery;
 mod history;
 mod names;
@@ -11,6 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, RoomId, UserId};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
+pub use self::bundles::{bundle_name, bundle_taken, grant_bundle};
 pub use self::delivery::delivered;
 pub use self::history::{History, HistoryFilter, HistoryRow, OutcomeKind, newest};
 pub(in crate::store) use self::names::Cache;

@@ -184,11 +184,12 @@ class Client {
         return { sent_at, answered_at: now() };
     }
 
-    async waitJoined({ room_id, timeout }) {
+    /** Waits until this client knows that it is joined or, with another `membership`, invited. */
+    async waitJoined({ room_id, membership = "join", timeout }) {
         return observe(
             this.mx,
             ROOM_EVENTS,
-            () => (this.mx.getRoom(room_id)?.getMyMembership() === "join" ? { at: now() } : undefined),
+            () => (this.mx.getRoom(room_id)?.getMyMembership() === membership ? { at: now() } : undefined),
             timeout,
             () => `membership of ${room_id}`,
         );

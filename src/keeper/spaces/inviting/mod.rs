@@ -1,0 +1,304 @@
+//! Inviting: members of followed spaces into the rooms that let them in, and those who knock.
+//!
+//! Clients take the keys of a room's history from whoever invited them, and from nobody else (MSC4268). So the keeper
+//! invites, and sends each invitee a bundle of these keys before: it is there when he accepts.
+//!
+//! - [`hearing`] takes in what changes who is to be invited, in the commit that brings it;
+//! - [`guests`] weighs who of those that wait is invited, and which devices get the bundle;
+//! - [`bundle`] uploads a room's history keys, once for the invitees of a short window, and removes what is superseded;
+//! - this file invites, at the pace of the space.
+//!
+//! Recovery: that an invite may have been sent stands in the commit that puts the bundle's keys into the outbox. From
+//! then on the room is looked at before it is sent (again), so nobody is invited twice; the outbox goes out first, to the
+//! letter. An upload that was not written down is one whose key nobody has: another one is made. An answer, be it no, is
+//! remembered for good.
+
+mod bundle;
+mod guests;
+pub(in crate::keeper) mod hearing;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use ruma::{OwnedUserId, RoomId, UserId};
+
+use super::{paces::Paces, settled, survey::roots};
+use crate::{
+    homeserver::{Backoff, HomeserverError},
+    keeper::{
+        KeeperError,
+        clock::now_ms,
+        ingest::power_levels,
+        lane::Lanes,
+        pacing::{Allowance, unreachable_wait},
+        rules::Rate,
+    },
+    state::{Membership, RoomEvent},
+    store::{Invitee, RoomRow, invites, rooms},
+};
+
+/// How many people are invited in one batch: they are sent one bundle.
+const BATCH: u32 = 50;
+/// How long to wait where nothing is due.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How long invites wait into a room that is not known well enough, in milliseconds.
+const UNREADY_WAITS: i64 = 250;
+/// How long they wait where nobody may be invited at present, in milliseconds.
+const CLOSED_WAITS: i64 = 60_000;
+/// After how many refusals by the homeserver somebody is not invited any more.
+const MOST_REFUSALS: i64 = 8;
+/// How fast those are let in who knock where no space has a budget.
+const KNOCKS: Rate = Rate { burst: 20, per_second: 10 };
+
+/// Invites.
+pub(in crate::keeper) struct Host {
+    lanes: Lanes,
+    paces: Paces,
+    knocks: Arc<Allowance>,
+    /// Whether the homeserver lets uploads be removed, as far as is known.
+    may_remove: bool,
+}
+
+/// What stands in a room of somebody who is to be invited.
+enum Standing {
+    /// Nothing that keeps him from being invited.
+    Outside,
+    /// He is in, or invited.
+    Inside,
+    /// He has left, or is kept out.
+    Gone,
+}
+
+impl Host {
+    pub(in crate::keeper) fn new(lanes: Lanes, paces: Paces) -> Self {
+        Self { lanes, paces, knocks: Arc::new(Allowance::new(KNOCKS)), may_remove: true }
+    }
+
+    /// Invites for ever.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the store fails.
+    pub(in crate::keeper) async fn run(mut self) -> Result<(), KeeperError> {
+        let bell = self.lanes.taker.spaces.invite.clone();
+        let mut backoff = Backoff::new();
+        loop {
+            let wait = match self.turn().await {
+                Ok(Some(wait)) => wait,
+                Ok(None) => {
+                    backoff.reset();
+                    continue;
+                }
+                Err(KeeperError::Store(error)) => return Err(error.into()),
+                Err(error) => {
+                    let wait = backoff
+                        .next_delay(&mut rand::rng())
+                        .max(error.retry_after().unwrap_or_default());
+                    tracing::warn!(%error, ?wait, "people wait for their invites");
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+            };
+            tokio::select! {
+                () = bell.rung.notified() => settled(&self.lanes.taker.store).await?,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Invites one batch of each space that has the means, and of those who knock elsewhere. Returns how long to wait
+    /// where there was nobody to invite.
+    async fn turn(&mut self) -> Result<Option<Duration>, KeeperError> {
+        let store = self.lanes.taker.store.clone();
+        let roots = roots(&self.lanes.taker, &mut *store.read().await?).await?;
+        let mut paces: Vec<_> = roots
+            .iter()
+            .map(|(root, rules)| (Some(root.clone()), self.paces.of(root, rules)))
+            .collect();
+        paces.push((None, self.knocks.clone()));
+        let (mut served, mut shortest) = (false, LOOK_EVERY);
+        for (root, pace) in paces {
+            if let Some(wait) = pace.wait(Instant::now()) {
+                shortest = shortest.min(wait);
+                continue;
+            }
+            let db = &mut *store.read().await?;
+            let found = invites::newest(db, root.as_deref(), now_ms(), i64::from(BATCH)).await?;
+            let Some((room, people)) = found else { continue };
+            served = true;
+            self.serve(&pace, &room, people).await?;
+        }
+        if served {
+            return Ok(None);
+        }
+        self.tidy().await?;
+        let next = invites::next_due(&mut *store.read().await?, now_ms()).await?;
+        let due = next.and_then(|at| u64::try_from(at.saturating_sub(now_ms())).ok());
+        let due = due.map_or(LOOK_EVERY, Duration::from_millis);
+        Ok(Some(shortest.min(due).max(Duration::from_millis(1))))
+    }
+
+    /// Invites people into a room.
+    async fn serve(
+        &self,
+        pace: &Allowance,
+        room_id: &RoomId,
+        people: Vec<Invitee>,
+    ) -> Result<(), KeeperError> {
+        let Some(room) = self.open(room_id, &people).await? else { return Ok(()) };
+        if !self.lanes.sender.flush_bundles(room_id).await? {
+            return self.put_off(room_id, &people, UNREADY_WAITS).await;
+        }
+        let (begun, new): (Vec<_>, Vec<_>) = people.into_iter().partition(|one| one.sending);
+        // One whose invite may have been sent is looked up first.
+        let mut invited = Vec::new();
+        for one in begun {
+            match self.look(room_id, &one).await? {
+                Standing::Outside => invited.push(one),
+                Standing::Inside => self.made(room_id, &one.user_id).await?,
+                Standing::Gone => self.over(room_id, &one).await?,
+            }
+        }
+        let devices = self.prepare(&room, new, &mut invited).await?;
+        // The turn began with something to spend; what a batch costs beyond it is paid off before the next.
+        let _ = pace.spend(devices.saturating_add(invited.len()), Instant::now());
+        let (near, far): (Vec<Invitee>, Vec<Invitee>) =
+            invited.into_iter().partition(|one| self.is_local(&one.user_id));
+        for one in &near {
+            self.invite(&room, one).await?;
+        }
+        // Other servers are asked by ours, each at its leisure.
+        for done in join_all(far.iter().map(|one| self.invite(&room, one))).await {
+            done?;
+        }
+        Ok(())
+    }
+
+    /// The room, if people can be invited into it now; else their invites are dropped or put off.
+    async fn open(
+        &self,
+        room_id: &RoomId,
+        people: &[Invitee],
+    ) -> Result<Option<RoomRow>, KeeperError> {
+        let taker = &self.lanes.taker;
+        let room = rooms::get(&mut *taker.store.read().await?, room_id).await?;
+        let is_talked_in = taker.rules.global().management_room.as_deref() == Some(room_id);
+        let kept = room.filter(|room| {
+            room.membership == Membership::Join
+                && (room.state_encrypted || !room.loaded)
+                && !is_talked_in
+        });
+        let Some(room) = kept else {
+            let mut transaction = taker.store.begin().await?;
+            invites::drop_room(&mut transaction, room_id).await?;
+            transaction.commit().await?;
+            return Ok(None);
+        };
+        if !room.loaded {
+            self.put_off(room_id, people, UNREADY_WAITS).await?;
+            return Ok(None);
+        }
+        let may = power_levels(&room).may_invite(&taker.keeper);
+        if may && !taker.rules.of(&room).noop {
+            return Ok(Some(room));
+        }
+        if !may {
+            tracing::warn!(room = %room_id, people = people.len(),
+                "the keeper lacks the power to invite: give it the level that `invite` in \
+                 m.room.power_levels asks for");
+        }
+        self.close(room_id).await?;
+        Ok(None)
+    }
+
+    /// Nobody is invited into a room for a while.
+    async fn close(&self, room_id: &RoomId) -> Result<(), KeeperError> {
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        let due = now_ms().saturating_add(CLOSED_WAITS);
+        invites::put_room_off(&mut transaction, room_id, due).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    /// What the homeserver says of somebody whose invite may have been sent.
+    async fn look(&self, room_id: &RoomId, one: &Invitee) -> Result<Standing, KeeperError> {
+        let user = one.user_id.as_str();
+        let event = self.lanes.homeserver.get_state_event(room_id, "m.room.member", user).await?;
+        let membership = event
+            .and_then(|event| RoomEvent::parse_str(event.0.get()).ok())
+            .and_then(|event| Membership::from_content(&event.content));
+        Ok(match membership {
+            Some(Membership::Join | Membership::Invite) => Standing::Inside,
+            Some(Membership::Leave | Membership::Ban) => Standing::Gone,
+            Some(Membership::Knock) | None => Standing::Outside,
+        })
+    }
+
+    /// Sends one invite, and notes what came of it.
+    async fn invite(&self, room: &RoomRow, one: &Invitee) -> Result<(), KeeperError> {
+        let (room_id, user) = (&room.room_id, &one.user_id);
+        let error = match self.lanes.homeserver.invite(room_id, user, None).await {
+            Ok(()) => {
+                tracing::debug!(room = %room_id, %user, "invited somebody");
+                return self.made(room_id, user).await;
+            }
+            Err(error) => error,
+        };
+        self.refused(room_id, one, &error).await
+    }
+
+    /// An invite was refused, or nobody knows: where the homeserver is away altogether, it cannot be asked either.
+    async fn refused(
+        &self,
+        room_id: &RoomId,
+        one: &Invitee,
+        error: &HomeserverError,
+    ) -> Result<(), KeeperError> {
+        let user = &one.user_id;
+        match self.look(room_id, one).await? {
+            Standing::Inside => return self.made(room_id, user).await,
+            Standing::Gone => return self.over(room_id, one).await,
+            Standing::Outside => {}
+        }
+        if one.attempts >= MOST_REFUSALS {
+            tracing::warn!(room = %room_id, %user, %error, "somebody cannot be invited; given up");
+            return self.over(room_id, one).await;
+        }
+        tracing::info!(room = %room_id, %user, %error, "somebody could not be invited yet");
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        let due = now_ms().saturating_add(unreachable_wait(one.attempts));
+        invites::put_off(&mut transaction, room_id, &[user], due, true).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn made(&self, room_id: &RoomId, user: &UserId) -> Result<(), KeeperError> {
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        invites::made(&mut transaction, room_id, user).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn over(&self, room_id: &RoomId, one: &Invitee) -> Result<(), KeeperError> {
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        invites::over(&mut transaction, room_id, &one.user_id, false, one.tick).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    async fn put_off(
+        &self,
+        room_id: &RoomId,
+        people: &[Invitee],
+        wait: i64,
+    ) -> Result<(), KeeperError> {
+        let users: Vec<&UserId> = people.iter().map(|one| one.user_id.as_ref()).collect();
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        let due = now_ms().saturating_add(wait);
+        invites::put_off(&mut transaction, room_id, &users, due, false).await?;
+        Ok(transaction.commit().await?)
+    }
+
+    fn is_local(&self, user: &OwnedUserId) -> bool {
+        user.server_name() == self.lanes.taker.keeper.server_name()
+    }
+}
