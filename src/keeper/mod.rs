@@ -27,7 +27,8 @@
 //! - [`management`] reads what administrators write in the management room, and answers;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`operator`] answers those who operate the keeper;
-//! - [`listen`] hears to-device messages and device lists; [`service`] starts and ends all of it.
+//! - [`opening`] opens what is on the disk; [`listen`] hears to-device messages and device lists; [`service`] starts and
+//!   ends all of it.
 
 mod answering;
 mod asking;
@@ -54,6 +55,7 @@ mod letters;
 mod listen;
 mod management;
 mod meeting;
+mod opening;
 pub mod operator;
 pub mod outbox;
 mod overtaken;

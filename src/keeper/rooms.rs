@@ -88,6 +88,28 @@ pub async fn accept_invite(
     Ok(transaction.commit().await?)
 }
 
+/// Notes that the keeper has come into a room, where its echo was not taken in before, and promises to learn what stands
+/// there. Returns whether that is news.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the store fails.
+pub async fn note_joined(
+    taker: &Taker,
+    db: &mut sqlx::SqliteConnection,
+    room_id: &RoomId,
+) -> Result<bool, KeeperError> {
+    let known = rooms::get(db, room_id).await?;
+    if known.as_ref().is_some_and(|room| room.membership == Membership::Join) {
+        return Ok(false);
+    }
+    let room = known.unwrap_or_else(|| RoomRow::new(room_id.to_owned(), Membership::Join));
+    let room = RoomRow { membership: Membership::Join, loaded: false, ..room };
+    rooms::put(db, &room).await?;
+    marks::mark(db, room_id, None, now_ms(), taker.store.next_tick()).await?;
+    Ok(true)
+}
+
 /// Puts every promise of a room off to `due_at`, in milliseconds.
 ///
 /// # Errors

@@ -1,13 +1,12 @@
 //! Starting, serving, ending.
 
 use std::{
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedRoomId, OwnedUserId};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -26,6 +25,7 @@ use super::{
     listen::{Listener, hear_late},
     management::{Notices, Talker},
     meeting::{self, Newcomer, Newcomers},
+    opening::{crypto_folder, device_id, open_store},
     operator::{self, Operator},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
@@ -58,7 +58,7 @@ use crate::{
     crypto::KeeperDevice,
     homeserver::{Homeserver, HomeserverOptions, RequestObserver, retrying},
     state::Membership,
-    store::{NewEvent, Retired, RoomRow, Store, inbox, marks, outbox, rooms, set_meta, tuples},
+    store::{NewEvent, Retired, RoomRow, Store, inbox, marks, outbox, rooms, tuples},
 };
 
 /// How often it is looked whether all rooms are loaded at the start.
@@ -67,8 +67,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const MOST_LOOKS: u32 = 600;
 /// How long the lanes may take to end what they are at.
 const DRAIN: Duration = Duration::from_secs(20);
-/// How long a store that cannot be written is left alone before it is tried again.
-const STORE_AGAIN: Duration = Duration::from_secs(5);
 
 struct Counting(Metrics);
 
@@ -307,35 +305,6 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn open_store(config: &Config) -> anyhow::Result<Store> {
-    let path = config.store.sqlite_path().context("store.url: names no SQLite file")?;
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("store.url: cannot make the folder {}", folder.display()))?;
-    }
-    let passphrase = config.store.read_passphrase().context("store.passphrase")?;
-    loop {
-        match Store::open(path, &passphrase).await {
-            Err(error) if error.may_pass() => {
-                tracing::error!(%error, path = %path.display(), wait = ?STORE_AGAIN,
-                    "the store cannot be written; trying again");
-                tokio::time::sleep(STORE_AGAIN).await;
-            }
-            opened => {
-                return opened
-                    .with_context(|| format!("store.url: cannot open {}", path.display()));
-            }
-        }
-    }
-}
-
-/// Where the device's key store is: a folder beside the database.
-fn crypto_folder(database: &Path) -> std::path::PathBuf {
-    let mut name = database.file_stem().unwrap_or_default().to_os_string();
-    name.push("-crypto");
-    database.with_file_name(name)
-}
-
 /// Waits until the homeserver answers and its ping comes back to us.
 async fn reach(
     config: &Config,
@@ -454,18 +423,6 @@ async fn start(
         promised: operator.promised(),
     };
     Ok((keeper, late))
-}
-
-/// The keeper's device id: chosen once, and written down before the homeserver hears of it.
-async fn device_id(store: &Store) -> Result<OwnedDeviceId, KeeperError> {
-    if let Some(id) = store.meta("device_id").await? {
-        return Ok(id.into());
-    }
-    let id = ruma::DeviceId::new();
-    let mut transaction = store.begin().await?;
-    set_meta(&mut transaction, "device_id", id.as_str()).await?;
-    transaction.commit().await?;
-    Ok(id)
 }
 
 impl Keeper {

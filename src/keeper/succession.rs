@@ -19,6 +19,7 @@ use super::{
     ingest::{Arrival, Taker},
     pacing::unreachable_wait,
     places,
+    rooms::note_joined,
 };
 use crate::{
     homeserver::{Homeserver, HomeserverError},
@@ -26,7 +27,7 @@ use crate::{
         Membership, RoomEvent,
         succession::{predecessor, successor},
     },
-    store::{Followed, RoomRow, SuccessionRow, marks, rooms, successions},
+    store::{Followed, RoomRow, SuccessionRow, rooms, successions},
 };
 
 /// How often it is looked whether a room goes on in another.
@@ -127,16 +128,9 @@ impl Successors {
         match done {
             Ok(()) => {
                 successions::conclude(&mut transaction, row, Followed::Joined, now).await?;
-                let known = rooms::get(&mut transaction, &row.new_id).await?;
-                if known.as_ref().is_none_or(|room| room.membership != Membership::Join) {
+                if note_joined(&self.taker, &mut transaction, &row.new_id).await? {
                     tracing::info!(room = %row.old_id, successor = %row.new_id,
                         "joined the room that another one goes on in");
-                    let new = || RoomRow::new(row.new_id.clone(), Membership::Join);
-                    let room = known.unwrap_or_else(new);
-                    let room = RoomRow { membership: Membership::Join, loaded: false, ..room };
-                    rooms::put(&mut transaction, &room).await?;
-                    let tick = store.next_tick();
-                    marks::mark(&mut transaction, &row.new_id, None, now, tick).await?;
                 }
             }
             Err(error) => {

@@ -216,15 +216,7 @@ impl Keeper {
         name: &str,
         arguments: &[&str],
     ) -> (Option<i32>, String, String) {
-        let done = tokio::process::Command::new(BINARY)
-            .args([name, "--config"])
-            .arg(self.folder.path().join("statekeeper.yaml"))
-            .args(arguments)
-            .output()
-            .await
-            .expect("the keeper's binary runs");
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (done.status.code(), text(&done.stdout), text(&done.stderr))
+        self.served_command_of(&[name], arguments).await
     }
 
     /// Runs a subcommand of `room` while the homeserver is served: the exit code, standard output and standard error.
@@ -233,8 +225,17 @@ impl Keeper {
         name: &str,
         arguments: &[&str],
     ) -> (Option<i32>, String, String) {
+        self.served_command_of(&["room", name], arguments).await
+    }
+
+    async fn served_command_of(
+        &self,
+        names: &[&str],
+        arguments: &[&str],
+    ) -> (Option<i32>, String, String) {
         let done = tokio::process::Command::new(BINARY)
-            .args(["room", name, "--config"])
+            .args(names)
+            .arg("--config")
             .arg(self.folder.path().join("statekeeper.yaml"))
             .args(arguments)
             .output()

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::{CREATION_FIELD, Went, Work};
 use crate::{
-    keeper::{KeeperError, clock::now_ms, succession},
+    keeper::{KeeperError, clock::now_ms, rooms::note_joined, succession},
     state::{Membership, RoomEvent},
-    store::{Blueprint, CommissionRow, RoomRow, Step, commissions, marks, rooms},
+    store::{Blueprint, CommissionRow, Step, commissions, rooms},
 };
 
 /// How often it is looked for a room that the homeserver may have made, or may still be at.
@@ -107,12 +107,7 @@ impl Work {
         if let Some(old) = &row.old_room {
             succession::make(&mut transaction, (old, room), &self.id).await?;
         }
-        let known = rooms::get(&mut transaction, room).await?;
-        if known.is_none_or(|known| known.membership != Membership::Join) {
-            let new = RoomRow::new(room.to_owned(), Membership::Join);
-            rooms::put(&mut transaction, &new).await?;
-            marks::mark(&mut transaction, room, None, now_ms(), store.next_tick()).await?;
-        }
+        note_joined(&self.lanes.taker, &mut transaction, room).await?;
         commissions::go_on(&mut transaction, &self.id, row.step.next(row.kind), now_ms()).await?;
         transaction.commit().await?;
         self.promised.notify_one();

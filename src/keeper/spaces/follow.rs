@@ -28,10 +28,10 @@ use crate::{
         clock::now_ms,
         ingest::Taker,
         pacing::{Allowance, unreachable_wait},
+        rooms::note_joined,
         rules::Rate,
     },
-    state::Membership,
-    store::{RoomRow, marks, rooms, spaces},
+    store::{rooms, spaces},
 };
 
 /// How many rooms are joined at a time: of the own server, and of others.
@@ -177,15 +177,8 @@ impl Follower {
                 self.elevated(&mut transaction, room_id, done.err()).await?;
             }
             (_, Ok(room_id)) => {
-                let known = rooms::get(&mut transaction, &room_id).await?;
-                if known.as_ref().is_none_or(|room| room.membership != Membership::Join) {
+                if note_joined(&self.taker, &mut transaction, &room_id).await? {
                     tracing::info!(room = %room_id, "joined a room of a followed space");
-                    let room =
-                        known.unwrap_or_else(|| RoomRow::new(room_id.clone(), Membership::Join));
-                    let room = RoomRow { membership: Membership::Join, loaded: false, ..room };
-                    rooms::put(&mut transaction, &room).await?;
-                    let (now, tick) = (now_ms(), store.next_tick());
-                    marks::mark(&mut transaction, &room_id, None, now, tick).await?;
                 }
                 if let ToJoin::Space(name, _) = &what {
                     let rows = spaces::followed(&mut transaction).await?;
