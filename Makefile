@@ -20,7 +20,7 @@ demo: setup
 
 bench: setup
 	cargo bench --bench join --bench room_1000 --bench fan_out --bench at_rest --bench requests \
-		--bench flood --bench answer --bench ledger --bench rotation --bench organisation
+		--bench flood --bench answer --bench ledger --bench rotation --bench seal --bench organisation
 
 # Linters and dry runs for what deploy/ holds.
 deploy-check: setup
