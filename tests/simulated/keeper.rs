@@ -1,10 +1,12 @@
 //! The keeper's real binary, run against the simulated homeserver.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -390,10 +392,16 @@ impl Drop for Keeper {
     }
 }
 
-/// A loopback address which nobody listens on.
+/// A loopback address which nobody listens on, and which no other call was given.
 pub fn free_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
-    listener.local_addr().expect("a bound listener has an address").to_string()
+    static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
+        let address = listener.local_addr().expect("a bound listener has an address").to_string();
+        if GIVEN.lock().expect("nobody panics with it").insert(address.clone()) {
+            return address;
+        }
+    }
 }
 
 fn write(folder: &TempDir, name: &str, content: &str) {
