@@ -139,10 +139,11 @@ impl PutOff {
             .any(|batch| batch.devices.contains_key(user) || batch.identities.contains_key(user))
     }
 
-    /// Returns once everything that was told before is on the disk, but for sessions that are held.
-    pub(super) async fn write(&self) -> Result<()> {
+    /// Returns once everything that was told before is on the disk, but for sessions that are held: whether there were
+    /// any.
+    pub(super) async fn write(&self) -> Result<bool> {
         if self.lock().both().all(Batch::is_empty) {
-            return Ok(());
+            return Ok(false);
         }
         let _one_at_a_time = self.one_at_a_time.lock().await;
         self.write_all().await
@@ -151,18 +152,13 @@ impl PutOff {
     /// Returns once everything that was told before is on the disk. The machine must not be waiting for the caller:
     /// whoever holds sessions needs it.
     pub(super) async fn write_held_too(&self) -> Result<()> {
-        loop {
-            self.write().await?;
-            let is_held = |held: &HashSet<String>| {
-                self.lock().both().any(|batch| batch.sessions.keys().any(|key| held.contains(key)))
-            };
-            let mut held = self.held.subscribe();
-            if !is_held(&held.borrow_and_update()) {
-                return Ok(());
-            }
+        // From before the writing on, so that what is let go meanwhile is heard of.
+        let mut held = self.held.subscribe();
+        while self.write().await? {
             // The sender lives as long as `self`, so that this ends with a change only.
             let _ = held.changed().await;
         }
+        Ok(())
     }
 
     /// Writes `changes`, which may not wait, after what was told before.
@@ -175,21 +171,20 @@ impl PutOff {
         changes.await
     }
 
-    async fn write_all(&self) -> Result<()> {
-        let batch = {
+    /// Returns whether sessions were left out because they are held.
+    async fn write_all(&self) -> Result<bool> {
+        // Nobody begins to hold one while `one_at_a_time` is taken.
+        let held = self.held.borrow().clone();
+        let (batch, left_out) = {
             let mut batches = self.lock();
-            let waiting = std::mem::take(&mut batches.waiting);
-            batches.writing.append(waiting);
-            let held = self.held.borrow();
-            if !held.is_empty() {
-                let Batches { writing, waiting } = &mut *batches;
-                waiting.sessions =
-                    writing.sessions.extract_if(|key, _| held.contains(key)).collect();
-            }
-            batches.writing.clone()
+            let later = std::mem::take(&mut batches.waiting);
+            batches.writing.append(later);
+            let Batches { writing, waiting } = &mut *batches;
+            waiting.sessions = writing.sessions.extract_if(|key, _| held.contains(key)).collect();
+            (writing.clone(), !waiting.sessions.is_empty())
         };
         if batch.is_empty() {
-            return Ok(());
+            return Ok(left_out);
         }
         let Batch { tracked, .. } = &batch;
         let tracked: Vec<(&UserId, bool)> =
@@ -203,7 +198,7 @@ impl PutOff {
             self.store.save_tracked_users(&tracked).await?;
         }
         self.lock().writing = Batch::default();
-        Ok(())
+        Ok(left_out)
     }
 
     fn lock(&self) -> MutexGuard<'_, Batches> {

@@ -125,6 +125,7 @@ impl Visit<'_> {
         self.write_forwarded(&mut letters, &asked.request, &what).await?;
         let (store, room_id, now) = (self.lanes.taker.store.clone(), self.room_id(), now_ms());
         self.asked.push(asked);
+        self.lanes.taker.device.written().await?;
         let mut transaction = store.begin().await?;
         if !self.still_present(&mut transaction, &letters).await?
             || !self.still_wanted(&mut transaction, &letters).await?

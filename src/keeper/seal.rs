@@ -72,6 +72,7 @@ impl Visit<'_> {
             worked.push(work);
         }
         let now = now_ms();
+        self.lanes.taker.device.written().await?;
         let mut transaction = store.begin().await?;
         // Whatever was encrypted is forgotten here, if somebody left in the meantime: it was nowhere but here.
         if !self.still_present(&mut transaction, &letters).await?

@@ -55,6 +55,8 @@ impl Visit<'_> {
             .await?;
         }
         let now = now_ms();
+        // Before anybody waits for the right to write.
+        self.lanes.taker.device.written().await?;
         let mut transaction = store.begin().await?;
         if !self.still_present(&mut transaction, &letters).await?
             || !self.still_wanted(&mut transaction, &letters).await?
@@ -193,8 +195,8 @@ impl Visit<'_> {
         }
     }
 
-    /// Writes requests into the outbox, as part of the caller's transaction. The ratchets that encrypted them are
-    /// on the disk when this returns: the commit must not come before them.
+    /// Writes requests into the outbox, as part of the caller's transaction. The ratchets that encrypted them are on the
+    /// disk already: the caller has seen to that before it began to write.
     pub(super) async fn insert(
         &self,
         db: &mut sqlx::SqliteConnection,
@@ -218,7 +220,6 @@ impl Visit<'_> {
             let row = OutboxRow { id, room_id: room_id.to_owned(), request };
             rows.push((row, Arc::new(detail)));
         }
-        self.lanes.taker.device.written().await?;
         Ok(rows)
     }
 
