@@ -7,7 +7,7 @@
 //! What an event landed on is what stood there where the homeserver attached it to the room's history. While a member's
 //! is being written that may be what the member's replaces, so the newest events are asked which of the two is newer.
 
-use ruma::{RoomId, UserId};
+use ruma::{OwnedEventId, RoomId, UserId};
 use sqlx::SqliteConnection;
 
 use super::{KeeperError, ingest::Taker, rooms::LOOK_BACK, state_events::read_again};
@@ -17,22 +17,22 @@ use crate::{
     store::{RoomRow, StateEventRow, TupleRow, tuples},
 };
 
-/// Whether, among the room's newest events, a member's for the same tuple is newer than this fetched one.
+/// A member's event for the same tuple that is newer than this fetched one, among the room's newest.
 ///
 /// # Errors
 ///
 /// [`KeeperError`] when the homeserver is away.
-pub(super) async fn is_behind(
+pub(super) async fn newer(
     taker: &Taker,
     homeserver: &Homeserver,
     room_id: &RoomId,
     body: &str,
-) -> Result<bool, KeeperError> {
-    let Ok(fetched) = RoomEvent::parse_str(body) else { return Ok(false) };
+) -> Result<Option<OwnedEventId>, KeeperError> {
+    let Ok(fetched) = RoomEvent::parse_str(body) else { return Ok(None) };
     let newest = match homeserver.recent_events(room_id, LOOK_BACK).await {
         Ok(newest) => newest,
         Err(error) if error.is_transient() => return Err(error.into()),
-        Err(_) => return Ok(false),
+        Err(_) => return Ok(None),
     };
     let rivals = newest.iter().filter_map(|body| RoomEvent::parse_str(body.get()).ok());
     let newest = rivals.into_iter().find(|event| {
@@ -40,7 +40,7 @@ pub(super) async fn is_behind(
             && event.state_key == fetched.state_key
             && event.sender != taker.keeper
     });
-    Ok(newest.is_some_and(|newest| newest.event_id != fetched.event_id))
+    Ok(newest.map(|newest| newest.event_id).filter(|newest| *newest != fetched.event_id))
 }
 
 /// Whether somebody else's event stands where a fetched one would.

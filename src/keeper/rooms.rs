@@ -1,6 +1,6 @@
 //! Coming into rooms, and learning what stands there.
 
-use ruma::{OwnedUserId, RoomId};
+use ruma::{OwnedUserId, RoomId, UserId};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -86,6 +86,21 @@ pub async fn accept_invite(
     }
     marks::mark(&mut transaction, &room_id, None, now, taker.store.next_tick()).await?;
     Ok(transaction.commit().await?)
+}
+
+/// What somebody is in a room by the homeserver's word at this moment; `None` where he never was anything.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the homeserver does not say.
+pub(super) async fn membership_now(
+    homeserver: &Homeserver,
+    room_id: &RoomId,
+    user: &UserId,
+) -> Result<Option<Membership>, KeeperError> {
+    let event = homeserver.get_state_event(room_id, "m.room.member", user.as_str()).await?;
+    let event = event.and_then(|event| RoomEvent::parse_str(event.0.get()).ok());
+    Ok(event.and_then(|event| Membership::from_content(&event.content)))
 }
 
 /// Notes that the keeper has come into a room, where its echo was not taken in before, and promises to learn what stands
@@ -266,11 +281,16 @@ pub async fn fetch_missed(
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(_) => None,
         };
-        let behind = match &body {
-            Some(body) => overtaken::is_behind(taker, homeserver, room_id, body.get()).await?,
-            None => false,
+        let newer = match &body {
+            Some(body) => overtaken::newer(taker, homeserver, room_id, body.get()).await?,
+            None => None,
         };
         let mut transaction = taker.store.begin().await?;
+        // One that was not told of yet comes into the inbox behind this one, and needs no care.
+        let behind = match &newer {
+            Some(newer) => inbox::knows(&mut transaction, newer).await?,
+            None => false,
+        };
         if let Some(body) = body {
             let body = body.get().to_owned();
             let event = NewEvent { event_id: event_id.clone(), room_id: room_id.to_owned(), body };

@@ -6,7 +6,7 @@ use ruma::{EventId, OwnedEventId, RoomId, UserId};
 
 use super::{Went, Work};
 use crate::{
-    keeper::{KeeperError, clock::now_ms, rules::Rules},
+    keeper::{KeeperError, clock::now_ms, rooms::membership_now, rules::Rules},
     state::{Form, Membership},
     store::{
         Blueprint, CommissionRow, SourceValue, StateValue, Step, TupleRow, marks, rooms, tuples,
@@ -161,12 +161,11 @@ impl Work {
         Ok(Went::On)
     }
 
+    /// Whether somebody is in a room, or invited, or kept out. An invite that was sent before a kill has not been heard of
+    /// yet, so the homeserver is asked.
     async fn is_there(&self, room: &RoomId, user: &UserId) -> Result<bool, KeeperError> {
-        let store = &self.lanes.taker.store;
-        let member = rooms::get_member(&mut *store.read().await?, room, user).await?;
-        Ok(member.is_some_and(|member| {
-            matches!(member.membership, Membership::Join | Membership::Invite | Membership::Ban)
-        }))
+        let membership = membership_now(&self.lanes.homeserver, room, user).await?;
+        Ok(matches!(membership, Some(Membership::Join | Membership::Invite | Membership::Ban)))
     }
 }
 

@@ -34,10 +34,11 @@ use crate::{
         ingest::power_levels,
         lane::Lanes,
         pacing::{Allowance, unreachable_wait},
+        rooms::membership_now,
         rules::Rate,
     },
-    state::{Membership, RoomEvent},
-    store::{Invitee, RoomRow, invites, rooms},
+    state::Membership,
+    store::{Invitee, RoomRow, invites, previews, rooms},
 };
 
 /// How many people are invited in one batch: they are sent one bundle.
@@ -197,7 +198,8 @@ impl Host {
             transaction.commit().await?;
             return Ok(None);
         };
-        if !room.loaded {
+        let unsure = previews::is_unsure(&mut *taker.store.read().await?, room_id).await?;
+        if !room.loaded || unsure {
             self.put_off(room_id, people, UNREADY_WAITS).await?;
             return Ok(None);
         }
@@ -224,12 +226,8 @@ impl Host {
 
     /// What the homeserver says of somebody whose invite may have been sent.
     async fn look(&self, room_id: &RoomId, one: &Invitee) -> Result<Standing, KeeperError> {
-        let user = one.user_id.as_str();
-        let event = self.lanes.homeserver.get_state_event(room_id, "m.room.member", user).await?;
-        let membership = event
-            .and_then(|event| RoomEvent::parse_str(event.0.get()).ok())
-            .and_then(|event| Membership::from_content(&event.content));
-        Ok(match membership {
+        let homeserver = &self.lanes.homeserver;
+        Ok(match membership_now(homeserver, room_id, &one.user_id).await? {
             Some(Membership::Join | Membership::Invite) => Standing::Inside,
             Some(Membership::Leave | Membership::Ban) => Standing::Gone,
             Some(Membership::Knock) | None => Standing::Outside,
