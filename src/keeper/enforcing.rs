@@ -1,7 +1,7 @@
 //! Enforcing what the homeserver cannot: which rule an event broke is noted and told in the commit that takes it in;
 //! [`super::decide`] says what follows, and here that is performed.
 
-use ruma::{RoomId, UserId};
+use ruma::UserId;
 use sqlx::SqliteConnection;
 
 use super::{
@@ -70,8 +70,11 @@ pub fn refusal_on_key(room: &RoomRow, seen: &StateEventRow) -> Option<Refusal> {
 
 /// Notes an event's refusal, and tells of it once.
 pub(super) fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, refusal: &Refusal) {
-    let told = seen.verdict == refusal.as_label();
-    seen.verdict = refusal.as_label().to_owned();
+    let answered = seen.verdict == SAID_AGAIN;
+    let told = answered || seen.verdict == refusal.as_label();
+    if !answered {
+        seen.verdict = refusal.as_label().to_owned();
+    }
     let known = seen.breach.filter(|rule| *rule != Rule::Timestamp);
     seen.breach = known.or_else(|| Rule::of_refusal(refusal)).or(seen.breach);
     // A device may be signed yet, an identity confirmed: these are judged again when its owner's devices change, or
@@ -98,7 +101,7 @@ pub(super) async fn keep(
         before.is_some_and(|before| before.breach == seen.breach && before.live == seen.live);
     let Some(rule) = seen.breach.filter(|_| !told) else { return Ok(()) };
     let rules = taker.rules.of(room);
-    let breach = breach_of(db, &room.room_id, seen).await?;
+    let breach = breach_of(taker, db, room, seen).await?;
     // What was found when the keeper came is left.
     let action =
         breach.as_ref().map_or("report", |breach| action_label(taker, room, &rules, breach));
@@ -150,11 +153,15 @@ fn action_label(taker: &Taker, room: &RoomRow, rules: &Rules, breach: &Breach) -
 
 /// The rule that an event broke, where the keeper may do something about it: it saw it happen, or the type is critical.
 pub(super) async fn breach_of(
+    taker: &Taker,
     db: &mut SqliteConnection,
-    room: &RoomId,
+    room: &RoomRow,
     seen: &StateEventRow,
 ) -> Result<Option<Breach>, KeeperError> {
-    let open = (seen.live || seen.breach == Some(Rule::Critical)) && seen.verdict != SAID_AGAIN;
+    // What the truth was said over is redacted once the keeper may.
+    let answered =
+        seen.verdict == SAID_AGAIN && !power_levels(room).may_redact_other(&taker.keeper);
+    let open = (seen.live || seen.breach == Some(Rule::Critical)) && !answered;
     let Some(rule) = seen.breach.filter(|_| open) else {
         return Ok(None);
     };
@@ -164,7 +171,7 @@ pub(super) async fn breach_of(
         tuple: seen.tuple.clone(),
         rule,
         at: seen.received_at,
-        rounds: tuples::breaches_since(db, room, &seen.sender, since).await?,
+        rounds: tuples::breaches_since(db, &room.room_id, &seen.sender, since).await?,
     }))
 }
 
@@ -223,7 +230,7 @@ impl Visit<'_> {
             tuples::get_event(store, db, current).await?
         };
         match seen {
-            Some(seen) => breach_of(db, room, &seen).await,
+            Some(seen) => breach_of(&self.lanes.taker, db, &self.room, &seen).await,
             None => Ok(None),
         }
     }
