@@ -52,7 +52,7 @@ pub async fn of_user(
 ) -> Result<PreviewPolicy> {
     let row: Option<(String,)> = sqlx::query_as(
         "SELECT p.preview FROM previewed p JOIN members m ON m.room_id = p.allowed_id \
-         AND m.user_id = ?2 AND m.membership = 'join' WHERE p.room_id = ?1 AND NOT EXISTS \
+         AND m.user_id = ?2 AND m.membership = 'join' WHERE p.room_id = ?1 AND p.loaded AND NOT EXISTS \
          (SELECT 1 FROM members b WHERE b.room_id = ?1 AND b.user_id = ?2 AND b.membership = 'ban') \
          LIMIT 1",
     )
@@ -74,6 +74,23 @@ pub async fn is_previewed(connection: &mut SqliteConnection, room: &RoomId) -> R
             .bind(room.as_str())
             .fetch_one(connection)
             .await?;
+    Ok(is)
+}
+
+/// Whether the state of a room is being fetched whose members may read this one before they join it: who that is is not
+/// known for certain then.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn is_unsure(connection: &mut SqliteConnection, room: &RoomId) -> Result<bool> {
+    let (is,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM let_in l JOIN rooms a ON a.room_id = l.allowed_id \
+         AND a.membership = 'join' AND a.loaded = 0 WHERE l.room_id = ?)",
+    )
+    .bind(room.as_str())
+    .fetch_one(connection)
+    .await?;
     Ok(is)
 }
 
@@ -149,7 +166,7 @@ pub async fn ended(
          (SELECT 1 FROM members r WHERE r.room_id = l.room_id AND r.user_id = ?2 \
          AND r.membership IN ('join', 'invite')) AND NOT EXISTS \
          (SELECT 1 FROM previewed p JOIN members m ON m.room_id = p.allowed_id \
-         AND m.user_id = ?2 AND m.membership = 'join' WHERE p.room_id = l.room_id)",
+         AND m.user_id = ?2 AND m.membership = 'join' WHERE p.room_id = l.room_id AND p.loaded)",
     )
     .bind(left.as_str())
     .bind(user.as_str())
@@ -175,7 +192,7 @@ pub async fn shut_out(
          AND r.user_id = m.user_id AND r.membership IN ('join', 'invite')) AND NOT EXISTS \
          (SELECT 1 FROM previewed p JOIN members o ON o.room_id = p.allowed_id \
          AND o.user_id = m.user_id AND o.membership = 'join' \
-         WHERE p.room_id = ?1 AND p.allowed_id <> ?2)",
+         WHERE p.room_id = ?1 AND p.allowed_id <> ?2 AND p.loaded)",
     )
     .bind(room.as_str())
     .bind(allowed.as_str())
@@ -357,10 +374,11 @@ pub async fn count_candidates(connection: &mut SqliteConnection, room: &RoomId) 
 }
 
 async fn allowed(connection: &mut SqliteConnection, room: &RoomId) -> Result<Vec<String>> {
-    let rows: Vec<(String,)> = sqlx::query_as("SELECT allowed_id FROM previewed WHERE room_id = ?")
-        .bind(room.as_str())
-        .fetch_all(connection)
-        .await?;
+    let rows: Vec<(String,)> =
+        sqlx::query_as("SELECT allowed_id FROM previewed WHERE room_id = ? AND loaded")
+            .bind(room.as_str())
+            .fetch_all(connection)
+            .await?;
     Ok(rows.into_iter().map(|(id,)| id).collect())
 }
 

@@ -175,14 +175,17 @@ impl Provider {
         Ok(Some(Batch::Round(room, candidates)))
     }
 
-    /// Begins a round through all who may read a room before they join it, unless something is being sealed there: it is
-    /// due a little later, then. Notes what they are given: of each tuple the session of its current value, but not of
-    /// one that they were given another session of a short while ago; for that there is another round.
+    /// Begins a round through all who may read a room before they join it, unless something is being sealed there, or
+    /// who they are is being asked: it is due a little later, then. Notes what they are given: of each tuple the session
+    /// of its current value, but not of one that they were given another session of a short while ago; for that there is
+    /// another round.
     async fn begin_round(&self, room: &RoomId, rules: &SpaceRules) -> Result<bool, KeeperError> {
         let store = &self.lanes.taker.store;
         let mut transaction = store.begin().await?;
         let now = now_ms();
-        if outbox::is_sealing(&mut transaction, room).await? {
+        if outbox::is_sealing(&mut transaction, room).await?
+            || previews::is_unsure(&mut transaction, room).await?
+        {
             let due = now.saturating_add(UNREADY_WAITS);
             previews::put_round_off(&mut transaction, room, due).await?;
             transaction.commit().await?;
@@ -278,6 +281,9 @@ impl Provider {
             Some(room) if room.membership == Membership::Join && room.state_encrypted => room,
             _ => return Ok(Served::Nobody),
         };
+        if self.is_unsure(room_id).await? {
+            return Ok(Served::NotYet);
+        }
         if lanes.taker.rules.of(&room).noop || people.is_empty() {
             return Ok(Served::Done(BTreeSet::new()));
         }
@@ -293,6 +299,10 @@ impl Provider {
         }
         let mut visit = Visit::new(&lanes, room, Some(users));
         let known = visit.know().await?;
+        // Somebody may have looked like one who may not read the room, then.
+        if self.is_unsure(room_id).await? {
+            return Ok(Served::NotYet);
+        }
         let PreviewPlan { mut shares, retire } = decide_previews(&known, &visit.rules);
         if matches!(batch, Batch::Round(..)) {
             let db = &mut *lanes.taker.store.read().await?;
@@ -309,6 +319,10 @@ impl Provider {
         let missed = self.note(visit, keys, unsettled).await?;
         self.recall_early(room_id, people).await?;
         Ok(if held { Served::Done(missed) } else { Served::NotYet })
+    }
+
+    async fn is_unsure(&self, room: &RoomId) -> Result<bool, KeeperError> {
+        Ok(previews::is_unsure(&mut *self.lanes.taker.store.read().await?, room).await?)
     }
 
     /// Retires what is held by those who should not hold it, or by devices that are gone.
