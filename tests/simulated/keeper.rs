@@ -1,12 +1,9 @@
 //! The keeper's real binary, run against the simulated homeserver.
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
-    net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::Mutex,
     time::{Duration, Instant},
 };
 
@@ -16,6 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
+    ports,
     push::{HttpClient, http_client, request},
     sim::{PATIENCE, Registration, Sim},
 };
@@ -394,14 +392,7 @@ impl Drop for Keeper {
 
 /// A loopback address which nobody listens on, and which no other call was given.
 pub fn free_address() -> String {
-    static GIVEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free loopback port");
-        let address = listener.local_addr().expect("a bound listener has an address").to_string();
-        if GIVEN.lock().expect("nobody panics with it").insert(address.clone()) {
-            return address;
-        }
-    }
+    format!("127.0.0.1:{}", ports::free())
 }
 
 fn write(folder: &TempDir, name: &str, content: &str) {

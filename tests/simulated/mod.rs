@@ -23,6 +23,8 @@ pub mod http;
 pub mod keeper;
 pub mod making;
 pub mod measure;
+#[path = "../support/ports.rs"]
+pub mod ports;
 pub mod push;
 pub mod queries;
 pub mod requests;

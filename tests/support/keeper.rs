@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{PATIENCE, RunDir, api, free_port, metrics::Metrics, process::Process, within};
+use super::{PATIENCE, RunDir, api, metrics::Metrics, ports, process::Process, within};
 
 /// The keeper's user.
 pub const KEEPER: &str = "@statekeeper:localhost";
@@ -42,7 +42,7 @@ impl Keeper {
     /// binary write the registration that the homeserver has to load before it starts.
     pub fn prepare(homeserver: &str, overrides: &Value) -> Self {
         let dir = RunDir::new("keeper");
-        let (port, admin_port) = (free_port(), free_port());
+        let (port, admin_port) = (ports::free(), ports::free());
         let mut config = json!({
             "homeserver": { "address": homeserver, "domain": "localhost" },
             "appservice": {

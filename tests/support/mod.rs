@@ -15,6 +15,7 @@ pub mod js;
 pub mod keeper;
 pub mod line_host;
 pub mod metrics;
+pub mod ports;
 pub mod process;
 pub mod python;
 pub mod room;
@@ -24,11 +25,9 @@ pub mod timeline;
 pub mod world;
 
 use std::{
-    collections::BTreeSet,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     sync::{
-        Mutex, Once,
+        Once,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -64,18 +63,6 @@ pub async fn within<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>
 /// The repository's top level.
 pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A port on which nothing listens at this moment, and which no other call was given.
-pub fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().insert(port) {
-            return port;
-        }
-    }
 }
 
 /// A name that no other test of this run uses.

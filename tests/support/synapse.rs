@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{PATIENCE, RunDir, api, api::Api, free_port, process::Process, repository, within};
+use super::{PATIENCE, RunDir, api, api::Api, ports, process::Process, repository, within};
 
 /// What registers a server administrator.
 const SHARED_SECRET: &str = "of a test, too";
@@ -35,7 +35,7 @@ pub struct Synapse {
 impl Synapse {
     /// Writes a configuration and starts the homeserver.
     pub async fn start(options: &Options) -> Self {
-        let mut synapse = Self::prepare(options, free_port());
+        let mut synapse = Self::prepare(options, ports::free());
         synapse.resume().await;
         synapse
     }

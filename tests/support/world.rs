@@ -9,10 +9,10 @@ use tokio::sync::OnceCell;
 use super::{
     api::{Api, encode},
     client::{Sdk, StockClient},
-    eventually, free_port,
+    eventually,
     js::{JsClient, JsHost},
     keeper::{KEEPER, Keeper},
-    process,
+    ports, process,
     room::{JoinRule, RoomSpec, public_space},
     rust::RustClient,
     synapse::{self, Synapse},
@@ -50,7 +50,7 @@ impl World {
 
     /// Writes all configuration and starts only the Node process.
     pub fn prepare(mut options: synapse::Options, overrides: &Value) -> Self {
-        let port = free_port();
+        let port = ports::free();
         let keeper = Keeper::prepare(&format!("http://127.0.0.1:{port}"), overrides);
         options.app_services.push(keeper.registration());
         let synapse = Synapse::prepare(&options, port);
