@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::PoisonError,
+    time::{Duration, Instant},
 };
 
 use matrix_sdk_crypto::{CryptoStoreError, store::CryptoStore, types::DeviceKeys};
@@ -26,11 +27,29 @@ use super::{
 const OLM: &str = "m.olm.v1.curve25519-aes-sha2";
 /// For how many devices one request is at most.
 pub const IN_ONE_REQUEST: usize = 250;
+/// How many messages are put together before more urgent work is looked for.
+const BETWEEN_LOOKS: usize = 10;
+/// How long one request stands aside for it altogether.
+const LONGEST_ASIDE: Duration = Duration::from_millis(150);
 /// Of how many devices it is remembered that there are Olm sessions with them.
 const MOST_MET: usize = 65_536;
 
 /// What was encrypted: requests, and the devices with which no Olm session exists.
 pub type Encrypted = (Vec<ToDevice>, Vec<(OwnedUserId, OwnedDeviceId)>);
+
+/// Says when work that can wait goes on.
+pub trait Turn: Clone + Send + Sync + 'static {
+    /// Returns once nothing more urgent is waiting, and soon in any case.
+    fn come(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// What waits for nothing.
+#[derive(Clone, Copy, Debug)]
+struct AtOnce;
+
+impl Turn for AtOnce {
+    async fn come(&self) {}
+}
 
 /// What an Olm message says (spec, "m.olm.v1.curve25519-aes-sha2"; the sender's keys are those of MSC4147).
 #[derive(Serialize)]
@@ -123,12 +142,12 @@ impl KeeperDevice {
         content: &serde_json::Value,
     ) -> Result<Encrypted, CryptoError> {
         if devices.len() <= IN_ONE_REQUEST {
-            return self.encrypt_in_chunks(devices, event_type, content).await;
+            return self.encrypt_in_chunks(devices, event_type, content, &AtOnce).await;
         }
         let share = devices.len().div_ceil(self.threads).next_multiple_of(IN_ONE_REQUEST);
         let sides: Vec<_> = devices
             .chunks(share)
-            .map(|devices| self.encrypt_apart(devices.to_vec(), event_type, content))
+            .map(|devices| self.encrypt_apart(devices.to_vec(), event_type, content, AtOnce))
             .collect();
         let (mut encrypted, mut without) = (Vec::new(), Vec::new());
         for side in sides {
@@ -139,19 +158,21 @@ impl KeeperDevice {
         Ok((encrypted, without))
     }
 
-    /// Begins to do the same on a thread of its own, at once; the future is that it has come to its end.
-    pub fn encrypt_apart(
+    /// Begins to do the same on a thread of its own, at once, and stands aside between two messages where it is not its
+    /// `turn`; the future is that it has come to its end.
+    pub fn encrypt_apart<T: Turn>(
         &self,
         devices: Vec<KnownDevice>,
         event_type: &str,
         content: &serde_json::Value,
-    ) -> impl Future<Output = Result<Encrypted, CryptoError>> + use<> {
+        turn: T,
+    ) -> impl Future<Output = Result<Encrypted, CryptoError>> + use<T> {
         let device = self.clone();
         let (event_type, mut content) = (event_type.to_owned(), content.clone());
         let under_way = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let done = runtime.map_err(interrupted).and_then(|runtime| {
-                runtime.block_on(device.encrypt_in_chunks(&devices, &event_type, &content))
+                runtime.block_on(device.encrypt_in_chunks(&devices, &event_type, &content, &turn))
             });
             wipe(&mut content);
             done
@@ -164,6 +185,7 @@ impl KeeperDevice {
         devices: &[KnownDevice],
         event_type: &str,
         content: &serde_json::Value,
+        turn: &impl Turn,
     ) -> Result<Encrypted, CryptoError> {
         let (mut requests, mut without) = (Vec::new(), Vec::new());
         if devices.is_empty() {
@@ -180,7 +202,8 @@ impl KeeperDevice {
             content,
         };
         for devices in devices.chunks(IN_ONE_REQUEST) {
-            let (request, unreachable) = self.encrypt_one_request(devices, &head, own).await?;
+            let (request, unreachable) =
+                self.encrypt_one_request(devices, &head, own, turn).await?;
             requests.extend(request);
             self.note_met(devices, &unreachable);
             without.extend(unreachable);
@@ -193,10 +216,17 @@ impl KeeperDevice {
         devices: &[KnownDevice],
         head: &Letterhead<'_>,
         own: &DeviceKeys,
+        turn: &impl Turn,
     ) -> Result<(Option<ToDevice>, Vec<(OwnedUserId, OwnedDeviceId)>), CryptoError> {
         let (mut recipients, mut without) = (Vec::new(), Vec::new());
         let (mut messages, mut moved) = (BTreeMap::<_, BTreeMap<_, _>>::new(), Vec::new());
-        for device in devices {
+        let mut aside = Duration::ZERO;
+        for (nth, device) in devices.iter().enumerate() {
+            if nth.is_multiple_of(BETWEEN_LOOKS) && aside < LONGEST_ASIDE {
+                let began = Instant::now();
+                turn.come().await;
+                aside += began.elapsed();
+            }
             let name = (device.user_id.clone(), device.device_id.clone());
             let keys = device.data.curve25519_key().zip(device.ed25519());
             let Some((curve25519, ed25519)) = keys.filter(|_| !device.blocked) else {

@@ -22,7 +22,7 @@ mod vouchers;
 
 pub use self::{
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, MadeSession, Received, ToDevice},
-    encrypting::{Encrypted, IN_ONE_REQUEST},
+    encrypting::{Encrypted, IN_ONE_REQUEST, Turn},
     error::CryptoError,
     files::EncryptedFile,
     forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},

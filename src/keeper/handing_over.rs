@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     config::RotateWhen,
-    crypto::{CryptoError, Encrypted, IN_ONE_REQUEST, KeySnapshot, StateSession, wipe},
+    crypto::{CryptoError, Encrypted, IN_ONE_REQUEST, KeySnapshot, StateSession, Turn as _, wipe},
     store::{SessionRow, ledger, sessions},
 };
 
@@ -157,15 +157,15 @@ impl Visit<'_> {
         content: &serde_json::Value,
         sending: &mut Sending,
     ) -> Result<usize, KeeperError> {
-        let device = self.lanes.taker.device.clone();
+        let (device, newcomers) = (self.lanes.taker.device.clone(), self.lanes.newcomers.clone());
         let (mut ahead, mut handed_over) = (VecDeque::new(), 0);
         loop {
             while ahead.len() < AHEAD
                 && let Some(batch) = batches.next()
             {
-                self.lanes.newcomers.give_way().await;
-                let devices = self.devices_of(batch.iter());
-                ahead.push_back((batch, device.encrypt_apart(devices, "m.room_key", content)));
+                let (devices, turn) = (self.devices_of(batch.iter()), newcomers.clone());
+                let encrypting = device.encrypt_apart(devices, "m.room_key", content, turn);
+                ahead.push_back((batch, encrypting));
             }
             let Some((batch, encrypting)) = ahead.pop_front() else { return Ok(handed_over) };
             let encrypted = encrypting.await?;
@@ -194,7 +194,7 @@ impl Visit<'_> {
         if letters.grants.is_empty() {
             return Ok(true);
         }
-        self.lanes.newcomers.give_way().await;
+        self.lanes.newcomers.come().await;
         let now = now_ms();
         // Before anybody waits for the right to write.
         self.lanes.taker.device.written().await?;

@@ -12,7 +12,7 @@ use tokio::sync::{
 };
 
 use super::{KeeperError, ingest::Taker};
-use crate::{appservice::IncomingEvent, state::Membership, store::rooms};
+use crate::{appservice::IncomingEvent, crypto::Turn, state::Membership, store::rooms};
 
 /// How many newcomers wait to be met; those beyond it are met when they are decided upon.
 const MOST_WAITING: usize = 256;
@@ -69,10 +69,15 @@ impl Newcomers {
             self.served(users);
         }
     }
+}
 
+impl Turn for Newcomers {
     /// Work that can wait gives way: returns once nobody is being served, and soon in any case. Who is not served by
     /// then is not waited for again.
-    pub async fn give_way(&self) {
+    async fn come(&self) {
+        if self.at_the_door.borrow().is_empty() {
+            return;
+        }
         let mut door = self.at_the_door.subscribe();
         let waiting = door.borrow_and_update().clone();
         let nobody = door.wait_for(|still| waiting.is_disjoint(still));
@@ -198,18 +203,18 @@ mod tests {
     #[tokio::test]
     async fn work_that_can_wait_gives_way_to_whoever_is_at_the_door_once() {
         let (newcomers, _arriving) = Newcomers::new();
-        newcomers.give_way().await;
+        newcomers.come().await;
         let room = room_id!("!room:localhost");
         let [bob, carol] = [user_id!("@bob:localhost"), user_id!("@carol:localhost")];
         newcomers.arrive((room.to_owned(), bob.to_owned()));
-        let mut waits = std::pin::pin!(newcomers.give_way());
+        let mut waits = std::pin::pin!(newcomers.come());
         assert!(futures_util::poll!(waits.as_mut()).is_pending());
         // Those who come later are waited for the next time.
         newcomers.arrive((room.to_owned(), carol.to_owned()));
         newcomers.served([&bob.to_owned()]);
         assert!(futures_util::poll!(waits.as_mut()).is_ready());
         assert!(newcomers.at_the_door.borrow().contains(carol));
-        newcomers.give_way().await;
+        newcomers.come().await;
         assert!(newcomers.at_the_door.borrow().is_empty());
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::spaces::{
-    ALICE, a_late_comer_is_given, following, is_given, joined, list, named_child, opens,
+    ALICE, a_late_comer_is_given, counts, following, is_given, joined, list, named_child, opens,
     restricted_room,
 };
 use crate::{
@@ -60,6 +60,14 @@ async fn all_gone_through(stage: &Stage) {
     }
 }
 
+/// The space lists a room that is not there. The event that says so.
+async fn list_for_a_moment(stage: &Stage, space: &RoomRef) -> String {
+    let child = ("m.space.child", "!gone:localhost");
+    let event_id = space.put_state(ALICE, child, json!({ "via": ["localhost"] }));
+    counts(stage, "statekeeper_space_rooms", "status=\"missing\"", 1.0).await;
+    event_id
+}
+
 #[tokio::test]
 async fn a_name_is_not_held_back_by_a_topic_that_changes_often() {
     let (stage, space) = following(json!({ "preview_interval": "1h" })).await;
@@ -108,6 +116,38 @@ async fn where_a_room_has_one_session_the_next_name_is_given_whatever_was_sealed
     // The session that follows encrypts something else first, which is no business of Bob's.
     stage.set(&room, PLAN, json!({ "plan": "secret" })).await;
     stage.name(&room, "Coffee").await;
+    is_given(&stage, &room, &bob).await;
+}
+
+#[tokio::test]
+async fn what_is_due_while_a_space_is_fetched_anew_is_done_once_it_is_there() {
+    let (stage, space) = following(json!({ "preview_interval": "1ms" })).await;
+    let second = stage.room().await;
+    let (bob, dave) = (stage.sim.user("bob").create(), stage.sim.user("dave").create());
+    let room = named_child(&stage, &space, "Tea").await;
+    stage.sim.join(&space, "bob");
+    is_given(&stage, &room, &bob).await;
+    stage.sim.user("carol").create();
+    stage.sim.join(&room, "carol");
+    stage.shows(&stage.sim.device("carol", 1), &room, "Tea").await;
+    let other = restricted_room(&stage, &[&second.room_id]);
+    list(&space, &other.room_id, "localhost");
+    joined(&stage, &other).await;
+    let listed = list_for_a_moment(&stage, &space).await;
+    stage.sim.hold("state");
+    let before = stage.sim.with(|world| world.requests.all.len());
+    space.redact(&listed);
+    let asks = |world: &mut World| {
+        world.requests.all.iter().skip(before).any(|one| one.endpoint == "state")
+    };
+    stage.sim.wait_for("the space's state is asked for", asks).await;
+    // A new session, which Bob has to be given; what comes after it goes through.
+    room.leave("carol");
+    stage.name(&room, "Coffee").await;
+    stage.name(&other, "Elsewhere").await;
+    stage.sim.join(&second, "dave");
+    is_given(&stage, &other, &dave).await;
+    stage.sim.release("state");
     is_given(&stage, &room, &bob).await;
 }
 
