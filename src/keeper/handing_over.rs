@@ -195,9 +195,11 @@ impl Visit<'_> {
             return Ok(true);
         }
         self.lanes.newcomers.come().await;
-        let now = now_ms();
         // Before anybody waits for the right to write.
         self.lanes.taker.device.written().await?;
+        // That took its time, and who came meanwhile would wait for that right.
+        self.lanes.newcomers.come().await;
+        let now = now_ms();
         let mut transaction = store.begin().await?;
         if !self.still_present(&mut transaction, &letters).await?
             || (next.stands && sessions::is_retired(&mut transaction, &session_id).await?)
