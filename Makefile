@@ -1,6 +1,6 @@
 # `make demo` shows the keeper at work, `make test` runs all tests. Both fetch what they need into
 # .work/ and need Rust, a C compiler, Python and Node.js; tests/tools.sh says what is missing. The tests
-# also need Chromium, and install it as root on Debian.
+# also need Chromium, and install it as root on Debian; CHROMIUM=/path/to/it names one that is not on PATH.
 
 # The end-to-end tests each start a homeserver: more of them at once than cores, and they time out.
 RUST_TEST_THREADS ?= 2

@@ -30,6 +30,12 @@ access:     { admins: ["@ops:localhost"], invite_from: ["*:localhost"] }
 logging:    { format: text, level: info }
 "#;
 
+/// A configuration with more in `admin`.
+fn with_dashboard(more: &str) -> String {
+    let listen = "listen: \"127.0.0.1:29331\"";
+    CONFIG.replace(listen, &format!("{listen}, {more}"))
+}
+
 /// A folder with a configuration, in which commands are run.
 struct Site {
     folder: tempfile::TempDir,
@@ -285,6 +291,37 @@ fn what_is_risky_and_not_wrong_is_a_warning() {
         lines[0].starts_with(&format!("warning: {}: rate_limited: ", path("registration.yaml")))
     );
     assert!(lines[1].starts_with(&format!("warning: {}: can be read", path("data/passphrase"))));
+}
+
+#[test]
+fn a_secret_of_the_dashboard_that_everybody_may_read_is_a_warning() {
+    let site = Site::complete(&with_dashboard(
+        "trusted_proxies: [\"127.0.0.1\"], dashboard: { token_file: token, user_header: X-User, \
+         proxy_secret_file: secret }",
+    ));
+    for name in ["token", "secret"] {
+        fs::write(site.path(name), "a long random line, made up here\n").unwrap();
+        fs::set_permissions(site.path(name), fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    let said = site.check();
+    assert_eq!(said.code, 0, "{said:?}");
+    for name in ["token", "secret"] {
+        let warning = format!("warning: {}: can be read", site.path(name).display());
+        assert!(said.err.contains(&warning), "{said:?}");
+        fs::set_permissions(site.path(name), fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    assert_eq!(site.check().err, "");
+}
+
+#[test]
+fn a_secret_of_the_dashboard_is_measured_without_the_spaces_around_it() {
+    let site = Site::complete(&with_dashboard("dashboard: { token_file: token }"));
+    let path = |site: &Site| site.path("token");
+    fs::write(path(&site), "   short                     \n\n").unwrap();
+    site.check()
+        .mistakes(&["config.yaml: admin.dashboard.token_file: has fewer than 20 characters"]);
+    fs::write(path(&site), "  exactly-20-letters-!  \n").unwrap();
+    assert_eq!(site.check().code, 0);
 }
 
 #[test]

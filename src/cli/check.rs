@@ -13,7 +13,9 @@ pub(super) fn run(path: &Path) -> anyhow::Result<()> {
     let (config, registration, source) = load(path)?;
     let secrets = [Some(&config.appservice.registration), config.store.passphrase_file.as_ref()];
     let tokens = config.spaces.iter().filter_map(|space| space.admin_token_file.as_ref());
-    let exposed = secrets.into_iter().flatten().chain(tokens).filter_map(|path| exposed(path));
+    let dashboard = config.admin.dashboard.secret_files();
+    let all = secrets.into_iter().flatten().chain(tokens).chain(dashboard);
+    let exposed = all.filter_map(|path| exposed(path));
     for warning in registration.warnings(&source).into_iter().chain(exposed) {
         warn(&warning);
     }

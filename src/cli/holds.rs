@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{beside, output::say, running::other_answer};
 use crate::{
-    keeper::operator::{Answer, Hold, Query},
+    keeper::operator::{Answer, Holds, Query},
     store::NotBeside,
 };
 
@@ -23,11 +23,10 @@ pub(super) struct Arguments {
 
 /// Lists the held members, the longest first.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let answer = beside::ask_or(&arguments.config, Query::Holds, async |store| {
-        let holds = store.holds().await?.into_iter().map(Hold::from).collect();
-        Ok::<_, NotBeside>(Answer::Holds(holds))
+    let answer = beside::ask_or(&arguments.config, Query::Holds { most: None }, async |store| {
+        Ok::<_, NotBeside>(Answer::Holds(Holds::from(store.holds().await?)))
     })?;
-    let Answer::Holds(holds) = answer else { return Err(other_answer()) };
+    let Answer::Holds(Holds { holds, .. }) = answer else { return Err(other_answer()) };
     if arguments.json {
         say(&serde_json::to_string_pretty(&holds)?);
         return Ok(());

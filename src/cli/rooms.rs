@@ -88,7 +88,7 @@ pub(super) fn room(arguments: &Room) -> anyhow::Result<()> {
     let (Some(config), Some(room)) = (&arguments.config, arguments.room.clone()) else {
         anyhow::bail!("name the configuration and a room");
     };
-    let query = Query::Room { room: room.clone() };
+    let query = Query::Room { room: room.clone(), most: None };
     let answer = beside::ask_or(config, query, async |store| {
         let Some(row) = store.rooms(Some(&room)).await?.pop() else {
             return Err(Refused::UnknownRoom(room).into());

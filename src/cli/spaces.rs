@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    keeper::operator::{Answer, Query, Spaces},
+    keeper::operator::{Answer, Query, Spaces, percent},
 };
 
 /// What the command is called with.
@@ -101,10 +101,9 @@ fn lines(found: &Spaces) -> Vec<String> {
     let change =
         |change: &Option<String>| change.as_deref().map_or_else(|| NOTHING.to_owned(), harmless);
     let spaces = found.spaces.iter().map(|space| {
-        let all = space.backlog.saturating_add(space.looked_at).max(1);
-        let backlog = match space.looked_at.saturating_mul(100) / all {
+        let backlog = match space.looked_at {
             0 => space.backlog.to_string(),
-            percent => format!("{} ({percent}% done)", space.backlog),
+            done => format!("{} ({}% done)", space.backlog, percent(done, space.to_look_at())),
         };
         let beyond = space.beyond.to_string();
         [word(&space.name), space.status.clone(), beyond, backlog, change(&space.change)]

@@ -138,10 +138,7 @@ impl Draft {
             super::PassphraseError::Missing => return None,
             super::PassphraseError::Empty => "store",
         };
-        let message = format!(
-            "{error}; write a long random line into the file, for instance with `openssl rand -base64 33`"
-        );
-        Some((key.to_owned(), message))
+        Some((key.to_owned(), wants_a_line(&error)))
     }
 
     /// The configuration with its registration, if nothing is wrong with either and they fit one another.
@@ -304,10 +301,14 @@ fn resolve(config: &mut Config, base: &Path) {
 /// What is wrong with a secret of the dashboard that is on.
 fn dashboard_mistake(dashboard: &super::Dashboard) -> Option<(String, String)> {
     let error = dashboard.is_on().then(|| dashboard.read_secrets())?.err()?;
-    let message = format!(
+    Some((format!("admin.dashboard.{}", error.key()), wants_a_line(&error)))
+}
+
+/// A secret's trouble, with the mend.
+fn wants_a_line(error: &impl std::fmt::Display) -> String {
+    format!(
         "{error}; write a long random line into the file, for instance with `openssl rand -base64 33`"
-    );
-    Some((format!("admin.dashboard.{}", error.key()), message))
+    )
 }
 
 /// A default that depends on another section, and so cannot stand in its own.

@@ -129,7 +129,7 @@ impl Visit<'_> {
     ) -> Result<(), KeeperError> {
         let Some((scope, held)) = self.held.take() else { return Ok(()) };
         let room_id = &self.room.room_id;
-        for row in people::holds(db, Some(room_id)).await? {
+        for row in people::holds(db, Some(room_id), None).await? {
             let concerned = scope.as_ref().is_none_or(|scope| scope.contains(&row.user_id));
             if concerned && !held.iter().any(|(user, _)| *user == row.user_id) {
                 people::let_go(db, room_id, Some(&row.user_id)).await?;

@@ -103,7 +103,7 @@ impl Beside {
     ///
     /// [`NotBeside::Store`] when the store cannot be read.
     pub async fn holds(&mut self) -> Result<Vec<HoldRow>, NotBeside> {
-        Ok(people::holds(&mut self.connection, None).await?)
+        Ok(people::holds(&mut self.connection, None, None).await?)
     }
 
     /// The ledger's history, as far as `filter` lets it through. From here on this store is for reading.
@@ -174,7 +174,7 @@ impl Beside {
     ///
     /// [`NotBeside::Store`] when the store cannot be read.
     pub async fn tuples(&mut self, room: &RoomId) -> Result<Vec<TupleOverview>, NotBeside> {
-        Ok(overview::tuples(&mut self.connection, room).await?)
+        Ok(overview::tuples(&mut self.connection, room, None).await?)
     }
 
     /// Ends the connection, so that no file of SQLite's is left behind where no keeper runs.

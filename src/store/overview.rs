@@ -121,7 +121,7 @@ async fn count(
         .collect())
 }
 
-/// A room's state tuples: name, topic, avatar first.
+/// A room's state tuples: name, topic, avatar first, and no more than `most` where that is given.
 ///
 /// # Errors
 ///
@@ -129,6 +129,7 @@ async fn count(
 pub async fn tuples(
     connection: &mut SqliteConnection,
     room: &RoomId,
+    most: Option<u32>,
 ) -> Result<Vec<TupleOverview>> {
     let rows: Vec<(String, String, String, bool)> = sqlx::query_as(
         "SELECT t.event_type, t.state_key, CASE WHEN t.redacted THEN 'redacted' \
@@ -137,9 +138,11 @@ pub async fn tuples(
          WHEN t.sealed_from = t.source_event_id THEN 'sealed' ELSE 'not_sealed' END, \
          t.public_picture AND NOT t.redacted FROM tuples t LEFT JOIN state_events e ON e.event_id = t.current_event_id \
          WHERE t.room_id = ? ORDER BY t.event_type <> 'm.room.name', \
-         t.event_type <> 'm.room.topic', t.event_type <> 'm.room.avatar', t.event_type, t.state_key",
+         t.event_type <> 'm.room.topic', t.event_type <> 'm.room.avatar', t.event_type, t.state_key \
+         LIMIT ?",
     )
     .bind(room.as_str())
+    .bind(limit(most))
     .fetch_all(connection)
     .await?;
     Ok(rows
@@ -151,4 +154,22 @@ pub async fn tuples(
             public_picture,
         })
         .collect())
+}
+
+/// What stands after `LIMIT`: without a bound, all.
+pub(super) fn limit(most: Option<u32>) -> i64 {
+    most.map_or(-1, i64::from)
+}
+
+/// How many state tuples a room has.
+///
+/// # Errors
+///
+/// [`super::StoreError`] when the database cannot be read.
+pub async fn count_tuples(connection: &mut SqliteConnection, room: &RoomId) -> Result<i64> {
+    let (count,): (i64,) = sqlx::query_as("SELECT COUNT(*) FROM tuples WHERE room_id = ?")
+        .bind(room.as_str())
+        .fetch_one(connection)
+        .await?;
+    Ok(count)
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ruma::{DeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use sqlx::SqliteConnection;
 
-use super::{Result, StoreError};
+use super::{Result, StoreError, overview::limit};
 use crate::policy::{HoldReason, Word};
 
 /// A user's cross-signing identity as the keeper saw it.
@@ -314,7 +314,7 @@ pub async fn hold(
     Ok(done.rows_affected() > 0)
 }
 
-/// Who is held: in one room, or everywhere, the longest first.
+/// Who is held: in one room, or everywhere, the longest first, and no more than `most` where that is given.
 ///
 /// # Errors
 ///
@@ -322,12 +322,14 @@ pub async fn hold(
 pub async fn holds(
     connection: &mut SqliteConnection,
     room: Option<&RoomId>,
+    most: Option<u32>,
 ) -> Result<Vec<HoldRow>> {
     let rows: Vec<(String, String, i64, String)> = sqlx::query_as(
         "SELECT room_id, user_id, since, reason FROM holds WHERE ?1 IS NULL OR room_id = ?1 \
-         ORDER BY since, room_id, user_id",
+         ORDER BY since, room_id, user_id LIMIT ?2",
     )
     .bind(room.map(RoomId::as_str))
+    .bind(limit(most))
     .fetch_all(connection)
     .await?;
     rows.into_iter()

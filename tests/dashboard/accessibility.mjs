@@ -18,8 +18,12 @@ export async function fits(page, what) {
     const wide = await page.evaluate(() => ({
         page: document.documentElement.scrollWidth,
         window: document.documentElement.clientWidth,
+        spilt: [...document.querySelectorAll("td, tbody th, dd")]
+            .filter((cell) => cell.scrollWidth > cell.clientWidth + 1)
+            .map((cell) => cell.textContent),
     }));
     check(wide.page <= wide.window, `${what}: ${wide.page} pixels wide, in a window of ${wide.window}`);
+    check(wide.spilt.length === 0, `${what}: wider than its place is: ${wide.spilt.join(" | ")}`);
 }
 
 // Goes through the page with the tabulator: it reaches everything, and shows where it is.

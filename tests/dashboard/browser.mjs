@@ -1,9 +1,10 @@
 // A Chromium, and pages in it that note whatever a page should not do.
 
-import { existsSync } from "node:fs";
+import { accessSync, constants } from "node:fs";
+import { delimiter, join } from "node:path";
 import puppeteer from "puppeteer-core";
 
-const PLACES = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"];
+const NAMES = ["chromium", "chromium-browser", "google-chrome"];
 
 export function fail(message) {
     throw new Error(message);
@@ -13,9 +14,25 @@ export function check(holds, message) {
     if (!holds) fail(message);
 }
 
+function isProgram(path) {
+    try {
+        accessSync(path, constants.X_OK);
+        return true;
+    } catch {
+        return false;
+    }
+}
+
+// The program that CHROMIUM names, by its path; else the first by one of its names on PATH.
+function chromium() {
+    if (process.env.CHROMIUM) return process.env.CHROMIUM;
+    const folders = (process.env.PATH ?? "").split(delimiter).filter(Boolean);
+    return NAMES.flatMap((name) => folders.map((folder) => join(folder, name))).find(isProgram);
+}
+
 export async function launch() {
-    const executablePath = process.env.CHROMIUM ?? PLACES.find(existsSync);
-    check(executablePath, "there is no Chromium: run tests/dashboard/setup.sh");
+    const executablePath = chromium();
+    check(executablePath, "there is no Chromium on PATH: run tests/dashboard/setup.sh, or name one with CHROMIUM=/path/to/it");
     return puppeteer.launch({
         executablePath,
         headless: true,

@@ -1,6 +1,7 @@
 // Looks at each page of a running keeper's dashboard in a real Chromium: light and dark, on a phone and on a desk, with
 // JavaScript and without, by the keyboard, and from other sites. Leaves pictures. It is given, as JSON on standard input,
-// `base` (the listener), `token`, `room`, `member`, `held` (who waits there for a word) and `pictures` (a folder).
+// `base` (the listener), `token`, `room`, `member`, `held` (who waits there for a word), `child` and `closed` (rooms of a
+// space, of which the keeper is in one) and `pictures` (a folder).
 
 import { mkdirSync } from "node:fs";
 import { accessible, byKeyboard, fits } from "./accessibility.mjs";
@@ -80,6 +81,21 @@ async function everyPage(browser, given, javascript) {
     await page.leave();
 }
 
+// A space shows what lies beneath it, and how far the keeper is with it.
+async function spaces(browser, given) {
+    const page = await visit(browser, given.base);
+    await page.setJavaScriptEnabled(false);
+    await logIn(page, given);
+    await go(page, `${given.base}/dashboard/spaces`);
+    const rows = await page.$$eval("tbody tr", (rows) => rows.map((row) => row.textContent));
+    const [first, second] = rows;
+    check(rows.length === 2 && first.includes(given.closed) && first.includes("invite"), `beneath the space are: ${rows}`);
+    check(second.includes(given.child) && second.includes("kept"), `beneath the space are: ${rows}`);
+    const said = await text(page, ".facts");
+    check(said.includes("2 of 2, 100 %") && said.includes("1 of 2 rooms"), `of the space is said: ${said}`);
+    await page.leave();
+}
+
 // The filters of a list, without JavaScript.
 async function filters(browser, given) {
     const page = await visit(browser, given.base);
@@ -134,6 +150,7 @@ async function main() {
         await withoutCredentials(browser, given);
         await everyPage(browser, given, true);
         await everyPage(browser, given, false);
+        await spaces(browser, given);
         await filters(browser, given);
         await crossSite(browser, given);
         await framed(browser, given);

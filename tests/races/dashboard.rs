@@ -5,7 +5,10 @@ use std::{path::Path, process::Stdio, time::Duration};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 
-use crate::races::stage::Stage;
+use crate::races::{
+    spaces::{counts, joined, list, named_child},
+    stage::Stage,
+};
 
 /// How long a browser may take for all of it.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -35,12 +38,21 @@ async fn look(stage: &Stage, given: serde_json::Value) {
 
 #[tokio::test]
 async fn every_page_can_be_read_and_used_by_everybody_and_driven_by_nobody_else() {
-    let stage = Stage::with(json!({
+    let mut stage = Stage::prepare(json!({
         "admin": { "dashboard": { "token": TOKEN } },
         "access": { "admins": ["@ops:localhost", "@alice:localhost", "@bob:localhost"] },
         "sharing": { "members": "approved" },
     }))
     .await;
+    let space = stage.sim.room().space().create();
+    stage.keeper.configure(&json!({ "spaces": [{ "room": space.room_id }] }));
+    stage.keeper.start().await;
+    joined(&stage, &space).await;
+    // One room beneath it that is kept, and one that an administrator has to open.
+    let child = named_child(&stage, &space, "Pantry").await;
+    let closed = stage.sim.room().invite_only().create();
+    list(&space, &closed.room_id, "localhost");
+    counts(&stage, "statekeeper_space_rooms", "status=\"cannot_join\"", 1.0).await;
     let room = stage.named_room("Tea").await;
     let (bob, carol) = (stage.sim.user("bob").create(), stage.sim.user("carol").create());
     stage.sim.join(&room, "bob");
@@ -51,7 +63,7 @@ async fn every_page_can_be_read_and_used_by_everybody_and_driven_by_nobody_else(
     // A room in which the keeper may not work, and so something that needs somebody.
     let powerless = stage.sim.room().create();
     powerless.invite(&stage.sim.keeper());
-    stage.keeper.wait_for_metric("statekeeper_rooms", 2.0).await;
+    counts(&stage, "statekeeper_rooms", "status=\"not_elevated\"", 1.0).await;
     look(
         &stage,
         json!({
@@ -60,6 +72,8 @@ async fn every_page_can_be_read_and_used_by_everybody_and_driven_by_nobody_else(
             "room": room.room_id,
             "member": bob.user_id,
             "held": carol.user_id,
+            "child": child.room_id,
+            "closed": closed.room_id,
             "pictures": Path::new(env!("CARGO_MANIFEST_DIR")).join(".work/dashboard"),
         }),
     )

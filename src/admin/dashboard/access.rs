@@ -12,7 +12,9 @@ use axum::{
 };
 use subtle::ConstantTimeEq as _;
 
-use super::{Dashboard, fields::Fields, login, page, proxy::Proxied, sessions::Session};
+use super::{
+    Dashboard, attempts::Attempts, fields::Fields, login, page, proxy::Proxied, sessions::Session,
+};
 
 /// From which address a connection comes.
 #[derive(Clone, Copy, Debug)]
@@ -64,19 +66,7 @@ fn identify(
     let inner = &dashboard.inner;
     match inner.proxies.user(peer, headers) {
         Proxied::User(user) => return Ok(inner.sessions.of_proxied(&user, Instant::now())),
-        Proxied::Wrong => {
-            tracing::warn!(%peer, "somebody at a proxy's address was not let in to the dashboard: no or another secret");
-            return Err(Box::new(
-                match inner.attempts.attempt(inner.proxies.client(peer, headers)) {
-                    Ok(()) => page::bare(
-                        StatusCode::UNAUTHORIZED,
-                        "Not let in",
-                        "The reverse proxy did not bring its secret, or not in good order.",
-                    ),
-                    Err(wait) => login::too_many(wait),
-                },
-            ));
-        }
+        Proxied::Wrong => return Err(Box::new(wrong_proxy(&inner.guesses, peer))),
         Proxied::Nobody => {}
     }
     let id = cookie(headers);
@@ -92,6 +82,21 @@ fn identify(
             ),
         })
     })
+}
+
+/// The answer to somebody at a proxy's address without the proxy's secret. He is counted by that address, whatever he
+/// says of whom he speaks for. A right secret is let in all the same: the proxy brings it with each request, and whoever
+/// shares its address could shut out everybody behind it. The secret's length is what keeps it from being guessed.
+fn wrong_proxy(guesses: &Attempts, peer: IpAddr) -> Response {
+    if let Err(wait) = guesses.attempt(peer) {
+        return login::too_many(wait);
+    }
+    tracing::warn!(%peer, "somebody at a proxy's address was not let in to the dashboard: no or another secret");
+    page::bare(
+        StatusCode::UNAUTHORIZED,
+        "Not let in",
+        "The reverse proxy did not bring its secret, or not in good order.",
+    )
 }
 
 fn forbidden() -> Response {

@@ -60,7 +60,10 @@ struct Inner {
     token: Option<SecretString>,
     proxies: Proxies,
     sessions: Sessions,
-    attempts: Attempts,
+    /// At the token.
+    logins: Attempts,
+    /// At the proxy's secret: not counted with the others, since a proxy shares its address with whoever has a tunnel.
+    guesses: Attempts,
     trends: Mutex<Trends>,
     metrics: Metrics,
     readiness: Readiness,
@@ -98,7 +101,8 @@ impl Dashboard {
                 secrets.proxy,
             ),
             sessions: Sessions::new(config.session_idle.get(), config.session_lifetime.get()),
-            attempts: Attempts::default(),
+            logins: Attempts::default(),
+            guesses: Attempts::default(),
             trends: Mutex::default(),
             metrics,
             readiness,

@@ -166,22 +166,36 @@ pub(super) fn guard(session: &Session) -> Markup {
     html! { input type="hidden" name=(GUARD) value=(session.guard); }
 }
 
-/// A table that scrolls within itself where it is wider than the page.
+/// A table that scrolls within itself where it is wider than the page. On a phone a row is a card, with the heads before
+/// its cells. The roles say what browsers forget of a table that is not laid out as one.
 pub(super) fn table(label: &str, heads: &[&str], rows: &[Vec<Markup>]) -> Markup {
     html! {
         div .scroll role="region" aria-label=(label) tabindex="0" {
-            table {
-                thead { tr { @for head in heads { th scope="col" { (head) } } } }
-                tbody {
-                    @for row in rows {
-                        tr {
-                            @for (index, cell) in row.iter().enumerate() {
-                                @if index == 0 { th scope="row" { (cell) } } @else { td { (cell) } }
-                            }
-                        }
-                    }
+            table role="table" {
+                thead role="rowgroup" {
+                    tr role="row" { @for head in heads { th scope="col" role="columnheader" { (head) } } }
                 }
+                tbody role="rowgroup" { @for row in rows { tr role="row" { (cells(heads, row)) } } }
             }
+        }
+    }
+}
+
+fn cells(heads: &[&str], row: &[Markup]) -> Markup {
+    let mut cells = heads.iter().zip(row);
+    html! {
+        @if let Some((head, cell)) = cells.next() {
+            th scope="row" role="rowheader" data-head=(head) { (cell) }
+        }
+        @for (head, cell) in cells { td role="cell" data-head=(head) { (cell) } }
+    }
+}
+
+/// That there are more than a page shows, and the command that shows them.
+pub(super) fn more(count: i64, command: &str) -> Markup {
+    html! {
+        @if count > 0 {
+            p .hint { (words::number(count)) " more are not shown here: " code { "statekeeper " (words::text(command)) } " lists all." }
         }
     }
 }

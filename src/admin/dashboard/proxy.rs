@@ -59,8 +59,7 @@ impl Proxies {
         if !self.trusts(peer) || !headers.contains_key(name) {
             return Proxied::Nobody;
         }
-        let Some(said) = only(headers, &SECRET) else { return Proxied::Wrong };
-        if !bool::from(said.ct_eq(secret.expose_secret().as_bytes())) {
+        if !brings(headers, secret) {
             return Proxied::Wrong;
         }
         // Two of them: one is whoever's who came through the proxy.
@@ -74,9 +73,11 @@ impl Proxies {
         }
     }
 
-    /// Where a request comes from: the last address before the proxies.
+    /// Where a request comes from: the last address before the proxies. Where they have a secret, it is believed
+    /// beside that alone: whoever could make an address up could use up the tries of another one.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        if !self.trusts(peer) {
+        let is_proved = self.secret.as_ref().is_none_or(|secret| brings(headers, secret));
+        if !self.trusts(peer) || !is_proved {
             return peer;
         }
         let said = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
@@ -111,6 +112,11 @@ impl Proxies {
         let authority = origin.strip_prefix("https://").or(origin.strip_prefix("http://"));
         authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host.trim()))
     }
+}
+
+/// Whether the proxies' secret stands in its header.
+fn brings(headers: &HeaderMap, secret: &SecretString) -> bool {
+    only(headers, &SECRET).is_some_and(|said| said.ct_eq(secret.expose_secret().as_bytes()).into())
 }
 
 /// The one value of a header; `None` for none and for several.
@@ -163,10 +169,15 @@ mod tests {
 
     #[test]
     fn an_address_is_taken_from_trusted_proxies_alone_and_from_the_right() {
-        let said = headers(&[("x-forwarded-for", "203.0.113.9, 198.51.100.3, 10.0.0.7")]);
-        assert_eq!(proxies().client(PROXY, &said), IpAddr::from([198, 51, 100, 3]));
+        let hops = ("x-forwarded-for", "203.0.113.9, 198.51.100.3, 10.0.0.7");
+        let said = headers(&[hops, ("x-statekeeper-proxy-secret", "the proxy's own secret")]);
+        let before = IpAddr::from([198, 51, 100, 3]);
+        assert_eq!(proxies().client(PROXY, &said), before);
         assert_eq!(proxies().client(STRANGER, &said), STRANGER);
         assert_eq!(proxies().client(PROXY, &HeaderMap::new()), PROXY);
+        assert_eq!(proxies().client(PROXY, &headers(&[hops])), PROXY, "it is not proved");
+        let without_secret = Proxies { secret: None, ..proxies() };
+        assert_eq!(without_secret.client(PROXY, &headers(&[hops])), before);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +15,7 @@ const MOST: usize = 1_000;
 const LENGTH: usize = 43;
 
 /// Somebody who is let in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Session {
     /// Under which name the ledger knows whoever it is.
     pub actor: String,
@@ -25,15 +26,14 @@ pub(super) struct Session {
 }
 
 /// All sessions.
-#[derive(Debug)]
 pub(super) struct Sessions {
     idle: Duration,
     lifetime: Duration,
-    kept: Mutex<HashMap<Key, Kept>>,
+    kept: Mutex<Table>,
 }
 
 /// What a session is found by.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Key {
     /// The cookie.
     Cookie(String),
@@ -41,11 +41,36 @@ enum Key {
     Proxied(String),
 }
 
-#[derive(Debug)]
 struct Kept {
     session: Session,
     began: Instant,
     used: Instant,
+}
+
+/// Everybody who is let in, by the key of what lets them in.
+type Table = HashMap<Key, Kept>;
+
+impl fmt::Debug for Session {
+    /// Without what its forms bring.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("actor", &self.actor).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Key {
+    /// Without the cookie.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cookie(_) => f.debug_tuple("Cookie").finish_non_exhaustive(),
+            Self::Proxied(user) => f.debug_tuple("Proxied").field(user).finish(),
+        }
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").finish_non_exhaustive()
+    }
 }
 
 impl Sessions {
@@ -58,35 +83,39 @@ impl Sessions {
     pub(super) fn open(&self, now: Instant) -> String {
         let id = secret();
         let session = Session { actor: "dashboard".to_owned(), guard: secret(), is_ours: true };
-        self.keep(Key::Cookie(id.clone()), session, now);
+        keep(&mut self.lock(), Key::Cookie(id.clone()), session, now);
         id
     }
 
     /// The session of a cookie, which counts as used; `None` where there is none or it has ended.
     pub(super) fn of_cookie(&self, id: &str, now: Instant) -> Option<Session> {
-        self.find(&Key::Cookie(id.to_owned()), now)
+        self.find(&mut self.lock(), &Key::Cookie(id.to_owned()), now)
     }
 
     /// The session of somebody whom a proxy let in.
     pub(super) fn of_proxied(&self, user: &str, now: Instant) -> Session {
         let key = Key::Proxied(user.to_owned());
-        if let Some(session) = self.find(&key, now) {
+        // Two requests at once are of one session: the lock is held until it is kept.
+        let mut kept = self.lock();
+        if let Some(session) = self.find(&mut kept, &key, now) {
             return session;
         }
         let actor = format!("dashboard:{user}");
         let session = Session { actor, guard: secret(), is_ours: false };
-        self.keep(key, session.clone(), now);
+        keep(&mut kept, key, session.clone(), now);
         session
     }
 
     /// Ends the session of a cookie.
     pub(super) fn end(&self, id: &str) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.remove(&Key::Cookie(id.to_owned()));
+        self.lock().remove(&Key::Cookie(id.to_owned()));
     }
 
-    fn find(&self, key: &Key, now: Instant) -> Option<Session> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, kept: &mut Table, key: &Key, now: Instant) -> Option<Session> {
         kept.retain(|_, kept| self.lasts(kept, now));
         let found = kept.get_mut(key)?;
         found.used = now;
@@ -97,15 +126,14 @@ impl Sessions {
         now.saturating_duration_since(kept.used) < self.idle
             && now.saturating_duration_since(kept.began) < self.lifetime
     }
+}
 
-    fn keep(&self, key: Key, session: Session, now: Instant) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MOST {
-            let oldest = kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
-            oldest.and_then(|oldest| kept.remove(&oldest));
-        }
-        kept.insert(key, Kept { session, began: now, used: now });
+fn keep(kept: &mut Table, key: Key, session: Session, now: Instant) {
+    if kept.len() >= MOST {
+        let oldest = kept.iter().min_by_key(|(_, kept)| kept.used).map(|(key, _)| key.clone());
+        oldest.and_then(|oldest| kept.remove(&oldest));
     }
+    kept.insert(key, Kept { session, began: now, used: now });
 }
 
 fn secret() -> String {
@@ -114,6 +142,8 @@ fn secret() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Barrier, thread};
+
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -149,6 +179,33 @@ mod tests {
         sessions.end(&one);
         assert!(sessions.of_cookie(&one, now).is_none());
         assert!(sessions.of_cookie(&other, now).is_some());
+    }
+
+    #[test]
+    fn what_lets_somebody_in_is_never_printed() {
+        let (sessions, now) = sessions();
+        let id = sessions.open(now);
+        let session = sessions.of_cookie(&id, now).unwrap();
+        let printed = format!("{sessions:?} {session:?} {:?}", Key::Cookie(id.clone()));
+        assert!(!printed.contains(&id) && !printed.contains(&session.guard), "{printed}");
+        assert_eq!(format!("{:?}", Key::Proxied("eve".to_owned())), "Proxied(\"eve\")");
+    }
+
+    #[test]
+    fn requests_that_come_at_once_through_a_proxy_are_of_one_session() {
+        for _ in 0..50 {
+            let (sessions, now) = sessions();
+            let (start, of) = (Barrier::new(4), |user| sessions.of_proxied(user, now).guard);
+            let guards: Vec<String> = thread::scope(|scope| {
+                let ask = || {
+                    start.wait();
+                    of("eve")
+                };
+                let asking: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+                asking.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            assert!(guards.iter().all(|guard| *guard == guards[0]), "{guards:?}");
+        }
     }
 
     #[test]

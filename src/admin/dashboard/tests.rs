@@ -1,5 +1,7 @@
 //! The dashboard over HTTP, with a store of its own: who gets in, what is done for whom, and what a browser is told.
 
+mod lists;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use http::{Method, Request};
@@ -440,13 +442,44 @@ async fn a_proxys_user_is_let_in_by_its_secret_alone_and_named_in_the_ledger() {
     );
     assert_eq!(site.word_about_bob().await, Some(Word::Denied));
     assert_eq!(site.commands("deny").await, [("dashboard:eve".to_owned(), "done".to_owned())]);
+}
 
-    let wrong = ("x-statekeeper-proxy-secret", "another");
+#[tokio::test]
+async fn guesses_at_the_proxys_secret_are_counted_where_they_come_from_and_shut_nobody_out() {
+    let site =
+        Site::with(&WITH_PROXY.replace("{ user", &format!("{{ token: \"{TOKEN}\", user"))).await;
+    let user = ("x-forwarded-user", "eve");
     let mut answers = Vec::new();
-    for _ in 0..6 {
-        answers.push(site.send(Method::GET, "", &[user, wrong], &[]).await.status.as_u16());
+    for guess in 0..8 {
+        let secret = ("x-statekeeper-proxy-secret", &*format!("a guess, the {guess}th of many"));
+        // An address that is made up makes no other guesser of him.
+        let from = ("x-forwarded-for", &*format!("192.0.2.{guess}"));
+        let answer = site.send(Method::GET, "", &[user, secret, from], &[]).await;
+        answers.push(answer.status.as_u16());
     }
-    assert_eq!(answers, [401, 401, 401, 401, 401, 429]);
+    assert_eq!(answers, [401, 401, 401, 401, 401, 429, 429, 429]);
+    // The proxy's own requests, and whoever logs in by a tunnel, come from the same address.
+    let right = ("x-statekeeper-proxy-secret", "a secret of the proxy's own");
+    assert_eq!(site.send(Method::GET, "", &[user, right], &[]).await.status, 200);
+    site.log_in().await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_made_up_uses_up_nobody_elses_tries() {
+    let site =
+        Site::with(&WITH_PROXY.replace("{ user", &format!("{{ token: \"{TOKEN}\", user"))).await;
+    let (origin, far) = (site.origin(), ("x-forwarded-for", "192.0.2.1"));
+    let from_far = |more: &[(&'static str, &'static str)]| [&[far], more].concat();
+    let mut tries = Vec::new();
+    for _ in 0..6 {
+        let headers = [&from_far(&[])[..], &[("origin", &*origin)]].concat();
+        tries.push(site.send(Method::POST, "login", &headers, &[("token", "wrong")]).await);
+    }
+    assert_eq!(tries.last().unwrap().status, 429);
+    let proved = from_far(&[("x-statekeeper-proxy-secret", "a secret of the proxy's own")]);
+    let headers = [&proved[..], &[("origin", &*origin)]].concat();
+    let answer = site.send(Method::POST, "login", &headers, &[("token", TOKEN)]).await;
+    assert_eq!(answer.status, 303, "whoever is at that address has five tries of his own");
 }
 
 #[tokio::test]

@@ -31,8 +31,9 @@ pub struct Admin {
     /// into it.
     #[schemars(with = "Option<String>", extend("format" = "matrix-room-id"))]
     pub management_room: Option<OwnedRoomId>,
-    /// The reverse proxies before the listener: addresses, or networks such as `10.0.0.0/8`. What they
-    /// say of whoever they speak for is believed, and of nobody else.
+    /// The reverse proxies before the listener: addresses, or networks such as `10.1.2.0/30`. What they
+    /// say of whoever they speak for is believed, and of nobody else. Name the proxies' own addresses alone
+    /// and no network in which there is anybody else: whoever is in it would be believed as well.
     pub trusted_proxies: Vec<Network>,
     /// The web pages of the operator, under `/dashboard/`. There are none unless `token`, `token_file` or
     /// `user_header` is set.

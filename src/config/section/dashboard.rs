@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::secret;
 use crate::config::Duration;
 
-/// How many bytes a secret has at least: what has fewer can be guessed.
+/// How many characters a secret has at least, spaces around it not counted: what has fewer can be guessed.
 const LEAST: usize = 20;
 
 /// The web pages of the operator, under `/dashboard/` on the listener. There are none unless `token`, `token_file` or
@@ -17,11 +17,12 @@ const LEAST: usize = 20;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Dashboard {
-    /// What a person logs in with: at least 20 characters. The file is the better place.
+    /// What a person logs in with: at least 20 characters. The file is the better place. Another one counts
+    /// after a restart.
     #[serde(serialize_with = "secret::never")]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub token: Option<SecretString>,
-    /// A file with the token, whose end of line does not count.
+    /// A file with the token. Spaces and ends of line around it do not count.
     #[schemars(with = "Option<String>", extend("format" = "path"))]
     pub token_file: Option<PathBuf>,
     /// The header in which a reverse proxy says whom it has let in, such as `X-Forwarded-User`. It counts
@@ -31,7 +32,7 @@ pub struct Dashboard {
     #[serde(serialize_with = "secret::never")]
     #[schemars(with = "Option<String>", extend("writeOnly" = true))]
     pub proxy_secret: Option<SecretString>,
-    /// A file with the proxy's secret, whose end of line does not count.
+    /// A file with the proxy's secret. Spaces and ends of line around it do not count.
     #[schemars(with = "Option<String>", extend("format" = "path"))]
     pub proxy_secret_file: Option<PathBuf>,
     /// How long somebody stays logged in who does nothing.
@@ -99,6 +100,11 @@ impl Dashboard {
         self.token.is_some() || self.token_file.is_some() || self.user_header.is_some()
     }
 
+    /// The files of its secrets, whether it is on or not.
+    pub fn secret_files(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.token_file, &self.proxy_secret_file].into_iter().flatten()
+    }
+
     /// Its secrets, read from their files where they stand in files.
     ///
     /// # Errors
@@ -134,8 +140,10 @@ fn one_of(
         (None, Some(secret)) => (key, secret.clone()),
         (None, None) => return Ok(None),
     };
-    if found.expose_secret().len() < LEAST {
+    // What a browser or a proxy sends comes without them.
+    let found = found.expose_secret().trim();
+    if found.chars().count() < LEAST {
         return Err(SecretError::Short { key });
     }
-    Ok(Some(found))
+    Ok(Some(SecretString::from(found)))
 }

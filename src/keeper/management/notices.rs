@@ -106,7 +106,7 @@ impl Notices {
         if !is_there.is_some_and(|room| room.membership == Membership::Join && room.loaded) {
             return Ok(None);
         }
-        let held = people::holds(db, None).await?.into_iter();
+        let held = people::holds(db, None, None).await?.into_iter();
         let not_elevated = rooms::all(db).await?;
         let not_elevated = not_elevated.iter().filter(|room| room.status() == "not_elevated");
         let now = News {

@@ -99,8 +99,8 @@ fn request(verb: &str, words: &[&str]) -> Result<Said, String> {
         "status" => Query::Status.into(),
         "rooms" => Query::Rooms.into(),
         "spaces" => Query::Spaces.into(),
-        "holds" => Query::Holds.into(),
-        "room" => Query::Room { room: named.room()? }.into(),
+        "holds" => Query::Holds { most: None }.into(),
+        "room" => Query::Room { room: named.room()?, most: None }.into(),
         "why" => Query::Why { user: named.user()?, room: named.room()? }.into(),
         "approve" => {
             let room = named.room()?;

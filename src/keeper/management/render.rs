@@ -101,7 +101,7 @@ pub fn answer(answer: &Answer) -> Message {
         Answer::Spaces(found) => spaces(found),
         Answer::Room(found) => room(found),
         Answer::Why(found) => why(found),
-        Answer::Holds(found) => holds(found),
+        Answer::Holds(found) => holds(&found.holds),
         Answer::Examination(_)
         | Answer::Done(_)
         | Answer::Commission(_)

@@ -27,7 +27,7 @@ pub enum Answer {
     /// To [`super::Query::Why`].
     Why(Why),
     /// To [`super::Query::Holds`].
-    Holds(Vec<Hold>),
+    Holds(Holds),
     /// To [`super::Query::Examine`].
     Examination(Examination),
     /// To [`super::Query::Spaces`].
@@ -146,6 +146,21 @@ pub struct RoomDetail {
     pub tuples: Vec<TupleOverview>,
     /// Who is held there.
     pub holds: Vec<Hold>,
+    /// How many more state tuples there are, where no more were asked for.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub more_tuples: i64,
+    /// How many more are held there, likewise.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub more_holds: i64,
+}
+
+/// Those who wait for an administrator's word.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holds {
+    /// They, the longest first.
+    pub holds: Vec<Hold>,
+    /// How many more there are, where no more were asked for.
+    pub more: i64,
 }
 
 /// A member who waits for an administrator's word.
@@ -279,6 +294,30 @@ impl From<HoldRow> for Hold {
     }
 }
 
+impl From<Vec<HoldRow>> for Holds {
+    fn from(rows: Vec<HoldRow>) -> Self {
+        Self { holds: rows.into_iter().map(Hold::from).collect(), more: 0 }
+    }
+}
+
+impl Holds {
+    /// The same, of so many in all.
+    pub(super) fn of_all(self, all: i64) -> Self {
+        Self { more: left_over(all, self.holds.len()), ..self }
+    }
+}
+
+/// How many of `all` are not among those that are shown.
+pub(super) fn left_over(all: i64, shown: usize) -> i64 {
+    all.saturating_sub(i64::try_from(shown).unwrap_or(i64::MAX)).max(0)
+}
+
+// The form that `skip_serializing_if` asks for.
+#[expect(clippy::trivially_copy_pass_by_ref)]
+fn is_none(count: &i64) -> bool {
+    *count == 0
+}
+
 impl RoomDetail {
     /// What the store alone says of a room.
     pub fn of_store(row: RoomOverview, tuples: Vec<TupleOverview>, holds: Vec<HoldRow>) -> Self {
@@ -292,6 +331,8 @@ impl RoomDetail {
             noop: None,
             tuples,
             holds: holds.into_iter().map(Hold::from).collect(),
+            more_tuples: 0,
+            more_holds: 0,
             summary: row.into(),
         }
     }

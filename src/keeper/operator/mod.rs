@@ -18,12 +18,13 @@ use std::{
 use ruma::{OwnedUserId, RoomId};
 use tokio::sync::Notify;
 
+use self::answer::left_over;
 pub use self::{
-    answer::{Answer, Hold, LedgerEntry, Refusal, RoomDetail, RoomSummary, Status},
+    answer::{Answer, Hold, Holds, LedgerEntry, Refusal, RoomDetail, RoomSummary, Status},
     examine::Examination,
     making::{Making, Picture},
     request::{Caller, LedgerQuery, Query, Request},
-    spaces::{SpaceRoomSummary, SpaceSummary, Spaces},
+    spaces::{SpaceRoomSummary, SpaceSummary, Spaces, percent},
     text::harmless,
     why::{Code, DeviceWhy, Finding, Told, ValueState, ValueWhy, Why},
 };
@@ -130,7 +131,7 @@ impl Operator {
         Ok(match query {
             Query::Status => Answer::Status(self.status().await?),
             Query::Rooms => Answer::Rooms(self.rooms().await?),
-            Query::Room { room } => Answer::Room(self.room(room).await?),
+            Query::Room { room, most } => Answer::Room(self.room(room, *most).await?),
             Query::Why { user, room } => {
                 let lanes = self.inner.lanes.get().ok_or_else(Refusal::starting)?;
                 Answer::Why(why::why(lanes, room, user).await?)
@@ -160,10 +161,10 @@ impl Operator {
                     found.ok_or_else(|| Refusal::new("unknown_order", message).about(id))?,
                 )
             }
-            Query::Holds => {
+            Query::Holds { most } => {
                 let db = &mut *self.inner.parts.store.read().await?;
-                let holds = people::holds(db, None).await?;
-                Answer::Holds(holds.into_iter().map(Hold::from).collect())
+                let holds = Holds::from(people::holds(db, None, *most).await?);
+                Answer::Holds(holds.of_all(people::count_holds(db).await?))
             }
             Query::Ledger(query) => {
                 let store = &self.inner.parts.store;
@@ -252,15 +253,18 @@ impl Operator {
         Ok(overview::rooms(db, None).await?.into_iter().map(RoomSummary::from).collect())
     }
 
-    async fn room(&self, room: &RoomId) -> Result<RoomDetail, Refusal> {
+    async fn room(&self, room: &RoomId, most: Option<u32>) -> Result<RoomDetail, Refusal> {
         let db = &mut *self.inner.parts.store.read().await?;
         let Some(row) = overview::rooms(db, Some(room)).await?.pop() else {
             return Err(Refused::UnknownRoom(room.to_owned()).into());
         };
         let rules = self.inner.parts.rules.of(&row.room);
-        let tuples = overview::tuples(db, room).await?;
-        let holds = people::holds(db, Some(room)).await?;
+        let tuples = overview::tuples(db, room, most).await?;
+        let holds = people::holds(db, Some(room), most).await?;
+        let (policy, noop) = (Some(rules.policy.clone()), Some(rules.noop));
         let detail = RoomDetail::of_store(row, tuples, holds);
-        Ok(RoomDetail { policy: Some(rules.policy.clone()), noop: Some(rules.noop), ..detail })
+        let more_tuples = left_over(overview::count_tuples(db, room).await?, detail.tuples.len());
+        let more_holds = left_over(detail.summary.held, detail.holds.len());
+        Ok(RoomDetail { policy, noop, more_tuples, more_holds, ..detail })
     }
 }

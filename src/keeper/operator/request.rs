@@ -35,6 +35,8 @@ pub enum Query {
     Room {
         /// Which.
         room: OwnedRoomId,
+        /// Of its state and of those held there, no more than so many.
+        most: Option<u32>,
     },
     /// Why a user has or lacks a room's keys.
     Why {
@@ -44,7 +46,10 @@ pub enum Query {
         room: OwnedRoomId,
     },
     /// Who waits for an administrator's word.
-    Holds,
+    Holds {
+        /// No more than so many, those first who have waited for the longest.
+        most: Option<u32>,
+    },
     /// What the keeper finds of its own device.
     Examine,
     /// The spaces that are followed.
@@ -135,9 +140,9 @@ impl Query {
         match self {
             Self::Status => Asked::about("status", None, None),
             Self::Rooms => Asked::about("rooms", None, None),
-            Self::Room { room } => Asked::about("room", Some(room), None),
+            Self::Room { room, .. } => Asked::about("room", Some(room), None),
             Self::Why { user, room } => Asked::about("why", Some(room), Some(user)),
-            Self::Holds => Asked::about("holds", None, None),
+            Self::Holds { .. } => Asked::about("holds", None, None),
             Self::Examine => Asked::about("doctor", None, None),
             Self::UpgradePlan { room, .. } => {
                 Asked { detail: "plan", ..Asked::about("room-upgrade", Some(room), None) }

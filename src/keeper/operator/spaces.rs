@@ -91,14 +91,36 @@ impl Spaces {
     pub fn settled(&self) -> (usize, usize) {
         let spaces = self.spaces.iter().map(|space| &space.status);
         let all: Vec<&String> = spaces.chain(self.rooms.iter().map(|room| &room.status)).collect();
-        let settled = all.iter().filter(|status| !UNDER_WAY.contains(&status.as_str())).count();
-        (settled, all.len())
+        (all.iter().filter(|status| is_settled(status)).count(), all.len())
     }
 
     /// How many have still to be provided for in all.
     pub fn backlog(&self) -> i64 {
         self.spaces.iter().map(|space| space.backlog).sum()
     }
+}
+
+impl SpaceSummary {
+    /// How many people there are to be gone through in the rounds that are under way, and beside them.
+    pub fn to_look_at(&self) -> i64 {
+        self.backlog.saturating_add(self.looked_at)
+    }
+}
+
+impl SpaceRoomSummary {
+    /// Whether it is neither being joined nor read.
+    pub fn is_settled(&self) -> bool {
+        is_settled(&self.status)
+    }
+}
+
+fn is_settled(status: &str) -> bool {
+    !UNDER_WAY.contains(&status)
+}
+
+/// How many of a hundred; all of them where there are none.
+pub fn percent(part: i64, whole: i64) -> i64 {
+    part.saturating_mul(100).checked_div(whole).unwrap_or(100).clamp(0, 100)
 }
 
 impl From<SpaceRoomRow> for SpaceRoomSummary {

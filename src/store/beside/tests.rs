@@ -233,7 +233,7 @@ async fn a_hold_is_news_once_for_each_reason() {
     assert_eq!(people::count_holds(&mut transaction).await.unwrap(), 1);
     let elsewhere = room_id!("!other:localhost");
     people::let_go(&mut transaction, elsewhere, None).await.unwrap();
-    assert_eq!(people::holds(&mut transaction, Some(room())).await.unwrap().len(), 1);
+    assert_eq!(people::holds(&mut transaction, Some(room()), None).await.unwrap().len(), 1);
     people::let_go(&mut transaction, room(), Some(bob())).await.unwrap();
     assert_eq!(people::count_holds(&mut transaction).await.unwrap(), 0);
 }

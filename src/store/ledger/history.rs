@@ -25,6 +25,8 @@ const MOST_NAMES: usize = 65_536;
 const GRANTED: &str = "granted";
 /// The same for whoever reads it.
 const UNKNOWN: &str = "delivery_unknown";
+/// What the index of all other rows says of itself: a query has to say the same to be led by it.
+const NOT_GIVEN: &str = "outcome NOT IN ('granted', 'delivered')";
 
 /// Which rows of the history are asked for: those that meet all that is given.
 #[derive(Clone, Debug, Default)]
@@ -73,12 +75,10 @@ impl OutcomeKind {
 
     fn condition(self) -> &'static str {
         match self {
-            Self::Given => " AND outcome IN ('granted', 'delivered')",
-            Self::Refused => {
-                " AND (outcome = 'refused_by_homeserver' OR outcome GLOB 'withheld:*')"
-            }
-            Self::Held => " AND outcome = 'held'",
-            Self::Violation => " AND outcome GLOB 'violation:*'",
+            Self::Given => "outcome IN ('granted', 'delivered')",
+            Self::Refused => "(outcome = 'refused_by_homeserver' OR outcome GLOB 'withheld:*')",
+            Self::Held => "outcome = 'held'",
+            Self::Violation => "outcome GLOB 'violation:*'",
         }
     }
 }
@@ -237,13 +237,7 @@ impl<'a> History<'a> {
         if most == 0 {
             return Ok(Vec::new());
         }
-        let mut query = QueryBuilder::new(
-            "SELECT id, at, last_at, room, user, device, session_id, message_index, tuple, reason, \
-             policy, outcome, count, event_id FROM ledger WHERE id > ",
-        );
-        query.push_bind(self.after);
-        self.chosen.push(&mut query);
-        query.push(" ORDER BY id LIMIT ").push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        let mut query = self.chosen.page(self.after, most);
         let rows: Vec<Columns> = query.build_query_as().fetch_all(&mut *self.connection).await?;
         self.left = self.left.saturating_sub(rows.len() as u64);
         self.after = rows.last().map_or(self.after, |row| row.id);
@@ -279,11 +273,7 @@ impl<'a> History<'a> {
         let Some(before_the_newest) = newest.and_then(|count| count.checked_sub(1)) else {
             return Ok(start);
         };
-        let mut query = QueryBuilder::new("SELECT id FROM ledger WHERE id >= ");
-        query.push_bind(start);
-        self.chosen.push(&mut query);
-        query.push(" ORDER BY id DESC LIMIT 1 OFFSET ");
-        query.push_bind(i64::try_from(before_the_newest).unwrap_or(i64::MAX));
+        let mut query = self.chosen.nth_newest(start, before_the_newest);
         let row: Option<(i64,)> =
             query.build_query_as().fetch_optional(&mut *self.connection).await?;
         Ok(row.map_or(start, |(id,)| id))
@@ -344,6 +334,37 @@ impl<'a> History<'a> {
 }
 
 impl Chosen {
+    /// At most so many rows after one, in their order.
+    fn page(&self, after: i64, most: u64) -> QueryBuilder<Sqlite> {
+        let mut query = QueryBuilder::new(
+            "SELECT id, at, last_at, room, user, device, session_id, message_index, tuple, reason, \
+             policy, outcome, count, event_id FROM ledger",
+        );
+        query.push(self.index()).push(" WHERE id > ").push_bind(after);
+        self.push(&mut query);
+        query.push(" ORDER BY id LIMIT ").push_bind(i64::try_from(most).unwrap_or(i64::MAX));
+        query
+    }
+
+    /// The row from `start` on that so many newer ones follow.
+    fn nth_newest(&self, start: i64, newer: u64) -> QueryBuilder<Sqlite> {
+        let mut query = QueryBuilder::new("SELECT id FROM ledger");
+        query.push(self.index()).push(" WHERE id >= ").push_bind(start);
+        self.push(&mut query);
+        query.push(" ORDER BY id DESC LIMIT 1 OFFSET ");
+        query.push_bind(i64::try_from(newer).unwrap_or(i64::MAX));
+        query
+    }
+
+    /// Nearly all keys are given: what was not is found by an index of its own, unless a user's rows are fewer still.
+    fn is_led_by_outcome(&self) -> bool {
+        self.user.is_none() && self.outcome.is_some_and(|outcome| outcome != OutcomeKind::Given)
+    }
+
+    fn index(&self) -> &'static str {
+        if self.is_led_by_outcome() { " INDEXED BY ledger_not_given" } else { "" }
+    }
+
     /// Adds the conditions. A plus sign keeps a column from choosing the index: the one of a user leads to the
     /// fewest rows, that of a room to few, and both give them in their order.
     fn push(self, query: &mut QueryBuilder<Sqlite>) {
@@ -358,7 +379,10 @@ impl Chosen {
             query.push(" AND +last_at >= ").push_bind(since);
         }
         if let Some(outcome) = self.outcome {
-            query.push(outcome.condition());
+            if self.is_led_by_outcome() {
+                query.push(" AND ").push(NOT_GIVEN);
+            }
+            query.push(" AND ").push(outcome.condition());
         }
         if let Some(before) = self.before {
             query.push(" AND id < ").push_bind(before);

@@ -7,15 +7,19 @@ use super::{Visitor, answer};
 use crate::{
     admin::dashboard::{
         fields::link,
-        page::{Place, table},
+        page::{self, Place, table},
         words,
     },
-    keeper::operator::{Hold, Query},
+    keeper::operator::{Hold, Holds, Query},
 };
+
+/// How many are shown.
+const MOST: u32 = 100;
 
 /// Shows them.
 pub(in crate::admin::dashboard) async fn show(visitor: Visitor) -> Response {
-    let holds = answer!(visitor, Place::Holds, Query::Holds, Holds);
+    let query = Query::Holds { most: Some(MOST) };
+    let Holds { holds, more } = answer!(visitor, Place::Holds, query, Holds);
     visitor.page(Place::Holds, "Holds", html! {
         h1 { "Holds" }
         (visitor.done())
@@ -24,6 +28,7 @@ pub(in crate::admin::dashboard) async fn show(visitor: Visitor) -> Response {
             p .empty { "Nobody waits for your word." }
         } @else {
             (list(&holds, visitor.now))
+            (page::more(more, "holds"))
         }
     })
 }

@@ -27,6 +27,9 @@ const SINCE: [(&str, &str); 5] = [
     ("720", "The last 30 days"),
 ];
 
+/// What is told of a key.
+const KEYS: [&str; 7] = ["When", "Outcome", "User", "Device", "Why", "Opens", "Room"];
+
 /// Shows it.
 pub(in crate::admin::dashboard) async fn show(visitor: Visitor) -> Response {
     let fields = &visitor.fields;
@@ -123,9 +126,16 @@ fn empty() -> Markup {
 }
 
 /// Keys that were given and refused, the newest first.
-pub(super) fn keys(rows: &[LedgerEntry], now: i64) -> Markup {
+fn keys(rows: &[LedgerEntry], now: i64) -> Markup {
     let rows: Vec<_> = rows.iter().map(|row| key(row, now)).collect();
-    table("Keys", &["When", "What became of it", "User", "Device", "Why", "Opens", "Room"], &rows)
+    table("Keys", &KEYS, &rows)
+}
+
+/// The same, all of one room.
+pub(super) fn keys_of_room(rows: &[LedgerEntry], now: i64) -> Markup {
+    let rows: Vec<_> = rows.iter().map(|row| key(row, now)).collect();
+    let [heads @ .., _] = KEYS;
+    table("Keys", &heads, &rows)
 }
 
 fn key(row: &LedgerEntry, now: i64) -> Vec<Markup> {

@@ -8,12 +8,14 @@ use super::{Visitor, answer, holds, ledger, rooms};
 use crate::{
     admin::dashboard::{
         fields::link,
-        page::{Place, table},
+        page::{self, Place, table},
         words::{self, Tone, badge, number},
     },
     keeper::operator::{LedgerQuery, Query, Refusal, RoomDetail},
 };
 
+/// How many values, and how many held members, are shown.
+const MOST: u32 = 100;
 /// How many rows of the ledger are shown.
 const NEWEST: u64 = 15;
 
@@ -24,11 +26,13 @@ pub(in crate::admin::dashboard) async fn show(visitor: Visitor) -> Response {
         return visitor
             .refuse(Some(Place::Rooms), &Refusal { code: "unknown_room".to_owned(), message });
     };
-    let detail = answer!(visitor, Place::Rooms, Query::Room { room: room.clone() }, Room);
+    let query = Query::Room { room: room.clone(), most: Some(MOST) };
+    let detail = answer!(visitor, Place::Rooms, query, Room);
     let newest =
         LedgerQuery { room: Some(room.clone()), newest: Some(NEWEST), ..LedgerQuery::default() };
     let rows = answer!(visitor, Place::Rooms, Query::Ledger(newest), Ledger);
     let id = room.as_str();
+    let command = format!("room {id}");
     visitor.page(Place::Rooms, "Room", html! {
         p .back { a href="/dashboard/rooms" { "← Rooms" } }
         h1 { "Room " (words::id(rooms::name(&detail.summary))) }
@@ -38,18 +42,20 @@ pub(in crate::admin::dashboard) async fn show(visitor: Visitor) -> Response {
             section aria-labelledby="held" {
                 h2 #held { "Who waits for your word" }
                 (holds::list(&detail.holds, visitor.now))
+                (page::more(detail.more_holds, &command))
             }
         }
         section aria-labelledby="values" {
             h2 #values { "State" }
             @if detail.tuples.is_empty() { p .empty { "The keeper knows of none." } } @else { (values(&detail)) }
+            (page::more(detail.more_tuples, &command))
         }
         section aria-labelledby="newest" {
             h2 #newest { "What was given and refused lately" }
             @if rows.is_empty() {
                 p .empty { "Nothing stands in the ledger." }
             } @else {
-                (ledger::keys(&rows, visitor.now))
+                (ledger::keys_of_room(&rows, visitor.now))
                 p { a href=(link("ledger", &[("room", id)])) { "All of it, in the ledger" } }
             }
         }
@@ -73,7 +79,7 @@ fn facts(room: &RoomDetail, now: i64) -> Markup {
             dt { "Address" } dd { (words::some_id(summary.alias.as_deref().unwrap_or_default())) }
             dt { "How it stands" } dd { (badge(words::room_tone(&summary.status), &summary.status)) }
             dt { "The keeper is elevated" } dd { (yes(room.elevated)) }
-            dt { "Encrypted" } dd { (yes(room.encrypted)) ", its state: " (yes(room.flagged)) }
+            dt { "Encrypted" } dd { (encrypted(room)) }
             dt { "Version" } dd { (words::text(&room.version)) }
             dt { "Joined" } dd { (number(summary.joined)) }
             dt { "Sealed" } dd { (rooms::share(summary.sealed, summary.values)) }
@@ -88,6 +94,14 @@ fn facts(room: &RoomDetail, now: i64) -> Markup {
                 dd { @for space in &room.spaces { (words::id(space.as_str())) " " } }
             }
         }
+    }
+}
+
+fn encrypted(room: &RoomDetail) -> &'static str {
+    match (room.encrypted, room.flagged) {
+        (true, true) => "yes, its state as well",
+        (true, false) => "yes, but not its state",
+        (false, _) => "no",
     }
 }
 

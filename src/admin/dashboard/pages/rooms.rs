@@ -134,6 +134,11 @@ fn link_to(room: &RoomSummary) -> Markup {
 
 /// A part of a whole, as a bar beside its numbers.
 pub(super) fn share(part: i64, whole: i64) -> Markup {
+    bar(part, whole, &format!("{} of {}", number(part), number(whole)))
+}
+
+/// The same, in these words.
+pub(super) fn bar(part: i64, whole: i64, words: &str) -> Markup {
     let width = part.saturating_mul(100).checked_div(whole).unwrap_or(0).clamp(0, 100);
     html! {
         span .share {
@@ -141,7 +146,7 @@ pub(super) fn share(part: i64, whole: i64) -> Markup {
                 rect .rest width="100" height="8" {}
                 rect .part width=(width) height="8" {}
             }
-            (number(part)) " of " (number(whole))
+            (words)
         }
     }
 }

@@ -8,11 +8,16 @@ use super::{Visitor, answer, ledger::id_field};
 use crate::{
     admin::dashboard::{
         fields::link,
-        page::{Place, table},
+        page::{self, Place, table},
         words::{self, Tone, badge, value_tone},
     },
     keeper::operator::{DeviceWhy, Finding, Query, ValueWhy, Why},
 };
+
+/// How many of somebody's devices are shown.
+const MOST_DEVICES: usize = 20;
+/// How many values are shown for each.
+const MOST_VALUES: usize = 50;
 
 /// Shows it.
 pub(in crate::admin::dashboard) async fn show(visitor: Visitor) -> Response {
@@ -59,7 +64,8 @@ fn told(why: &Why, now: i64) -> Markup {
             @if !why.findings.is_empty() {
                 ul .findings { @for found in &why.findings { li .card { (finding(found)) } } }
             }
-            @for device in &why.devices { (of_device(device, now)) }
+            @for device in why.devices.iter().take(MOST_DEVICES) { (of_device(device, now)) }
+            (page::more(beyond(why.devices.len(), MOST_DEVICES), &format!("why {user} {room}")))
             ul .actions {
                 li { a .button href=(to("share")) { "Share again…" } " Give their entitled devices the keys once more." }
                 li { a .button.plain href=(to("approve")) { "Approve…" } " Let them have this room’s keys, whatever was said before." }
@@ -78,7 +84,8 @@ fn finding(found: &Finding) -> Markup {
 }
 
 fn of_device(device: &DeviceWhy, now: i64) -> Markup {
-    let rows: Vec<_> = device.values.iter().map(|value| of_value(value, now)).collect();
+    let values = device.values.iter().take(MOST_VALUES);
+    let rows: Vec<_> = values.map(|value| of_value(value, now)).collect();
     let label = format!("Values for the device {}", device.device_id);
     html! {
         section .card {
@@ -90,6 +97,7 @@ fn of_device(device: &DeviceWhy, now: i64) -> Markup {
             }
             (finding(&device.finding))
             @if !rows.is_empty() { (table(&label, &["Type", "State key", "Its key", "Since"], &rows)) }
+            (page::more(beyond(device.values.len(), MOST_VALUES), "why"))
             @if !device.told.is_empty() {
                 ul .told {
                     @for told in &device.told {
@@ -99,6 +107,10 @@ fn of_device(device: &DeviceWhy, now: i64) -> Markup {
             }
         }
     }
+}
+
+fn beyond(all: usize, shown: usize) -> i64 {
+    i64::try_from(all.saturating_sub(shown)).unwrap_or(i64::MAX)
 }
 
 fn of_value(value: &ValueWhy, now: i64) -> Vec<Markup> {

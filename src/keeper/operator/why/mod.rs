@@ -285,7 +285,7 @@ async fn tuple_states(
     db: &mut SqliteConnection,
     room: &RoomId,
 ) -> Result<BTreeMap<(String, String), String>, Refusal> {
-    let tuples = overview::tuples(db, room).await?;
+    let tuples = overview::tuples(db, room, None).await?;
     Ok(tuples.into_iter().map(|row| ((row.event_type, row.state_key), row.state)).collect())
 }
 

@@ -159,6 +159,35 @@ async fn rows_are_told_apart_by_what_became_of_the_key() {
     }
 }
 
+/// How SQLite goes about a query.
+async fn plan(db: &mut SqliteConnection, query: QueryBuilder<Sqlite>) -> String {
+    let explained = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", query.sql().as_str()));
+    let rows: Vec<(i64, i64, i64, String)> = sqlx::query_as(explained).fetch_all(db).await.unwrap();
+    rows.into_iter().map(|(_, _, _, step)| step).collect::<Vec<_>>().join("; ")
+}
+
+#[tokio::test]
+async fn what_was_not_given_is_found_without_a_look_at_what_was() {
+    let site = Site::filled().await;
+    let store = Store::open(&site.path(), &SecretString::from("right")).await.unwrap();
+    let db = &mut *store.read().await.unwrap();
+    for outcome in OutcomeKind::ALL {
+        for (room, user) in [(None, None), (Some(1), None), (None, Some(1)), (Some(1), Some(1))] {
+            let chosen = Chosen { room, user, outcome: Some(outcome), ..Chosen::default() };
+            for query in [chosen.page(0, 50), chosen.nth_newest(0, 49)] {
+                let plan = plan(db, query).await;
+                let expected = match (outcome, room, user) {
+                    (_, _, Some(_)) => "ledger_by_user",
+                    (OutcomeKind::Given, None, None) => "PRIMARY KEY",
+                    (OutcomeKind::Given, Some(_), None) => "ledger_by_room",
+                    _ => "ledger_not_given",
+                };
+                assert!(plan.contains(expected), "{outcome:?} {room:?} {user:?}: {plan}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_row_that_changed_since_is_shown_however_old_it_is() {
     let site = Site::filled().await;
