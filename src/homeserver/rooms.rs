@@ -150,6 +150,15 @@ impl Homeserver {
         self.post(endpoint, path, json(endpoint, &body)?).await.map(drop)
     }
 
+    /// Puts a user out of a room, or withdraws an invite (client-server API, "POST /rooms/{roomId}/kick"). Of a user who
+    /// is out already it is refused (403).
+    pub async fn kick(&self, room_id: &RoomId, user_id: &UserId) -> Result<(), HomeserverError> {
+        let endpoint = Endpoint::Kick;
+        let path = Path::v3(&["rooms", room_id.as_str(), "kick"]);
+        let body = json(endpoint, &object!({ "user_id": user_id }))?;
+        self.post(endpoint, path, body).await.map(drop)
+    }
+
     /// Sends an event that is no state (client-server API, "PUT /rooms/{roomId}/send/{eventType}/{txnId}");
     /// returns its id. `body` is its content, and goes out byte for byte. May be repeated with the same
     /// `txn_id` as long as the homeserver remembers it.

@@ -195,6 +195,7 @@ impl Taker {
         }
         room.membership = membership;
         rooms::put(db, &room).await?;
+        news::waited_for(self, db, room_id).await?;
         places::mark_changed(self, db, rules).await?;
         if matches!(membership, Membership::Invite | Membership::Join) {
             marks::mark(db, room_id, None, arrival.at, arrival.tick).await?;
@@ -336,6 +337,11 @@ impl Taker {
         }
         if arrival.live {
             mark_let_in(self, db, &room.room_id, &user_id).await?;
+        }
+        if membership == Membership::Ban && !arrival.live && room.state_encrypted {
+            // He may have been given keys before he joined, and nobody looks at him any more.
+            let why = (Retired::MemberLeft, arrival);
+            rotation::retire_known_to(self, db, room, &user_id, why).await?;
         }
         if !arrival.live || !room.state_encrypted {
             return Ok(());

@@ -1,16 +1,26 @@
 //! Reading the configuration anew while the keeper runs.
 
-use std::sync::Arc;
+use std::{
+    hash::{Hash as _, Hasher as _},
+    sync::Arc,
+};
 
 use serde_yaml::Value as Yaml;
+use sqlx::SqliteConnection;
 use tokio::{signal::unix::Signal, sync::Notify};
 
-use super::{KeeperError, clock::now_ms, ingest::Taker, places};
+use super::{
+    KeeperError,
+    clock::now_ms,
+    ingest::{Arrival, Taker},
+    places,
+    spaces::news,
+};
 use crate::{
     admin::Supervisor,
     config::{Config, ConfigErrors},
     state::Membership,
-    store::{marks, rooms},
+    store::{marks, meta, rooms, set_meta},
 };
 
 /// Reads the configuration from where it was read first.
@@ -97,6 +107,7 @@ impl Reloader {
             before.push((room.room_id.clone(), former.of(&room)));
         }
         let changed = places::mark_changed(taker, &mut transaction, before).await?;
+        end_if_others_are_entitled(taker, &mut transaction, config).await?;
         transaction.commit().await?;
         taker.spaces.note_walk();
         taker.spaces.note_provide();
@@ -107,6 +118,53 @@ impl Reloader {
         taker.rules.warn_of_noop();
         Ok(())
     }
+}
+
+/// Compares what the configuration says of who is entitled with what it said last, before this start or reload.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the store fails.
+pub async fn weigh_entitlement(taker: &Taker, config: &Config) -> Result<(), KeeperError> {
+    let mut transaction = taker.store.begin().await?;
+    end_if_others_are_entitled(taker, &mut transaction, config).await?;
+    Ok(transaction.commit().await?)
+}
+
+/// Where that differs, what was given to those who had not joined is over: they are looked at by nobody until somebody
+/// has to be given something, and they may hold what they would not be given now.
+async fn end_if_others_are_entitled(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    config: &Config,
+) -> Result<(), KeeperError> {
+    let now = entitling(config);
+    let before = meta(db, "entitling").await?;
+    if before.as_ref() == Some(&now) {
+        return Ok(());
+    }
+    set_meta(db, "entitling", &now).await?;
+    if before.is_none() {
+        return Ok(());
+    }
+    let arrival = Arrival::live(now_ms(), taker.store.next_tick());
+    for room in rooms::all(db).await? {
+        if room.membership == Membership::Join {
+            news::end_all(taker, db, &room.room_id, arrival).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A digest of what the configuration says of who is entitled.
+fn entitling(config: &Config) -> String {
+    let tree = serde_yaml::to_value(config).unwrap_or_default();
+    let mut hasher = std::hash::DefaultHasher::new();
+    for key in ["access", "sharing", "policies"] {
+        let said = tree.get(key).and_then(|section| serde_yaml::to_string(section).ok());
+        said.hash(&mut hasher);
+    }
+    format!("{:x}", hasher.finish())
 }
 
 /// The keys that differ and that a reload does not change.

@@ -29,7 +29,7 @@ use super::{
     operator::{self, Operator},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
-    reload::{Reloader, Reread},
+    reload::{Reloader, Reread, weigh_entitlement},
     requests::{
         Outcome,
         desk::Desk,
@@ -387,6 +387,7 @@ async fn start(
         began_at: now_ms(),
         spaces: Bells::default(),
     };
+    weigh_entitlement(&taker, config).await?;
     let sender = Sender::new(store, homeserver.clone(), metrics.clone(), taker.rules.clone());
     let invites = &config.access.invites;
     let global = taker.rules.global();

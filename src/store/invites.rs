@@ -213,13 +213,14 @@ pub async fn newest(
 ///
 /// [`StoreError::Database`] when the database cannot be read.
 pub async fn next_due(connection: &mut SqliteConnection, now: i64) -> Result<Option<i64>> {
-    let (due,): (Option<i64>,) = sqlx::query_as(
-        "SELECT MIN(due_at) FROM invites WHERE status IN ('due', 'sending') AND due_at > ?",
+    let (due, ending): (Option<i64>, Option<i64>) = sqlx::query_as(
+        "SELECT (SELECT MIN(due_at) FROM invites WHERE status IN ('due', 'sending') AND due_at > ?1), \
+         (SELECT MIN(due_at) FROM invites WHERE status = 'ending' AND due_at > ?1)",
     )
     .bind(now)
     .fetch_one(connection)
     .await?;
-    Ok(due)
+    Ok(due.into_iter().chain(ending).min())
 }
 
 /// Puts invites of a room off to `due_at` (milliseconds). With `failed` it counts as an attempt.
@@ -270,7 +271,7 @@ pub async fn put_room_off(
     Ok(())
 }
 
-/// Takes promises back that were not acted upon: whoever comes again is promised for again.
+/// Takes promises back where no invite was sent: whoever comes again is promised for again.
 ///
 /// # Errors
 ///
@@ -281,11 +282,13 @@ pub async fn take_back(
     users: &[&UserId],
 ) -> Result<()> {
     for user in users {
-        sqlx::query("DELETE FROM invites WHERE room_id = ? AND user_id = ? AND status = 'due'")
-            .bind(room.as_str())
-            .bind(user.as_str())
-            .execute(&mut *connection)
-            .await?;
+        sqlx::query(
+            "DELETE FROM invites WHERE room_id = ? AND user_id = ? AND status IN ('due', 'sending')",
+        )
+        .bind(room.as_str())
+        .bind(user.as_str())
+        .execute(&mut *connection)
+        .await?;
     }
     Ok(())
 }
@@ -316,7 +319,8 @@ pub async fn sending(
     Ok(())
 }
 
-/// Whether a user may join a room because of where else he is, so that he may be invited into it.
+/// Whether a user may join a room because of where else he is, so that he may be invited into it; `None` where that is
+/// not known for certain, because that room's state is being fetched.
 ///
 /// # Errors
 ///
@@ -325,14 +329,110 @@ pub async fn is_let_in(
     connection: &mut SqliteConnection,
     room: &RoomId,
     user: &UserId,
-) -> Result<bool> {
-    let (is,): (bool,) = sqlx::query_as(
-        "SELECT EXISTS (SELECT 1 FROM inviting i JOIN members m ON m.room_id = i.allowed_id \
-         AND m.user_id = ?2 AND m.membership = 'join' WHERE i.room_id = ?1)",
+) -> Result<Option<bool>> {
+    let (loaded,): (Option<bool>,) = sqlx::query_as(
+        "SELECT MAX(a.loaded) FROM inviting i JOIN members m ON m.room_id = i.allowed_id \
+         AND m.user_id = ?2 AND m.membership = 'join' JOIN rooms a ON a.room_id = i.allowed_id \
+         WHERE i.room_id = ?1",
     )
     .bind(room.as_str())
     .bind(user.as_str())
     .fetch_one(connection)
     .await?;
-    Ok(is)
+    Ok(match loaded {
+        None => Some(false),
+        Some(true) => Some(true),
+        Some(false) => None,
+    })
+}
+
+/// An invite of the keeper's that is to be withdrawn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Into which room.
+    pub room_id: OwnedRoomId,
+    /// Who is invited.
+    pub user_id: OwnedUserId,
+    /// How often that failed.
+    pub attempts: i64,
+}
+
+/// Promises to withdraw the keeper's invites into these rooms, those of `user` or of everybody, but for such as were
+/// knocked for. Whoever is let in keeps his. Whether there are any to withdraw.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn end(
+    connection: &mut SqliteConnection,
+    keeper: &UserId,
+    rooms: &[OwnedRoomId],
+    user: Option<&UserId>,
+    now: i64,
+) -> Result<bool> {
+    let mut any = false;
+    for room in rooms {
+        let ended = sqlx::query(
+            "UPDATE invites SET status = 'ending', due_at = ?1, attempts = 0 WHERE room_id = ?2 \
+             AND (?3 IS NULL OR user_id = ?3) AND status = 'made' AND knocked = 0 \
+             AND EXISTS (SELECT 1 FROM members r WHERE r.room_id = invites.room_id \
+             AND r.user_id = invites.user_id AND r.membership = 'invite' AND r.inviter = ?4) \
+             AND NOT EXISTS (SELECT 1 FROM inviting i JOIN members m ON m.room_id = i.allowed_id \
+             AND m.user_id = invites.user_id AND m.membership = 'join' \
+             WHERE i.room_id = invites.room_id)",
+        )
+        .bind(now)
+        .bind(room.as_str())
+        .bind(user.map(UserId::as_str))
+        .bind(keeper.as_str())
+        .execute(&mut *connection)
+        .await?;
+        any |= ended.rows_affected() > 0;
+    }
+    Ok(any)
+}
+
+/// Invites that are to be withdrawn at `now`, at most `most`.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn ending(connection: &mut SqliteConnection, now: i64, most: i64) -> Result<Vec<Ending>> {
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(
+        "SELECT room_id, user_id, attempts FROM invites WHERE status = 'ending' AND due_at <= ? \
+         ORDER BY due_at LIMIT ?",
+    )
+    .bind(now)
+    .bind(most)
+    .fetch_all(connection)
+    .await?;
+    let ending = |(room, user, attempts): (String, String, i64)| {
+        let room_id = room.try_into().map_err(StoreError::corrupt("room id"))?;
+        let user_id = user.try_into().map_err(StoreError::corrupt("user id"))?;
+        Ok(Ending { room_id, user_id, attempts })
+    };
+    rows.into_iter().map(ending).collect()
+}
+
+/// What came of withdrawing an invite: it is over with, or, with a time (in milliseconds), tried again then.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn ended(
+    connection: &mut SqliteConnection,
+    one: &Ending,
+    again_at: Option<i64>,
+) -> Result<()> {
+    sqlx::query(
+        "UPDATE invites SET status = CASE WHEN ?1 IS NULL THEN 'made' ELSE 'ending' END, \
+         due_at = COALESCE(?1, due_at), attempts = attempts + 1 \
+         WHERE room_id = ?2 AND user_id = ?3 AND status = 'ending'",
+    )
+    .bind(again_at)
+    .bind(one.room_id.as_str())
+    .bind(one.user_id.as_str())
+    .execute(connection)
+    .await?;
+    Ok(())
 }

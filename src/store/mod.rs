@@ -64,7 +64,7 @@ pub use self::{
     error::StoreError,
     held_sessions::HeldSession,
     inbox::{InboxRow, NewEvent},
-    invites::Invitee,
+    invites::{Ending, Invitee},
     key_requests::{AskedSession, KeyRequestRow},
     ledger::{Grant, GrantRow, History, HistoryFilter, HistoryRow, NewGrant, OutcomeKind, Refusal},
     marks::Mark,
@@ -231,7 +231,12 @@ impl Store {
 }
 
 /// What is kept under `key`, or `None`.
-async fn meta(connection: &mut sqlx::SqliteConnection, key: &str) -> Result<Option<String>> {
+/// What is kept under `key`.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn meta(connection: &mut sqlx::SqliteConnection, key: &str) -> Result<Option<String>> {
     let value: Option<(Vec<u8>,)> = sqlx::query_as("SELECT value FROM meta WHERE key = ?")
         .bind(key)
         .fetch_optional(connection)

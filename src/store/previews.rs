@@ -77,21 +77,74 @@ pub async fn is_previewed(connection: &mut SqliteConnection, room: &RoomId) -> R
     Ok(is)
 }
 
-/// Whether the state of a room is being fetched whose members may read this one before they join it: who that is is not
-/// known for certain then.
+/// What tells whether it is known for certain who may read a room before they join it: `None` while the state of a room
+/// is being fetched whose members may, and else a number that is another one after each time that it was.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`] when the database cannot be read.
-pub async fn is_unsure(connection: &mut SqliteConnection, room: &RoomId) -> Result<bool> {
-    let (is,): (bool,) = sqlx::query_as(
-        "SELECT EXISTS (SELECT 1 FROM let_in l JOIN rooms a ON a.room_id = l.allowed_id \
-         AND a.membership = 'join' AND a.loaded = 0 WHERE l.room_id = ?)",
+pub async fn surety(connection: &mut SqliteConnection, room: &RoomId) -> Result<Option<i64>> {
+    let (is_sure, fetches): (bool, i64) = sqlx::query_as(
+        "SELECT COALESCE(MIN(a.loaded), 1), COALESCE(SUM(a.fetches), 0) FROM let_in l \
+         JOIN rooms a ON a.room_id = l.allowed_id AND a.membership = 'join' WHERE l.room_id = ?",
     )
     .bind(room.as_str())
     .fetch_one(connection)
     .await?;
-    Ok(is)
+    Ok(is_sure.then_some(fetches))
+}
+
+/// People of a room were gone through who were not known for certain since `surety`, if they were not: everybody is gone
+/// through again, as soon as they are.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn once_more_unless_sure(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    surety: Option<i64>,
+    now: i64,
+) -> Result<()> {
+    match self::surety(connection, room).await? {
+        None => {
+            sqlx::query("INSERT OR IGNORE INTO awaited (room_id) VALUES (?)")
+                .bind(room.as_str())
+                .execute(connection)
+                .await?;
+            Ok(())
+        }
+        sure if sure == surety => Ok(()),
+        _ => ask_round(connection, room, now).await,
+    }
+}
+
+/// A room's state is there, or is waited for no longer: rooms that let its members in and waited for that are gone
+/// through. Whether there are any.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be written.
+pub async fn end_waiting(
+    connection: &mut SqliteConnection,
+    allowed: &RoomId,
+    now: i64,
+) -> Result<bool> {
+    let mut any = false;
+    for room in through(connection, allowed).await? {
+        if surety(connection, &room).await?.is_none() {
+            continue;
+        }
+        let waited = sqlx::query("DELETE FROM awaited WHERE room_id = ?")
+            .bind(room.as_str())
+            .execute(&mut *connection)
+            .await?;
+        if waited.rows_affected() > 0 {
+            ask_round(connection, &room, now).await?;
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 /// Promises to provide for a user in a room.
@@ -476,6 +529,7 @@ pub async fn forget(connection: &mut SqliteConnection, room: &RoomId) -> Result<
         "DELETE FROM preview_marks WHERE room_id = ?",
         "DELETE FROM preview_rounds WHERE room_id = ?",
         "DELETE FROM previewed_tuples WHERE room_id = ?",
+        "DELETE FROM awaited WHERE room_id = ?",
     ] {
         sqlx::query(sql).bind(room.as_str()).execute(&mut *connection).await?;
     }

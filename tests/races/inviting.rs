@@ -173,7 +173,7 @@ async fn whoever_declined_or_was_put_out_is_not_invited_again() {
 }
 
 #[tokio::test]
-async fn nobody_is_invited_who_is_blocked_or_has_left_the_space_or_lacks_a_signed_device() {
+async fn nobody_is_invited_who_is_blocked_or_lacks_a_signed_device() {
     let (stage, space) = inviting().await;
     let room = child(&stage, &space, false).await;
     stage.alice_device().send_message(&room, "before them");
@@ -193,6 +193,65 @@ async fn nobody_is_invited_who_is_blocked_or_has_left_the_space_or_lacks_a_signe
     carol.device(1).cross_sign();
     is(&stage, &room, &carol, "invite").await;
     assert!(carol.device(1).bundle(&room).is_some());
+}
+
+#[tokio::test]
+async fn whoever_leaves_the_space_before_his_invite_is_sent_is_not_invited() {
+    for killed in [false, true] {
+        let (mut stage, space) = inviting().await;
+        let room = child(&stage, &space, false).await;
+        let bob = stage.sim.user("bob").create();
+        let fault = if killed { Fault::Hang } else { Fault::Status(500) };
+        stage.sim.fault("invite", fault, 1);
+        stage.sim.join(&space, "bob");
+        asked(&stage, "invite", 1).await;
+        if killed {
+            stage.keeper.kill();
+        }
+        space.leave("bob");
+        if killed {
+            stage.keeper.start().await;
+        }
+        // His device is new, so that he is looked at once more where he still waits.
+        stage.sim.add_device("bob", 2, Trust::CrossSigned);
+        a_late_comer_is_invited(&stage, &space, &room, "carol").await;
+        a_late_comer_is_invited(&stage, &space, &room, "dan").await;
+        assert_eq!(stage.sim.with(|world| membership(world, &room, &bob)), "leave", "{killed}");
+        assert_eq!(stage.sim.with(|world| invites(world)), 3, "{killed}");
+    }
+}
+
+#[tokio::test]
+async fn an_invite_of_the_keepers_is_withdrawn_when_its_user_leaves_the_space() {
+    let (stage, space) = inviting().await;
+    let room = child(&stage, &space, false).await;
+    let (bob, carol) = (stage.sim.user("bob").create(), stage.sim.user("carol").create());
+    for user in [&bob, &carol] {
+        stage.sim.join(&space, &user.user_id);
+        is(&stage, &room, user, "invite").await;
+    }
+    // Alice's own invites are hers.
+    let dan = stage.sim.user("dan").create();
+    room.invite("dan");
+    stage.sim.join(&space, "dan");
+    stage.sim.hold("kick");
+    space.leave("bob");
+    space.leave("carol");
+    space.leave("dan");
+    asked(&stage, "kick", 1).await;
+    // She comes back before it is done.
+    stage.sim.join(&space, "carol");
+    stage.settle(&room, "all of that is heard of").await;
+    stage.sim.release("kick");
+    is(&stage, &room, &bob, "leave").await;
+    stage.name(&room, "Coffee").await;
+    let opens = |world: &mut World, user: &UserRef| {
+        let event = world.keeper_seal(&room.room_id, NAME).unwrap();
+        world.open(user.device(1).id(), &event).is_ok()
+    };
+    stage.sim.wait_for("carol reads it", |world| opens(world, &carol)).await;
+    assert!(!stage.sim.with(|world| opens(world, &bob)), "he is out of the space");
+    assert_eq!(stage.sim.with(|world| membership(world, &room, &dan)), "invite");
 }
 
 /// Waits until the keeper has asked so often for this.
@@ -261,6 +320,19 @@ async fn whoever_knocks_is_let_in_where_the_organisation_says_so_and_nobody_put_
     for user in [&carol, &dan] {
         assert_eq!(stage.sim.with(|world| membership(world, &room, user)), "knock");
     }
+    // Whom somebody put out before the keeper came, it does not let in either.
+    let other = stage.sim.room().invite_only().create();
+    stage.sim.join(&other, "bob");
+    other.membership(ALICE, "bob", "leave");
+    stage.invite_keeper(&other).await;
+    stage.name(&other, "Tea").await;
+    for name in ["bob", "bill"] {
+        other.membership(name, name, "knock");
+    }
+    let bill = stage.sim.user("bill").create();
+    is(&stage, &other, &bill, "invite").await;
+    stage.settle(&other, "both are looked at").await;
+    assert_eq!(stage.sim.with(|world| membership(world, &other, &bob)), "knock");
     // He changes his mind twice: a knock after a no is his own wish.
     room.leave("bob");
     room.membership("bob", "bob", "knock");

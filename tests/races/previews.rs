@@ -1,6 +1,6 @@
 //! What those are given who may read a room before they join it: when, for how long, and what they may ask for.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -149,6 +149,40 @@ async fn what_is_due_while_a_space_is_fetched_anew_is_done_once_it_is_there() {
     is_given(&stage, &other, &dave).await;
     stage.sim.release("state");
     is_given(&stage, &room, &bob).await;
+}
+
+#[tokio::test]
+async fn a_stricter_configuration_holds_for_those_who_have_not_joined_too() {
+    for restarted in [false, true] {
+        let mut stage = Stage::prepare(json!({ "sharing": { "devices": "all" } })).await;
+        let space = stage.sim.room().space().create();
+        let entry = json!({ "room": space.room_id, "preview_interval": "1ms" });
+        stage.keeper.configure(&json!({ "spaces": [entry] }));
+        stage.keeper.start().await;
+        joined(&stage, &space).await;
+        let room = named_child(&stage, &space, "Tea").await;
+        let unsigned = stage.sim.user("bob").cross_signed(false).create();
+        let carol = stage.sim.user("carol").create();
+        for user in [&unsigned, &carol] {
+            stage.sim.join(&space, &user.user_id);
+            is_given(&stage, &room, user).await;
+        }
+        stage.keeper.configure(&json!({ "sharing": { "devices": "cross_signed" } }));
+        if restarted {
+            stage.keeper.terminate().await;
+            stage.keeper.start().await;
+        } else {
+            stage.keeper.hang_up();
+            let deadline = Instant::now() + PATIENCE;
+            while !stage.keeper.log().contains("the configuration is reloaded") {
+                assert!(Instant::now() < deadline, "the configuration is not reloaded");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        stage.name(&room, "Coffee").await;
+        is_given(&stage, &room, &carol).await;
+        assert!(!stage.sim.with(|world| opens(world, &room, &unsigned)), "{restarted}");
+    }
 }
 
 #[tokio::test]

@@ -92,6 +92,18 @@ impl World {
         Reply::empty()
     }
 
+    pub(super) fn kick_from_room(&mut self, user_id: &str, room_id: &str, call: &Call) -> Reply {
+        let body = call.json();
+        let target = body["user_id"].as_str().unwrap_or_default().to_owned();
+        match self.rooms.get(room_id) {
+            Some(room) if room.power_of(user_id) < 50 => return Reply::forbidden("no power"),
+            Some(room) if matches!(room.membership(&target), "join" | "invite") => {}
+            _ => return Reply::forbidden("not in the room"),
+        }
+        self.set_membership(room_id, user_id, &target, "leave");
+        Reply::empty()
+    }
+
     /// Writes a membership event without asking the room's rules.
     pub fn set_membership(&mut self, room_id: &str, sender: &str, user_id: &str, membership: &str) {
         let name = user_id.trim_start_matches('@').split(':').next().unwrap_or_default();

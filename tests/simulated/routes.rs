@@ -29,6 +29,7 @@ pub enum Route<'a> {
     Join(&'a str),
     Leave(&'a str),
     Invite(&'a str),
+    Kick(&'a str),
     State(&'a str),
     StateEvent { room_id: &'a str, event_type: &'a str, state_key: &'a str },
     Members(&'a str),
@@ -93,6 +94,7 @@ impl<'a> Route<'a> {
             [room_id, "join"] => Self::Join(room_id),
             [room_id, "leave"] => Self::Leave(room_id),
             [room_id, "invite"] => Self::Invite(room_id),
+            [room_id, "kick"] => Self::Kick(room_id),
             [room_id, "state"] => Self::State(room_id),
             [room_id, "state", event_type] => {
                 Self::StateEvent { room_id, event_type, state_key: "" }
@@ -137,6 +139,7 @@ impl<'a> Route<'a> {
             Self::Join(_) => "join",
             Self::Leave(_) => "leave",
             Self::Invite(_) => "invite",
+            Self::Kick(_) => "kick",
             Self::State(_) => "state",
             Self::StateEvent { .. } if method == Method::PUT => "state/put",
             Self::StateEvent { .. } => "state/get",

@@ -219,6 +219,7 @@ impl World {
             Route::Directory(alias) => self.directory(alias),
             Route::Leave(room_id) => self.leave_room(user_id, room_id),
             Route::Invite(room_id) => self.invite_to_room(user_id, room_id, call),
+            Route::Kick(room_id) => self.kick_from_room(user_id, room_id, call),
             Route::State(room_id) => self.get_state(user_id, room_id),
             Route::StateEvent { room_id, event_type, state_key } => {
                 self.state_event(user_id, room_id, (event_type, state_key), call)

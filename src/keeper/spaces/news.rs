@@ -1,6 +1,6 @@
 //! What changes who may read a room before he joins it, taken in with the commit that brings it.
 
-use ruma::{OwnedUserId, RoomId, UserId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use sqlx::SqliteConnection;
 
 use crate::{
@@ -52,6 +52,7 @@ async fn take_rule(
     let (added, removed) = spaces::put_let_in(db, &room.room_id, &named_by(room)).await?;
     for allowed in &removed {
         end_through(taker, db, (&room.room_id, allowed), arrival).await?;
+        waited_for(taker, db, allowed).await?;
     }
     if added {
         previews::ask_round(db, &room.room_id, arrival.at).await?;
@@ -72,9 +73,25 @@ async fn end_through(
     (room, allowed): (&RoomId, &RoomId),
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
+    withdraw(taker, db, &[room.to_owned()], None, arrival).await?;
     let users = previews::shut_out(db, room, allowed).await?;
     let retired = sessions::retire_previewed_by(&taker.store, db, room, &users, arrival.at).await?;
     promise(taker, db, room, retired, arrival).await
+}
+
+/// Who was invited by the keeper because of where else he was, and is there no more, is not to come in: his invite is
+/// withdrawn.
+pub(super) async fn withdraw(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    rooms: &[OwnedRoomId],
+    user: Option<&UserId>,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    if invites::end(db, &taker.keeper, rooms, user, arrival.at).await? {
+        taker.spaces.note_invite();
+    }
+    Ok(())
 }
 
 /// What was given to those who had not joined is over: what is sealed next, is sealed under a new session.
@@ -142,6 +159,8 @@ pub(in crate::keeper) async fn leave(
     user: &UserId,
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
+    let through = previews::through(db, left).await?;
+    withdraw(taker, db, &through, Some(user), arrival).await?;
     for room in previews::ended(db, left, user).await? {
         let why = (Retired::PreviewEnded, arrival.at);
         let retired = sessions::retire_known_to(&taker.store, db, &room, user, why).await?;
@@ -180,6 +199,7 @@ pub(in crate::keeper) async fn loaded(
     new: &[OwnedUserId],
 ) -> Result<(), KeeperError> {
     taker.spaces.note_walk();
+    waited_for(taker, db, room).await?;
     if new.is_empty() {
         return Ok(());
     }
@@ -195,6 +215,18 @@ pub(in crate::keeper) async fn loaded(
         invites::promise_all(db, &room, now_ms()).await?;
         taker.spaces.note_provide();
         taker.spaces.note_invite();
+    }
+    Ok(())
+}
+
+/// A room's state is there, or is waited for no longer.
+pub(in crate::keeper) async fn waited_for(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<(), KeeperError> {
+    if previews::end_waiting(db, room, now_ms()).await? {
+        taker.spaces.note_provide();
     }
     Ok(())
 }

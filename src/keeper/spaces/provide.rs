@@ -27,6 +27,7 @@ use crate::{
         lane::{Lanes, Visit, earliest},
         pacing::{Allowance, unreachable_wait},
     },
+    policy::PreviewPolicy,
     state::{Membership, StateTuple},
     store::{
         Candidate, Previewed, RoomRow, marks, outbox, previewed_tuples, previews, rooms, sessions,
@@ -74,12 +75,22 @@ pub(in crate::keeper) struct Provider {
     paces: Paces,
 }
 
+/// People who are looked at.
+struct Batch {
+    room_id: OwnedRoomId,
+    people: Vec<Candidate>,
+    why: Why,
+    /// Whether it was known for certain, before they were read, who may read the room.
+    surety: Option<i64>,
+}
+
 /// Why people are looked at.
-enum Batch {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
     /// Each was promised for by himself.
-    Marks(OwnedRoomId, Vec<Candidate>),
+    Marked,
     /// A round through all has come to them.
-    Round(OwnedRoomId, Vec<Candidate>),
+    Round,
 }
 
 /// What came of a batch.
@@ -161,31 +172,33 @@ impl Provider {
     ) -> Result<Option<Batch>, KeeperError> {
         let db = &mut *self.lanes.taker.store.read().await?;
         let (now, most) = (now_ms(), i64::from(rules.per_second.min(BATCH)));
-        if let Some((room, newest)) = previews::newest(db, root, now, most).await? {
-            return Ok(Some(Batch::Marks(room, newest)));
+        if let Some((room_id, people)) = previews::newest(db, root, now, most).await? {
+            let surety = previews::surety(db, &room_id).await?;
+            return Ok(Some(Batch { room_id, people, why: Why::Marked, surety }));
         }
-        let Some(round) = previews::due_round(db, root, now).await? else { return Ok(None) };
-        let room = round.room_id;
-        let below = match round.below {
-            Some(below) => below,
-            None if self.begin_round(&room, rules).await? => i64::MAX,
-            None => return Ok(None),
-        };
-        let candidates = previews::candidates(db, &room, below, most).await?;
-        Ok(Some(Batch::Round(room, candidates)))
+        while let Some(round) = previews::due_round(db, root, now).await? {
+            let room_id = round.room_id;
+            let surety = previews::surety(db, &room_id).await?;
+            let below = match round.below {
+                Some(below) => below,
+                None if self.begin_round(&room_id, rules).await? => i64::MAX,
+                // It was put off, and keeps none of the others waiting.
+                None => continue,
+            };
+            let people = previews::candidates(db, &room_id, below, most).await?;
+            return Ok(Some(Batch { room_id, people, why: Why::Round, surety }));
+        }
+        Ok(None)
     }
 
-    /// Begins a round through all who may read a room before they join it, unless something is being sealed there, or
-    /// who they are is being asked: it is due a little later, then. Notes what they are given: of each tuple the session
-    /// of its current value, but not of one that they were given another session of a short while ago; for that there is
-    /// another round.
+    /// Begins a round through all who may read a room before they join it, unless something is being sealed there: it is
+    /// due a little later, then. Notes what they are given: of each tuple the session of its current value, but not of
+    /// one that they were given another session of a short while ago; for that there is another round.
     async fn begin_round(&self, room: &RoomId, rules: &SpaceRules) -> Result<bool, KeeperError> {
         let store = &self.lanes.taker.store;
         let mut transaction = store.begin().await?;
         let now = now_ms();
-        if outbox::is_sealing(&mut transaction, room).await?
-            || previews::is_unsure(&mut transaction, room).await?
-        {
+        if outbox::is_sealing(&mut transaction, room).await? {
             let due = now.saturating_add(UNREADY_WAITS);
             previews::put_round_off(&mut transaction, room, due).await?;
             transaction.commit().await?;
@@ -216,19 +229,20 @@ impl Provider {
     }
 
     async fn serve(&mut self, pace: &Allowance, batch: Batch) -> Result<(), KeeperError> {
-        let (Batch::Marks(room_id, people) | Batch::Round(room_id, people)) = &batch;
+        let Batch { room_id: room, people, why, surety } = &batch;
         let served = match self.provide(pace, &batch).await {
             Err(error) if !matches!(error, KeeperError::Store(_)) => {
                 // What stands in the outbox is the lane's to send.
-                self.call_lane(room_id, people).await?;
+                self.call_lane(room, people).await?;
                 return Err(error);
             }
             served => served?,
         };
         let store = &self.lanes.taker.store;
         let mut transaction = store.begin().await?;
-        match (&batch, served) {
-            (Batch::Marks(room, people), Served::Done(missed)) => {
+        let now = now_ms();
+        match (why, served) {
+            (Why::Marked, Served::Done(missed)) => {
                 for one in people {
                     previews::settle(&mut transaction, room, &one.user_id, one.tick).await?;
                     if missed.contains(&one.user_id) {
@@ -236,42 +250,41 @@ impl Provider {
                             .await?;
                     }
                 }
+                previews::once_more_unless_sure(&mut transaction, room, *surety, now).await?;
             }
-            (Batch::Marks(room, people), Served::NotYet) => {
-                let due = now_ms().saturating_add(UNREADY_WAITS);
+            (Why::Marked, Served::NotYet) => {
+                let due = now.saturating_add(UNREADY_WAITS);
                 for one in people {
                     let whom = (one.user_id.as_ref(), one.attempts);
                     previews::mark(&mut transaction, room, whom, one.tick, due).await?;
                 }
             }
-            (Batch::Round(room, people), Served::Done(missed)) => {
+            (Why::Round, Served::Done(missed)) => {
                 for one in people.iter().filter(|one| missed.contains(&one.user_id)) {
                     put_off(&mut transaction, room, one, 0).await?;
                 }
                 match people.last() {
                     Some(last) => {
                         let done = i64::try_from(people.len()).unwrap_or(i64::MAX);
-                        let now = now_ms();
                         previews::advance_round(&mut transaction, room, (last.tick, done), now)
                             .await?;
                     }
                     None => previews::end_round(&mut transaction, room).await?,
                 }
+                previews::once_more_unless_sure(&mut transaction, room, *surety, now).await?;
             }
-            (Batch::Round(room, _), Served::NotYet) => {
-                let due = now_ms().saturating_add(UNREADY_WAITS);
+            (Why::Round, Served::NotYet) => {
+                let due = now.saturating_add(UNREADY_WAITS);
                 previews::put_round_off(&mut transaction, room, due).await?;
             }
-            (Batch::Marks(room, _) | Batch::Round(room, _), Served::Nobody) => {
-                previews::forget(&mut transaction, room).await?;
-            }
+            (_, Served::Nobody) => previews::forget(&mut transaction, room).await?,
         }
         Ok(transaction.commit().await?)
     }
 
     /// Gives people what they lack of a room.
     async fn provide(&mut self, pace: &Allowance, batch: &Batch) -> Result<Served, KeeperError> {
-        let (Batch::Marks(room_id, people) | Batch::Round(room_id, people)) = batch;
+        let Batch { room_id, people, why, surety } = batch;
         let lanes = self.lanes.clone();
         let room = rooms::get(&mut *lanes.taker.store.read().await?, room_id).await?;
         let room = match room {
@@ -281,9 +294,6 @@ impl Provider {
             Some(room) if room.membership == Membership::Join && room.state_encrypted => room,
             _ => return Ok(Served::Nobody),
         };
-        if self.is_unsure(room_id).await? {
-            return Ok(Served::NotYet);
-        }
         if lanes.taker.rules.of(&room).noop || people.is_empty() {
             return Ok(Served::Done(BTreeSet::new()));
         }
@@ -298,13 +308,14 @@ impl Provider {
             return Ok(Served::NotYet);
         }
         let mut visit = Visit::new(&lanes, room, Some(users));
-        let known = visit.know().await?;
-        // Somebody may have looked like one who may not read the room, then.
-        if self.is_unsure(room_id).await? {
-            return Ok(Served::NotYet);
+        let mut known = visit.know().await?;
+        let sure = previews::surety(&mut *lanes.taker.store.read().await?, room_id).await?;
+        if sure.is_none() || sure != *surety {
+            // Who seems to be let in no more may be so all the same.
+            known.previewers.retain(|one| one.standing.preview != PreviewPolicy::None);
         }
         let PreviewPlan { mut shares, retire } = decide_previews(&known, &visit.rules);
-        if matches!(batch, Batch::Round(..)) {
+        if *why == Why::Round {
             let db = &mut *lanes.taker.store.read().await?;
             let given = previewed_tuples::of_room(db, room_id).await?;
             shares.retain(|share| is_given(&known, share, &given));
@@ -319,10 +330,6 @@ impl Provider {
         let missed = self.note(visit, keys, unsettled).await?;
         self.recall_early(room_id, people).await?;
         Ok(if held { Served::Done(missed) } else { Served::NotYet })
-    }
-
-    async fn is_unsure(&self, room: &RoomId) -> Result<bool, KeeperError> {
-        Ok(previews::is_unsure(&mut *self.lanes.taker.store.read().await?, room).await?)
     }
 
     /// Retires what is held by those who should not hold it, or by devices that are gone.

@@ -22,6 +22,8 @@ use crate::{
 
 /// How long somebody waits whose identity an administrator has to confirm, in milliseconds.
 const CONFIRMED_AFTER: i64 = 3_600_000;
+/// How long somebody waits of whom it is not known for certain what lets him in, in milliseconds.
+const UNSURE_WAITS: i64 = 2_000;
 /// How often an invite waits for devices that the history could be sent to.
 const MOST_WAITS: i64 = 4;
 
@@ -41,6 +43,8 @@ struct Weighed {
     refused: Vec<OwnedUserId>,
     /// Put off until these times, in milliseconds.
     waiting: Vec<(OwnedUserId, i64)>,
+    /// Put off because it is not known for certain who lets them in.
+    unsure: Vec<OwnedUserId>,
 }
 
 impl Host {
@@ -55,15 +59,7 @@ impl Host {
         if people.is_empty() {
             return Ok(0);
         }
-        let users: BTreeSet<OwnedUserId> = people.iter().map(|one| one.user_id.clone()).collect();
-        let device = &self.lanes.taker.device;
-        device.track(users.iter().map(AsRef::as_ref)).await?;
-        device.pump().await?;
-        if users.iter().any(|user| !self.is_local(user)) {
-            device.settled().await;
-        }
-        let mut visit = Visit::new(&self.lanes, room.clone(), Some(users.clone()));
-        visit.looked_at = Some(users);
+        let mut visit = self.acquaint(room, &people).await?;
         let visibility = self.visibility(&room.room_id).await?;
         let history = shares_history(visibility) && self.has_history(&room.room_id).await?;
         let mut weighed = self.weigh(&mut visit, people, history).await?;
@@ -91,6 +87,40 @@ impl Host {
             None => Vec::new(),
         };
         self.send(&visit, weighed.guests, visibility, (bundle, letters), invited).await
+    }
+
+    /// Weighs those again whose invite was not sent after all: much may have happened since they were weighed. Returns who
+    /// is to be invited.
+    pub(super) async fn admit(
+        &self,
+        room: &RoomRow,
+        people: Vec<Invitee>,
+    ) -> Result<Vec<Invitee>, KeeperError> {
+        if people.is_empty() {
+            return Ok(people);
+        }
+        let mut visit = self.acquaint(room, &people).await?;
+        let weighed = self.weigh(&mut visit, people, false).await?;
+        self.settle(&mut visit, &weighed).await?;
+        Ok(weighed.guests.into_iter().map(|guest| guest.invitee).collect())
+    }
+
+    /// Learns who people are.
+    async fn acquaint<'h>(
+        &'h self,
+        room: &RoomRow,
+        people: &[Invitee],
+    ) -> Result<Visit<'h>, KeeperError> {
+        let users: BTreeSet<OwnedUserId> = people.iter().map(|one| one.user_id.clone()).collect();
+        let device = &self.lanes.taker.device;
+        device.track(users.iter().map(AsRef::as_ref)).await?;
+        device.pump().await?;
+        if users.iter().any(|user| !self.is_local(user)) {
+            device.settled().await;
+        }
+        let mut visit = Visit::new(&self.lanes, room.clone(), Some(users.clone()));
+        visit.looked_at = Some(users);
+        Ok(visit)
     }
 
     async fn visibility(&self, room: &RoomId) -> Result<Option<HistoryVisibility>, KeeperError> {
@@ -122,11 +152,17 @@ impl Host {
                     continue;
                 }
                 Membership::Knock if invitee.knocked => {}
-                _ if !may_come(db, &visit.room.room_id, &invitee).await? => {
-                    weighed.refused.push(user);
-                    continue;
-                }
-                _ => {}
+                _ => match may_come(db, &visit.room.room_id, &invitee).await? {
+                    Some(true) => {}
+                    Some(false) => {
+                        weighed.refused.push(user);
+                        continue;
+                    }
+                    None => {
+                        weighed.unsure.push(user);
+                        continue;
+                    }
+                },
             }
             let known = self.lanes.taker.device.known_user(&user).await?;
             let master_key = known.master_key.as_deref();
@@ -171,6 +207,9 @@ impl Host {
         for (user, due) in &weighed.waiting {
             invites::put_off(&mut transaction, &room_id, &[user], *due, true).await?;
         }
+        let unsure: Vec<&UserId> = weighed.unsure.iter().map(AsRef::as_ref).collect();
+        let due = now_ms().saturating_add(UNSURE_WAITS);
+        invites::put_off(&mut transaction, &room_id, &unsure, due, false).await?;
         Ok(transaction.commit().await?)
     }
 
@@ -293,17 +332,17 @@ impl Host {
     }
 }
 
-/// Whether somebody may be invited because of what the homeserver told: who knocks, has to be knocking still.
+/// Whether somebody may be invited because of what the homeserver told; `None` where that is not known for certain. Who
+/// knocked has to be knocking still.
 async fn may_come(
     db: &mut SqliteConnection,
     room_id: &RoomId,
     invitee: &Invitee,
-) -> Result<bool, KeeperError> {
-    if invitee.knocked {
-        return Ok(false);
+) -> Result<Option<bool>, KeeperError> {
+    if invitee.knocked || rooms::get_member(db, room_id, &invitee.user_id).await?.is_some() {
+        return Ok(Some(false));
     }
-    let member = rooms::get_member(db, room_id, &invitee.user_id).await?;
-    Ok(member.is_none() && invites::is_let_in(db, room_id, &invitee.user_id).await?)
+    Ok(invites::is_let_in(db, room_id, &invitee.user_id).await?)
 }
 
 /// Whether nobody of the guests came, went or was refused since they were weighed: asked in the transaction that writes
@@ -318,7 +357,8 @@ async fn still_welcome(
         let user = &invitee.user_id;
         let member = rooms::get_member(db, room_id, user).await?;
         let knocks = member.is_some_and(|member| member.membership == Membership::Knock);
-        let may = (invitee.knocked && knocks) || may_come(db, room_id, invitee).await?;
+        let may =
+            (invitee.knocked && knocks) || may_come(db, room_id, invitee).await? == Some(true);
         let refused = said.is_blocked(user)
             || said.word(user) == Some(Word::Denied)
             || devices.iter().any(|device| said.is_device_blocked(user, &device.device_id));

@@ -7,6 +7,7 @@ use crate::{
     keeper::{
         KeeperError,
         ingest::{Arrival, Taker},
+        spaces::news,
     },
     policy::UserGlob,
     state::Membership,
@@ -27,12 +28,19 @@ pub(in crate::keeper) async fn take_member(
     }
     let (room_id, tick) = (&room.room_id, arrival.tick);
     match membership {
-        Membership::Join | Membership::Invite => invites::made(db, room_id, user).await?,
+        Membership::Join => invites::made(db, room_id, user).await?,
+        Membership::Invite => {
+            invites::made(db, room_id, user).await?;
+            // He may have left in the meantime what lets him in.
+            news::withdraw(taker, db, std::slice::from_ref(room_id), Some(user), arrival).await?;
+        }
         Membership::Leave | Membership::Ban => {
             let was_there =
                 matches!(was, Some(Membership::Join | Membership::Invite | Membership::Knock));
-            if was_there || membership == Membership::Ban {
-                invites::over(db, room_id, user, sender != user, tick).await?;
+            // What others did to him counts however long ago; that the keeper withdrew an invite does not.
+            let put_out = sender != user && sender != taker.keeper;
+            if was_there || put_out {
+                invites::over(db, room_id, user, put_out, tick).await?;
             }
         }
         Membership::Knock => {

@@ -8,8 +8,11 @@
 //! - [`bundle`] uploads a room's history keys, once for the invitees of a short window, and removes what is superseded;
 //! - this file invites, at the pace of the space.
 //!
+//! An invite that the keeper sent is withdrawn when nothing lets its user into the room any more.
+//!
 //! Recovery: that an invite may have been sent stands in the commit that puts the bundle's keys into the outbox. From
-//! then on the room is looked at before it is sent (again), so nobody is invited twice; the outbox goes out first, to the
+//! then on the room is looked at before it is sent (again), so nobody is invited twice, and its user is weighed again; the
+//! outbox goes out first, to the
 //! letter. An upload that was not written down is one whose key nobody has: another one is made. An answer, be it no, is
 //! remembered for good.
 
@@ -38,7 +41,7 @@ use crate::{
         rules::Rate,
     },
     state::Membership,
-    store::{Invitee, RoomRow, invites, previews, rooms},
+    store::{Ending, Invitee, RoomRow, invites, rooms},
 };
 
 /// How many people are invited in one batch: they are sent one bundle.
@@ -120,6 +123,7 @@ impl Host {
             .map(|(root, rules)| (Some(root.clone()), self.paces.of(root, rules)))
             .collect();
         paces.push((None, self.knocks.clone()));
+        self.withdraw().await?;
         let (mut served, mut shortest) = (false, LOOK_EVERY);
         for (root, pace) in paces {
             if let Some(wait) = pace.wait(Instant::now()) {
@@ -142,6 +146,59 @@ impl Host {
         Ok(Some(shortest.min(due).max(Duration::from_millis(1))))
     }
 
+    /// Withdraws invites into rooms that let their users in no more.
+    async fn withdraw(&self) -> Result<(), KeeperError> {
+        let store = &self.lanes.taker.store;
+        let ending = invites::ending(&mut *store.read().await?, now_ms(), BATCH.into()).await?;
+        for one in ending {
+            let again_at = self.end(&one).await?;
+            let mut transaction = store.begin().await?;
+            invites::ended(&mut transaction, &one, again_at).await?;
+            transaction.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// Withdraws one, if it is still to be. Returns when it is to be looked at again.
+    async fn end(&self, one: &Ending) -> Result<Option<i64>, KeeperError> {
+        let taker = &self.lanes.taker;
+        let (room, is_let_in) = {
+            let db = &mut *taker.store.read().await?;
+            let room = rooms::get(db, &one.room_id).await?;
+            (room, invites::is_let_in(db, &one.room_id, &one.user_id).await?)
+        };
+        let Some(room) = room.filter(|room| room.membership == Membership::Join) else {
+            return Ok(None);
+        };
+        if is_let_in == Some(true) {
+            return Ok(None);
+        }
+        if is_let_in.is_none() || !room.loaded || taker.rules.of(&room).noop {
+            return Ok(Some(now_ms().saturating_add(CLOSED_WAITS)));
+        }
+        let homeserver = &self.lanes.homeserver;
+        let membership = membership_now(homeserver, &one.room_id, &one.user_id).await?;
+        if membership != Some(Membership::Invite) {
+            return Ok(None);
+        }
+        let (room_id, user) = (&one.room_id, &one.user_id);
+        match homeserver.kick(room_id, user).await {
+            Ok(()) => {
+                tracing::info!(room = %room_id, %user,
+                    "an invite was withdrawn: nothing lets its user into the room any more");
+                Ok(None)
+            }
+            Err(error) if error.is_transient() => Err(error.into()),
+            Err(error) if one.attempts >= MOST_REFUSALS => {
+                tracing::warn!(room = %room_id, %user, %error,
+                    "an invite cannot be withdrawn though nothing lets its user in any more; given up: \
+                     give the keeper the level that `kick` in m.room.power_levels asks for");
+                Ok(None)
+            }
+            Err(_) => Ok(Some(now_ms().saturating_add(unreachable_wait(one.attempts)))),
+        }
+    }
+
     /// Invites people into a room.
     async fn serve(
         &self,
@@ -155,14 +212,15 @@ impl Host {
         }
         let (begun, new): (Vec<_>, Vec<_>) = people.into_iter().partition(|one| one.sending);
         // One whose invite may have been sent is looked up first.
-        let mut invited = Vec::new();
+        let mut outside = Vec::new();
         for one in begun {
             match self.look(room_id, &one).await? {
-                Standing::Outside => invited.push(one),
+                Standing::Outside => outside.push(one),
                 Standing::Inside => self.made(room_id, &one.user_id).await?,
                 Standing::Gone => self.over(room_id, &one).await?,
             }
         }
+        let mut invited = self.admit(&room, outside).await?;
         let devices = self.prepare(&room, new, &mut invited).await?;
         // The turn began with something to spend; what a batch costs beyond it is paid off before the next.
         let _ = pace.spend(devices.saturating_add(invited.len()), Instant::now());
@@ -198,8 +256,7 @@ impl Host {
             transaction.commit().await?;
             return Ok(None);
         };
-        let unsure = previews::is_unsure(&mut *taker.store.read().await?, room_id).await?;
-        if !room.loaded || unsure {
+        if !room.loaded {
             self.put_off(room_id, people, UNREADY_WAITS).await?;
             return Ok(None);
         }
