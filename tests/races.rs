@@ -19,6 +19,7 @@ mod races {
     mod doctor;
     mod enforcing;
     mod flood;
+    mod gone_back;
     mod homeserver_itself;
     mod inviting;
     mod joins;

@@ -214,6 +214,16 @@ impl KeeperDevice {
         Ok((device, late_receiver))
     }
 
+    /// Writes what waits and closes the key store: another one can be put in its place.
+    ///
+    /// # Errors
+    ///
+    /// [`CryptoError::Store`] when it cannot be written.
+    pub async fn close(self) -> Result<(), CryptoError> {
+        self.written().await?;
+        Ok(self.store.close().await.map_err(CryptoStoreError::from)?)
+    }
+
     /// The keeper's user id.
     pub fn user_id(&self) -> &UserId {
         self.machine.user_id()

@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 use super::{CryptoError, KeeperDevice};
 
 /// The key store's file in its folder, as `matrix-sdk-sqlite` names it.
-const FILE: &str = "matrix-sdk-crypto.sqlite3";
+pub(super) const FILE: &str = "matrix-sdk-crypto.sqlite3";
 /// The table of Megolm sessions there, which is also what their ids are hashed for.
 const SESSIONS: &str = "inbound_group_session";
 

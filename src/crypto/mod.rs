@@ -2,6 +2,7 @@
 //! `vodozemac`. Nothing is invented here.
 
 mod at_hand;
+mod carry_over;
 mod device;
 mod encrypting;
 mod eraser;
@@ -21,13 +22,19 @@ mod state_session;
 mod vouchers;
 
 pub use self::{
+    carry_over::{CarriedOver, carry_over},
     device::{Decrypted, KeeperDevice, KnownDevice, KnownUser, MadeSession, Received, ToDevice},
     encrypting::{Encrypted, IN_ONE_REQUEST, Turn},
     error::CryptoError,
     files::EncryptedFile,
     forwarded::{ForgedKey, ForwardedKey, Forwarder, OpeningKey},
     history::{HistoryBundle, ROOM_KEY_BUNDLE, ToldBundle, bundle_content},
-    published::{Published, Shown},
+    published::{Published, Shown, signed_devices},
     state_session::{KeySnapshot, MEGOLM, Sealed, StateSession, wipe},
     vouchers::Vouchers,
 };
+
+/// Whether there is a key store in a folder.
+pub fn has_key_store(folder: &std::path::Path) -> bool {
+    folder.join(eraser::FILE).is_file()
+}

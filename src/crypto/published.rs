@@ -1,6 +1,6 @@
 //! Whether what the homeserver shows of the keeper's device is what the device is.
 
-use ruma::{api::client::keys::get_keys, serde::Raw};
+use ruma::{OwnedDeviceId, UserId, api::client::keys::get_keys, serde::Raw};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -54,14 +54,25 @@ impl KeeperDevice {
             (Some(shown), Some(own)) if shown == own => Published::Same,
             (Some(_), _) => Published::Other,
         };
-        let signer = first_key(answer.self_signing_keys.get(self.user_id()));
-        let signed = device.zip(signer).is_some_and(|(device, signer)| {
-            let signatures =
-                device.get("signatures").and_then(|all| all.get(self.user_id().as_str()));
-            signatures.is_some_and(|all| all.get(format!("ed25519:{signer}")).is_some())
-        });
+        let signed = signed_devices(&answer, self.user_id());
+        let signed = signed.iter().any(|device| device == self.device_id());
         Ok(Shown { device: device_state, identity, signed })
     }
+}
+
+/// The devices of `user` that carry a signature of the self-signing key which the homeserver shows beside them.
+pub fn signed_devices(answer: &get_keys::v3::Response, user: &UserId) -> Vec<OwnedDeviceId> {
+    let Some(signer) = first_key(answer.self_signing_keys.get(user)) else { return Vec::new() };
+    let key = format!("ed25519:{signer}");
+    let is_signed = |device: &Value| {
+        let signatures = device.get("signatures").and_then(|all| all.get(user.as_str()));
+        signatures.is_some_and(|all| all.get(&key).is_some())
+    };
+    let devices = answer.device_keys.get(user).into_iter().flatten();
+    devices
+        .filter(|(_, device)| read(device).is_some_and(|device| is_signed(&device)))
+        .map(|(id, _)| id.clone())
+        .collect()
 }
 
 fn shown_device(answer: &get_keys::v3::Response, device: &KeeperDevice) -> Option<Value> {

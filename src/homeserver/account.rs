@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, StatusCode, header::DATE};
 use ruma::{
-    DeviceId, MilliSecondsSinceUnixEpoch, OwnedUserId,
+    DeviceId, MilliSecondsSinceUnixEpoch, OwnedDeviceId, OwnedUserId,
     api::client::{account::whoami, discovery::get_supported_versions},
 };
 use secrecy::SecretString;
@@ -185,6 +185,32 @@ impl Homeserver {
         let call = self.device_call(Method::GET, device_id, Bytes::new());
         let Some(answer) = found(self.call(call).await)? else { return Ok(None) };
         read(Endpoint::Devices, &answer).map(Some)
+    }
+
+    /// The ids of the bot's devices (client-server API, "GET /devices"). Only looks.
+    pub async fn device_ids(&self) -> Result<Vec<OwnedDeviceId>, HomeserverError> {
+        #[derive(Deserialize)]
+        struct One {
+            device_id: OwnedDeviceId,
+        }
+        #[derive(Deserialize)]
+        struct Devices {
+            devices: Vec<One>,
+        }
+        let endpoint = Endpoint::Devices;
+        let mut call = self.request(endpoint, Method::GET, Path::v3(&["devices"]), Bytes::new());
+        call.identity = Identity::Bot;
+        let found: Devices = read(endpoint, &self.call(call).await?)?;
+        Ok(found.devices.into_iter().map(|one| one.device_id).collect())
+    }
+
+    /// Deletes a device of the bot's with its keys and what waits for it (client-server API, "DELETE
+    /// /devices/{deviceId}"; that an application service needs no password for it is MSC4190). May be repeated at
+    /// will: one that is not there is no error.
+    pub async fn delete_device(&self, device_id: &DeviceId) -> Result<(), HomeserverError> {
+        let body = json(Endpoint::Devices, &object!({}))?;
+        let call = self.device_call(Method::DELETE, device_id, body);
+        found(self.call(call).await).map(drop)
     }
 
     /// A call about a device. It speaks for the bot alone: the device may not exist, and a request

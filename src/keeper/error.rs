@@ -14,6 +14,11 @@ pub enum KeeperError {
     /// The homeserver did not answer, or refused.
     #[error(transparent)]
     Homeserver(#[from] HomeserverError),
+    /// The store went back in time: the device that it holds must not be used any more.
+    #[error(
+        "the store was put back from an older copy; the keeper begins anew, with another device"
+    )]
+    Renewal,
     /// A value could not be brought into JSON.
     #[error("a value could not be written as JSON: {0}")]
     Json(#[from] serde_json::Error),

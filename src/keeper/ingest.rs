@@ -48,6 +48,10 @@ pub struct Taker {
     pub keeper: OwnedUserId,
     /// When the process began to keep rooms, in milliseconds.
     pub began_at: i64,
+    /// Whether the device was made by this very start, and no sign of another life speaks against it.
+    pub is_of_today: bool,
+    /// Told when it may be that the device has to be replaced by another one.
+    pub renewal: Arc<Notify>,
     /// Told what concerns spaces.
     pub spaces: Bells,
 }

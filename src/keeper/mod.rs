@@ -7,7 +7,8 @@
 //! - [`lane`] visits one room at a time, [`scheduler`] many side by side; [`performing`] does what was decided, by way of
 //!   [`sharing`], [`seal`] and [`outbox`], and [`closing`] settles what was promised;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
-//! - [`gone_back`] notices a store that was put back from an older copy;
+//! - [`gone_back`] notices a store that was put back from an older copy, [`renewal`] makes another device then, and
+//!   [`buried`] finds what was sealed in the life that the store does not know;
 //! - [`hindsight`] asks which power levels stood when what it finds was sent;
 //! - [`resting`] remembers rooms where nobody lacks anything;
 //! - [`overtaken`] takes in what was fetched behind what came after it;
@@ -32,6 +33,7 @@
 
 mod answering;
 mod asking;
+mod buried;
 pub mod clock;
 mod closing;
 pub mod commissions;
@@ -67,6 +69,7 @@ mod places;
 mod plain;
 pub mod redaction;
 pub mod reload;
+pub mod renewal;
 pub mod requests;
 mod restating;
 mod resting;
@@ -85,4 +88,7 @@ mod state_events;
 mod succession;
 mod upkeep;
 
-pub use self::{error::KeeperError, service::serve};
+pub use self::{
+    error::KeeperError,
+    service::{Ended, Signals, serve},
+};

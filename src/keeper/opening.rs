@@ -2,14 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
+use crate::{config::Config, store::Store};
 use anyhow::Context;
-use ruma::OwnedDeviceId;
-
-use super::KeeperError;
-use crate::{
-    config::Config,
-    store::{Store, set_meta},
-};
 
 /// How long a store that cannot be written is left alone before it is tried again.
 const STORE_AGAIN: Duration = Duration::from_secs(5);
@@ -46,20 +40,4 @@ pub(super) fn crypto_folder(database: &Path) -> std::path::PathBuf {
     let mut name = database.file_stem().unwrap_or_default().to_os_string();
     name.push("-crypto");
     database.with_file_name(name)
-}
-
-/// The keeper's device id: chosen once, and written down before the homeserver hears of it.
-///
-/// # Errors
-///
-/// [`KeeperError`] when the store fails.
-pub(super) async fn device_id(store: &Store) -> Result<OwnedDeviceId, KeeperError> {
-    if let Some(id) = store.meta("device_id").await? {
-        return Ok(id.into());
-    }
-    let id = ruma::DeviceId::new();
-    let mut transaction = store.begin().await?;
-    set_meta(&mut transaction, "device_id", id.as_str()).await?;
-    transaction.commit().await?;
-    Ok(id)
 }

@@ -128,7 +128,7 @@ impl Scheduler {
             self.resting.remove(&room);
             return Ok(());
         };
-        if let KeeperError::Store(_) = error {
+        if let KeeperError::Store(_) | KeeperError::Renewal = error {
             return Err(error);
         }
         if error.is_transient() {

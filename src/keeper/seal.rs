@@ -51,9 +51,7 @@ impl Visit<'_> {
         known: &Knowledge,
         seals: &[Seal],
     ) -> Result<bool, KeeperError> {
-        if self.went_back(known, seals).await? {
-            return Ok(true);
-        }
+        self.look_whether_gone_back(known, seals).await?;
         self.reach(seals.iter().flat_map(|seal| &seal.recipients)).await?;
         let store = self.lanes.taker.store.clone();
         let room_id = self.room_id();

@@ -9,7 +9,7 @@ use anyhow::Context;
 use ruma::{OwnedRoomId, OwnedUserId};
 use tokio::{
     net::TcpListener,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::{Notify, watch},
     task::JoinSet,
 };
@@ -19,17 +19,19 @@ use super::{
     asking::Asker,
     clock::now_ms,
     commissions::Commissioner,
+    gone_back,
     ingest::{Taker, forget},
     keys,
     lane::Lanes,
     listen::{Listener, hear_late},
     management::{Notices, Talker},
     meeting::{self, Newcomer, Newcomers},
-    opening::{crypto_folder, device_id, open_store},
+    opening::{crypto_folder, open_store},
     operator::{self, Operator},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
     reload::{Reloader, Reread, weigh_entitlement},
+    renewal::{Devices, Settled},
     requests::{
         Outcome,
         desk::Desk,
@@ -117,7 +119,47 @@ struct Keeper {
     promised: Arc<Notify>,
 }
 
-/// Serves until SIGTERM or SIGINT, then ends what is under way and returns.
+/// What tells the process to end. Made once, before anything else: nothing that is told while the keeper begins anew is
+/// lost.
+#[derive(Debug)]
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not let it.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns once it is told.
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Why [`serve`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to end.
+    AsTold,
+    /// The keeper has to begin anew, with another device.
+    ToBeginAnew,
+}
+
+/// Serves until SIGTERM or SIGINT, then ends what is under way and returns. Where the store turns out to have gone back in
+/// time, it returns as well, at once: it is to be called again, on another runtime, so that nothing of this life goes on.
 ///
 /// It is ready once the homeserver was reached by ping and back, the device is published and the rooms are
 /// loaded; the homeserver may be away at the start or at any time. A store that cannot be written at the start is
@@ -132,7 +174,8 @@ pub async fn serve(
     config: Config,
     registration: Registration,
     reread: Reread,
-) -> anyhow::Result<()> {
+    signals: &mut Signals,
+) -> anyhow::Result<Ended> {
     // Before anything else: a process that does not listen for it is ended by it.
     let hangup = signal(SignalKind::hangup())?;
     let metrics = Metrics::new()?;
@@ -223,8 +266,6 @@ pub async fn serve(
         keeper.look_at_rooms().await?;
         anyhow::Ok((keeper, late))
     };
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let lanes_stop = Arc::new(Notify::new());
     let ended = tokio::select! {
         started = starting => match started {
@@ -247,16 +288,20 @@ pub async fn serve(
                     tracing::info!(keeper = %bot, "ready");
                 });
                 tokio::select! {
-                    _ = terminate.recv() => Ok(()),
-                    _ = interrupt.recv() => Ok(()),
+                    () = signals.told() => Ok(()),
                     Some(ended) = tasks.join_next() => flatten(ended),
                 }
             }
             Err(error) => Err(error),
         },
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = signals.told() => Ok(()),
     };
+    if ended.as_ref().is_err_and(is_renewal) {
+        // At once, as by a kill: whatever is under way was encrypted by what must not go on.
+        tasks.abort_all();
+        store.close().await;
+        return Ok(Ended::ToBeginAnew);
+    }
     supervisor.stopping();
     tracing::info!("ending: what is under way is brought to its end");
     stop.send_replace(true);
@@ -267,7 +312,11 @@ pub async fn serve(
     }
     tasks.abort_all();
     store.close().await;
-    ended
+    ended.map(|()| Ended::AsTold)
+}
+
+fn is_renewal(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(KeeperError::Renewal))
 }
 
 /// Waits until the state of every room that the keeper is in was fetched; for those that cannot be fetched, no
@@ -359,9 +408,9 @@ async fn start(
     (newcomers, rules, operator): (Newcomers, Arc<RuleBook>, Operator),
 ) -> anyhow::Result<(Keeper, Late)> {
     let bot = config.bot_user_id()?;
-    let device_id = device_id(&store).await?;
+    let devices = Devices { config, store: &store, homeserver: &homeserver, keeper: &bot };
+    let Settled { device_id, is_new } = devices.settle().await?;
     let name = config.appservice.bot.displayname.as_str();
-    retrying(None, || homeserver.ensure_device(&device_id, name)).await?;
     if let Err(error) = homeserver.set_displayname(name).await {
         tracing::debug!(%error, "the display name could not be set");
     }
@@ -385,6 +434,8 @@ async fn start(
         metrics: metrics.clone(),
         keeper: bot,
         began_at: now_ms(),
+        is_of_today: is_new,
+        renewal: Arc::default(),
         spaces: Bells::default(),
     };
     weigh_entitlement(&taker, config).await?;
@@ -488,6 +539,8 @@ impl Keeper {
         tasks.spawn(async move { Ok(listener.run().await?) });
         let hearing = hear_late(taker.clone(), late, self.promised.clone());
         tasks.spawn(async move { Ok(hearing.await?) });
+        let renewing = gone_back::end_when_due(taker.clone());
+        tasks.spawn(async move { Ok(renewing.await?) });
         let counting = upkeep::count(taker.clone());
         tasks.spawn(async move { Ok(counting.await?) });
         let heeding = upkeep::heed(taker.clone(), self.promised.clone());

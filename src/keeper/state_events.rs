@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::SqliteConnection;
 
 use super::{
-    KeeperError,
+    KeeperError, buried,
     clock::now_ms,
     copies,
     echoes::silence,
@@ -78,7 +78,8 @@ async fn take_plain(
         return Ok(());
     }
     let mut row = tuple_row(taker, db, room, &tuple).await?;
-    let follows = row.current_event_id.is_some() || row.redacted;
+    let is_under = buried::is_plain(db, room, &row).await?;
+    let follows = (row.current_event_id.is_some() || row.redacted) && !is_under;
     if follows && !plain::counts(taker, db, room, &row, event, arrival).await? {
         return plain_beside(taker, db, room, (event, &row), arrival).await;
     }
@@ -110,6 +111,7 @@ async fn take_plain(
     (row.redacted, row.current_fit) = (false, true);
     row.source = Some(source(event, Form::Plain, event.content.clone(), at, arrival.tick));
     warn_of_picture(room, &row);
+    buried::at_hand(db, room, &mut row).await?;
     tuples::put(&taker.store, db, &room.room_id, &row).await?;
     remember(taker, db, room, event, &tuple, "accepted", arrival).await?;
     promise(taker, db, room, Arrival { at, ..arrival }).await
@@ -202,6 +204,13 @@ async fn take_encrypted(
         return Ok(());
     };
     let mut row = tuple_row(taker, db, room, &tuple).await?;
+    if arrival.fetched && event.sender == taker.keeper {
+        let strange = match MegolmContent::parse(&event.content) {
+            Ok(megolm) => gone_back::weigh(taker, db, &room.room_id, event, &megolm).await?,
+            Err(_) => return Ok(()),
+        };
+        return buried::take_fetched(taker, db, room, event, (&tuple, strange), arrival).await;
+    }
     if arrival.behind || arrival.fetched && overtaken::is_overtaken(&row, &taker.keeper) {
         if event.is_redacted || event.content.is_empty() {
             return Ok(());
@@ -229,19 +238,26 @@ async fn take_encrypted(
         return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
     }
     if event.sender == taker.keeper {
+        let mut strange = false;
         if let Ok(megolm) = MegolmContent::parse(&event.content) {
-            gone_back::weigh(taker, db, &room.room_id, event, &megolm).await?;
+            strange = gone_back::weigh(taker, db, &room.room_id, event, &megolm).await?;
             let (session, index) = (&megolm.session_id, megolm.message_index);
             let (sender, event) = (&event.sender, &event.event_id);
             tuples::record_index(db, &room.room_id, session, index, sender, event).await?;
         }
         note_own(taker, db, room, event, &row, arrival).await?;
-        look_under(taker, db, room, event, arrival).await?;
+        if strange {
+            buried::take(taker, db, room, event, &mut row, arrival).await?;
+        } else {
+            buried::replaced(db, room, &row).await?;
+            look_under(taker, db, room, event, arrival).await?;
+        }
         tuples::put(&taker.store, db, &room.room_id, &row).await?;
         return places::take_sealed(taker, db, room, &row, arrival.live).await;
     }
     // Somebody else's value: whatever was redacted before, this one stands for itself.
     row.redacted = false;
+    buried::replaced(db, room, &row).await?;
     let (mut seen, fresh) = see(taker, db, room, (event, body), tuple, arrival).await?;
     if let Some(before) = tuples::get_event(&taker.store, db, &event.event_id).await? {
         if before.verdict == "redacted" {
@@ -585,6 +601,7 @@ async fn accept(
         content: value.content,
     });
     warn_of_picture(room, row);
+    buried::at_hand(db, room, row).await?;
     let tick = taker.store.next_tick();
     promise(taker, db, room, Arrival::live(at, tick)).await
 }

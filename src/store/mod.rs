@@ -8,6 +8,7 @@
 pub mod asking;
 mod beside;
 pub mod bundles;
+pub mod buried;
 pub mod commands;
 pub mod commissions;
 pub mod companies;
@@ -28,6 +29,7 @@ pub mod people;
 pub mod places;
 pub mod previewed_tuples;
 pub mod previews;
+pub mod renewal;
 pub mod rooms;
 pub mod sessions;
 pub mod spaces;
@@ -57,6 +59,7 @@ pub use self::{
     asking::{AskRow, AskedRow, Wanted},
     beside::{Beside, NotBeside},
     bundles::{BundleRow, NewBundle, Secret, Superseded},
+    buried::Buried,
     commands::{Asked, Command, CommandRow, CommandsFilter, Done, Refused},
     commissions::{Blueprint, CommissionKind, CommissionRow, SpaceLink, StateValue, Step},
     companies::Company,
@@ -230,8 +233,7 @@ impl Store {
     }
 }
 
-/// What is kept under `key`, or `None`.
-/// What is kept under `key`.
+/// What is kept under `key`, or `None`; as part of the caller's transaction, where there is one.
 ///
 /// # Errors
 ///

@@ -31,7 +31,7 @@ pub struct RoomKey {
 }
 
 /// The keys of the device at the other end of an Olm channel.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub user_id: String,
     pub device_id: String,

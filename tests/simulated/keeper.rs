@@ -359,6 +359,20 @@ impl Keeper {
         copy_folder(copy.path(), self.folder.path());
     }
 
+    /// Loses the store; the keeper must not run.
+    pub fn lose_store(&self) {
+        assert!(self.process.is_none(), "the store is in use");
+        for entry in fs::read_dir(self.folder.path()).expect("the folder is there") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if path.is_dir() {
+                fs::remove_dir_all(&path).expect("it can be removed");
+            } else if name.starts_with("statekeeper.db") {
+                fs::remove_file(&path).expect("it can be removed");
+            }
+        }
+    }
+
     /// The folder with the store.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()

@@ -22,6 +22,8 @@ pub struct Event {
     pub timestamp: u64,
     /// The clock when it entered the room.
     pub tick: u64,
+    /// Its place in the stream of `/sync`.
+    pub position: u64,
     pub replaces: Option<Arc<str>>,
     pub redacts: Option<String>,
     /// What the content was before it was redacted.
@@ -197,6 +199,7 @@ impl World {
     ) -> String {
         let keeper = self.keeper();
         let tick = self.tick();
+        let position = self.next_position();
         let event_id = format!("$sim{tick}");
         let fork = if sender == keeper { self.fork.take() } else { None };
         let room = self.room_mut(room_id);
@@ -211,6 +214,7 @@ impl World {
             sender: sender.to_owned(),
             timestamp: now(),
             tick,
+            position,
             replaces: fork.or(replaces),
             redacts: content["redacts"].as_str().map(str::to_owned),
             redacted: None,

@@ -207,6 +207,7 @@ impl World {
             Route::Download(_) => Reply::not_found("Not found"),
             Route::Directory(alias) if call.method != Method::GET => self.change_alias(alias, call),
             Route::Register => self.register(call),
+            Route::Devices => self.devices(user_id),
             Route::Device(device_id) => self.device(user_id, device_id, call),
             Route::Profile(of) => self.profile(of, call),
             Route::KeysUpload => self.keys_upload(user_id, call),
@@ -269,7 +270,19 @@ impl World {
         Reply::ok(json!({ "user_id": user_id, "home_server": "localhost" }))
     }
 
+    fn devices(&mut self, user_id: &str) -> Reply {
+        let devices =
+            self.user_mut(user_id).uploaded.iter().map(
+                |(id, device)| json!({ "device_id": id, "display_name": device.display_name }),
+            );
+        Reply::ok(json!({ "devices": devices.collect::<Vec<_>>() }))
+    }
+
     fn device(&mut self, user_id: &str, device_id: &str, call: &Call) -> Reply {
+        if call.method == Method::DELETE {
+            self.delete_device(user_id, device_id);
+            return Reply::empty();
+        }
         let user = self.user_mut(user_id);
         match call.method {
             Method::PUT => {
@@ -312,6 +325,9 @@ async fn sync(sim: &Sim, call: &Call, user_id: &str) -> Reply {
     let Some(since) = since else {
         return Reply::ok(sim.with(|world| initial_sync(world, user_id, device_id)));
     };
+    if call.query("filter").is_some_and(|filter| filter.contains("timeline")) {
+        return Reply::ok(sim.with(|world| world.own_events_since(user_id, device_id, since)));
+    }
     let timeout = call.query("timeout").and_then(|ms| ms.parse().ok()).unwrap_or(0);
     let deadline = tokio::time::Instant::now() + Duration::from_millis(timeout);
     sim.change(|world| world.acknowledge_to_device(user_id, device_id, since));

@@ -1,8 +1,13 @@
 //! `/sync` for the keeper's device: to-device events, device lists, key counts, and no rooms.
 
-use serde_json::{Value, json};
+use std::sync::Arc;
 
-use super::world::World;
+use serde_json::{Map, Value, json};
+
+use super::{room::Event, world::World};
+
+/// How many of its own events a client is shown of each room that asks for these alone.
+const TIMELINE_LIMIT: usize = 10;
 
 /// At most so many to-device events an answer, as on a real server.
 const TO_DEVICE_LIMIT: usize = 100;
@@ -25,6 +30,27 @@ impl World {
             || !answer["device_lists"]["changed"].as_array().is_none_or(Vec::is_empty)
             || !answer["device_lists"]["left"].as_array().is_none_or(Vec::is_empty);
         is_news.then_some(answer)
+    }
+
+    /// An answer with the newest encrypted events of the client's own in each room that came after `since`.
+    pub(super) fn own_events_since(&self, user_id: &str, device_id: &str, since: u64) -> Value {
+        let is_own = |event: &&Arc<Event>| {
+            !self.hides_own_events
+                && event.position > since
+                && event.sender == user_id
+                && event.event_type == "m.room.encrypted"
+        };
+        let rooms = self.rooms.values().filter_map(|room| {
+            let newest = room.timeline.iter().rev().filter(is_own).take(TIMELINE_LIMIT);
+            let mut newest: Vec<Value> = newest.map(|event| event.to_json()).collect();
+            newest.reverse();
+            let shown = json!({ "timeline": { "events": newest } });
+            (room.membership(user_id) == "join").then(|| (room.room_id.clone(), shown))
+        });
+        let rooms: Map<String, Value> = rooms.collect();
+        let mut answer = self.sync_answer(user_id, device_id, since);
+        answer["rooms"] = json!({ "join": rooms });
+        answer
     }
 
     /// An answer from `since` on, whether there is news or not.

@@ -73,6 +73,8 @@ pub struct World {
     pub files: BTreeMap<String, Vec<u8>>,
     /// Whether the keeper may remove any of them.
     pub keeper_is_administrator: bool,
+    /// Whether `/sync` says nothing of what the keeper itself sent.
+    pub hides_own_events: bool,
     pub(super) inboxes: HashMap<(String, String), VecDeque<Waiting>>,
     pub(super) sent_transactions: HashMap<(String, String), String>,
     /// Whose devices changed, at which position of the stream.
@@ -102,6 +104,7 @@ impl World {
             owns_aliases: false,
             files: BTreeMap::new(),
             keeper_is_administrator: false,
+            hides_own_events: false,
             inboxes: HashMap::new(),
             sent_transactions: HashMap::new(),
             device_changes: Vec::new(),
@@ -188,9 +191,14 @@ impl World {
     /// When the keeper has published no device: a mistake in the test.
     pub fn delete_keepers_device(&mut self) {
         let device = self.keeper_peer().expect("the keeper has published its device");
-        self.user_mut(&device.user_id).uploaded.remove(&device.device_id);
-        self.inboxes.remove(&(device.user_id.clone(), device.device_id));
-        self.devices_changed(&device.user_id);
+        self.delete_device(&device.user_id, &device.device_id);
+    }
+
+    /// Deletes a device whose keys came over the API.
+    pub(super) fn delete_device(&mut self, user_id: &str, device_id: &str) {
+        self.user_mut(user_id).uploaded.remove(device_id);
+        self.inboxes.remove(&(user_id.to_owned(), device_id.to_owned()));
+        self.devices_changed(user_id);
     }
 
     /// Does the keeper share a room with this user?
