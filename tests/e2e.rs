@@ -22,6 +22,8 @@ mod copies;
 mod enforcing;
 #[path = "e2e/entering.rs"]
 mod entering;
+#[path = "e2e/gone_back.rs"]
+mod gone_back;
 #[path = "e2e/independent.rs"]
 mod independent;
 #[path = "e2e/inviting.rs"]

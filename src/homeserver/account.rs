@@ -9,7 +9,7 @@ use ruma::{
     api::client::{account::whoami, discovery::get_supported_versions},
 };
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json as object;
 
 use super::{Call, Endpoint, Homeserver, HomeserverError, Identity, found, json, path::Path, read};
@@ -218,6 +218,35 @@ impl Homeserver {
     fn device_call(&self, method: Method, device_id: &DeviceId, body: Bytes) -> Call {
         let path = Path::v3(&["devices", device_id.as_str()]);
         let mut call = self.request(Endpoint::Devices, method, path, body);
+        call.identity = Identity::Bot;
+        call
+    }
+
+    /// What the bot keeps under a type of its own on the homeserver, where others do not see it (client-server API, "GET
+    /// /user/{userId}/account_data/{type}"); `None` where it keeps nothing. Only looks.
+    pub async fn kept<T: DeserializeOwned>(
+        &self,
+        event_type: &str,
+    ) -> Result<Option<T>, HomeserverError> {
+        let call = self.kept_call(Method::GET, event_type, Bytes::new());
+        let Some(answer) = found(self.call(call).await)? else { return Ok(None) };
+        read(Endpoint::AccountData, &answer).map(Some)
+    }
+
+    /// Keeps something there (client-server API, "PUT /user/{userId}/account_data/{type}"). May be repeated at will.
+    pub async fn keep<T: Serialize>(
+        &self,
+        event_type: &str,
+        content: &T,
+    ) -> Result<(), HomeserverError> {
+        let body = json(Endpoint::AccountData, content)?;
+        self.call(self.kept_call(Method::PUT, event_type, body)).await.map(drop)
+    }
+
+    fn kept_call(&self, method: Method, event_type: &str, body: Bytes) -> Call {
+        let user = self.user_id().as_str();
+        let path = Path::v3(&["user", user, "account_data", event_type]);
+        let mut call = self.request(Endpoint::AccountData, method, path, body);
         call.identity = Identity::Bot;
         call
     }

@@ -7,7 +7,7 @@
 //! - [`lane`] visits one room at a time, [`scheduler`] many side by side; [`performing`] does what was decided, by way of
 //!   [`sharing`], [`seal`] and [`outbox`], and [`closing`] settles what was promised;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;
-//! - [`gone_back`] notices a store that was put back from an older copy, [`renewal`] makes another device then, and
+//! - [`gone_back`] notices a store that was put back from an older copy, by the mark that each [`life`] leaves, too; [`renewal`] makes another device then, and
 //!   [`buried`] finds what was sealed in the life that the store does not know;
 //! - [`hindsight`] asks which power levels stood when what it finds was sent;
 //! - [`resting`] remembers rooms where nobody lacks anything;
@@ -54,6 +54,7 @@ mod keys;
 pub mod knowledge;
 pub mod lane;
 mod letters;
+mod life;
 mod listen;
 mod management;
 mod meeting;

@@ -24,11 +24,11 @@ use std::{
 use anyhow::Context;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, api::client::keys::get_keys};
 
-use super::{KeeperError, clock::now_ms, gone_back, opening::crypto_folder};
+use super::{KeeperError, clock::now_ms, gone_back, life, opening::crypto_folder};
 use crate::{
     config::Config,
     crypto::{KeeperDevice, carry_over, has_key_store, signed_devices},
-    homeserver::{Homeserver, retrying},
+    homeserver::{Backoff, Homeserver, retrying},
     store::{Store, renewal, set_meta},
 };
 
@@ -100,6 +100,7 @@ impl Devices<'_> {
         }
         let device_id = self.current().await?.context("the keeper has no device")?;
         self.ensure(&device_id).await?;
+        life::begin(self.store, self.homeserver).await?;
         Ok(Settled { device_id, is_new })
     }
 
@@ -209,6 +210,14 @@ impl Devices<'_> {
         }
         drop(transaction);
         self.ensure(&device_id).await?;
+        if life::is_another(self.store, self.homeserver).await? {
+            tracing::error!(
+                "the keeper had another life since this store was written: it was put back from an older copy"
+            );
+            let mut transaction = self.store.begin().await?;
+            gone_back::note(&mut transaction).await?;
+            return Ok(transaction.commit().await?);
+        }
         let Some(since) = self.store.meta("since").await? else { return Ok(()) };
         let homeserver = self.homeserver.with_device(device_id.clone());
         let seals = match retrying(None, || homeserver.own_seals_since(&since)).await {
@@ -244,7 +253,7 @@ impl Devices<'_> {
             patience,
         );
         let (device, _late) = opened.await?;
-        device.publish().await.context("the new device could not be published")?;
+        publish(&device).await?;
         device.close().await?;
         let others = self.delete_others(&device_id).await?;
         let mut transaction = self.store.begin().await?;
@@ -272,6 +281,26 @@ impl Devices<'_> {
             })?;
         }
         Ok(others)
+    }
+}
+
+/// Publishes a device and its identity, and waits for a homeserver that is away.
+///
+/// # Errors
+///
+/// When the homeserver refuses for good, or the key store fails.
+pub(super) async fn publish(device: &KeeperDevice) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new();
+    loop {
+        let Err(error) = device.publish().await else { return Ok(()) };
+        let error = KeeperError::from(error);
+        if !error.is_transient() {
+            return Err(error).context("the device could not be published");
+        }
+        let wait =
+            backoff.next_delay(&mut rand::rng()).max(error.retry_after().unwrap_or_default());
+        tracing::warn!(%error, ?wait, "the device could not be published yet");
+        tokio::time::sleep(wait).await;
     }
 }
 

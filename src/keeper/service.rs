@@ -23,6 +23,7 @@ use super::{
     ingest::{Taker, forget},
     keys,
     lane::Lanes,
+    life,
     listen::{Listener, hear_late},
     management::{Notices, Talker},
     meeting::{self, Newcomer, Newcomers},
@@ -31,7 +32,7 @@ use super::{
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
     reload::{Reloader, Reread, weigh_entitlement},
-    renewal::{Devices, Settled},
+    renewal::{Devices, Settled, publish},
     requests::{
         Outcome,
         desk::Desk,
@@ -425,7 +426,7 @@ async fn start(
         config.sharing.gate_timeout.get(),
     )
     .await?;
-    device.publish().await.context("the device could not be published")?;
+    publish(&device).await?;
     rules.warn_of_noop();
     let taker = Taker {
         store: store.clone(),
@@ -541,6 +542,8 @@ impl Keeper {
         tasks.spawn(async move { Ok(hearing.await?) });
         let renewing = gone_back::end_when_due(taker.clone());
         tasks.spawn(async move { Ok(renewing.await?) });
+        let living = life::go_on(taker.store.clone(), self.homeserver.clone());
+        tasks.spawn(async move { Ok(living.await?) });
         let counting = upkeep::count(taker.clone());
         tasks.spawn(async move { Ok(counting.await?) });
         let heeding = upkeep::heed(taker.clone(), self.promised.clone());

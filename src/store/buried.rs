@@ -132,3 +132,14 @@ pub async fn remove(
         .await?;
     Ok(())
 }
+
+/// How many of them there are in which rooms whose values are not at hand.
+///
+/// # Errors
+///
+/// [`StoreError::Database`](super::StoreError::Database) when the database cannot be read.
+pub async fn by_room(connection: &mut SqliteConnection) -> Result<Vec<(String, i64)>> {
+    Ok(sqlx::query_as("SELECT room_id, COUNT(*) FROM buried WHERE found = 0 GROUP BY room_id")
+        .fetch_all(connection)
+        .await?)
+}

@@ -26,6 +26,8 @@ pub struct RoomOverview {
     pub sealed: i64,
     /// How many tuples show an event that the keeper cannot read.
     pub undecryptable: i64,
+    /// How many of these the keeper sealed itself, in a life of which its store knows nothing.
+    pub lost: i64,
     /// How many avatars are hidden whose pictures are not.
     pub public_pictures: i64,
     /// How many promises to decide stand.
@@ -71,6 +73,8 @@ pub async fn rooms(
                       JOIN state_events e ON e.event_id = t.current_event_id \
                       WHERE e.verdict = 'unreadable' AND (?1 IS NULL OR t.room_id = ?1) \
                       GROUP BY t.room_id";
+    let lost = "SELECT room_id, COUNT(*), 0, NULL FROM buried \
+                WHERE found = 0 AND (?1 IS NULL OR room_id = ?1) GROUP BY room_id";
     let pictures = "SELECT room_id, COUNT(*), 0, NULL FROM tuples \
                     WHERE public_picture = 1 AND redacted = 0 AND (?1 IS NULL OR room_id = ?1) \
                     GROUP BY room_id";
@@ -80,6 +84,7 @@ pub async fn rooms(
     let held = count(connection, held, room).await?;
     let values = count(connection, values, room).await?;
     let unreadable = count(connection, unreadable, room).await?;
+    let lost = count(connection, lost, room).await?;
     let pictures = count(connection, pictures, room).await?;
     let promises = count(connection, promises, room).await?;
     let at = |counts: &HashMap<String, Counted>, room: &RoomRow| {
@@ -92,7 +97,8 @@ pub async fn rooms(
             held: at(&held, &room).count,
             values: at(&values, &room).count,
             sealed: at(&values, &room).of_these,
-            undecryptable: at(&unreadable, &room).count,
+            undecryptable: at(&unreadable, &room).count + at(&lost, &room).count,
+            lost: at(&lost, &room).count,
             public_pictures: at(&pictures, &room).count,
             promises: at(&promises, &room).count,
             due_at: at(&promises, &room).due_at,
@@ -133,7 +139,9 @@ pub async fn tuples(
 ) -> Result<Vec<TupleOverview>> {
     let rows: Vec<(String, String, String, bool)> = sqlx::query_as(
         "SELECT t.event_type, t.state_key, CASE WHEN t.redacted THEN 'redacted' \
-         WHEN e.verdict = 'unreadable' THEN 'undecryptable' WHEN NOT t.current_fit THEN 'refused' \
+         WHEN e.verdict = 'unreadable' OR EXISTS (SELECT 1 FROM buried b WHERE b.found = 0 \
+         AND b.room_id = t.room_id AND b.event_type = t.event_type AND b.state_key = t.state_key) \
+         THEN 'undecryptable' WHEN NOT t.current_fit THEN 'refused' \
          WHEN t.source_event_id IS NULL THEN 'empty' \
          WHEN t.sealed_from = t.source_event_id THEN 'sealed' ELSE 'not_sealed' END, \
          t.public_picture AND NOT t.redacted FROM tuples t LEFT JOIN state_events e ON e.event_id = t.current_event_id \

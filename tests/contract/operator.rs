@@ -60,7 +60,7 @@ async fn rooms_and_holds_are_told_from_the_store_for_people_and_for_scripts() {
         rooms,
         json!([{
             "room_id": "!hall:localhost", "alias": null, "status": "kept", "joined": 1, "held": 1,
-            "values": 0, "sealed": 0, "undecryptable": 0, "public_pictures": 0, "promises": 0, "due_at": null,
+            "values": 0, "sealed": 0, "undecryptable": 0, "lost": 0, "public_pictures": 0, "promises": 0, "due_at": null,
         }])
     );
     let table = told(&site, "rooms", &[]);

@@ -20,6 +20,12 @@ fn devices(world: &mut World) -> BTreeSet<String> {
     world.user_mut(&keeper).uploaded.keys().cloned().collect()
 }
 
+/// The homeserver forgets which life of the keeper's was the last.
+fn forget_mark(world: &mut World) {
+    let keeper = world.keeper();
+    world.user_mut(&keeper).account_data.clear();
+}
+
 /// Waits until the keeper has one device, which is another one than `before`, and is ready.
 async fn is_another(stage: &mut Stage, before: &Peer) -> Peer {
     let replaced = |world: &mut World| {
@@ -75,6 +81,8 @@ async fn a_store_that_went_back_is_noticed_at_the_start_and_everything_begins_an
     let old = [session_now(&stage, &room), session_now(&stage, &quiet)];
     stage.keeper.kill();
     stage.keeper.put_store_back(&copy);
+    // What was sealed says it alone.
+    stage.sim.change(forget_mark);
     stage.keeper.start().await;
     is_another(&mut stage, &before).await;
     assert_eq!(identity(&stage), name, "it is the same keeper");
@@ -163,6 +171,7 @@ async fn what_shows_it_later_has_the_running_keeper_begin_anew() {
     stage.keeper.kill();
     stage.keeper.put_store_back(&copy);
     // The homeserver does not say at the start what was sealed.
+    stage.sim.change(forget_mark);
     stage.sim.change(|world| world.hides_own_events = true);
     stage.keeper.start().await;
     let pid = stage.keeper.pid();
@@ -198,4 +207,45 @@ async fn a_store_that_is_lost_is_not_the_end() {
     stage.keeper.start().await;
     stage.name(&room, "Three").await;
     assert_eq!(published(&stage), now);
+}
+
+#[tokio::test]
+async fn a_copy_after_which_nothing_was_sealed_is_noticed_as_well() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("One").await;
+    let before = published(&stage);
+    let copy = copy(&mut stage).await;
+    // Somebody who is invited is given a key, and nothing is sealed for that.
+    let dave = stage.sim.user("dave").create();
+    room.invite("dave");
+    let has_key = |world: &mut World| {
+        let seal = world.keeper_seal(&room.room_id, NAME).expect("it is sealed");
+        world.open(dave.device(1).id(), &seal).is_ok()
+    };
+    stage.sim.wait_for("the invitee has the key", has_key).await;
+    stage.keeper.kill();
+    stage.keeper.put_store_back(&copy);
+    stage.keeper.start().await;
+    is_another(&mut stage, &before).await;
+    reader(&stage, &room, "bob", "One").await;
+}
+
+#[tokio::test]
+async fn a_restart_is_no_sign_whenever_the_keeper_is_killed() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("One").await;
+    let before = published(&stage);
+    for step in ["account_data", "joined_rooms"] {
+        stage.keeper.kill();
+        stage.sim.hold(step);
+        let so_far = stage.sim.with(|world| world.requests.to(step).count());
+        stage.keeper.spawn();
+        let waits = |world: &mut World| world.requests.to(step).count() > so_far;
+        stage.sim.wait_for(&format!("the keeper is at {step}"), waits).await;
+        stage.keeper.kill();
+        stage.sim.release(step);
+        stage.keeper.start().await;
+    }
+    stage.name(&room, "Two").await;
+    assert_eq!(published(&stage), before);
 }

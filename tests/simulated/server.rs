@@ -208,6 +208,7 @@ impl World {
             Route::Directory(alias) if call.method != Method::GET => self.change_alias(alias, call),
             Route::Register => self.register(call),
             Route::Devices => self.devices(user_id),
+            Route::AccountData(event_type) => self.account_data(user_id, event_type, call),
             Route::Device(device_id) => self.device(user_id, device_id, call),
             Route::Profile(of) => self.profile(of, call),
             Route::KeysUpload => self.keys_upload(user_id, call),
@@ -268,6 +269,18 @@ impl World {
             return Reply::error(400, "M_USER_IN_USE", "User ID already taken.");
         }
         Reply::ok(json!({ "user_id": user_id, "home_server": "localhost" }))
+    }
+
+    fn account_data(&mut self, user_id: &str, event_type: &str, call: &Call) -> Reply {
+        let kept = &mut self.user_mut(user_id).account_data;
+        if call.method == Method::PUT {
+            kept.insert(event_type.to_owned(), call.json());
+            return Reply::empty();
+        }
+        match kept.get(event_type) {
+            Some(content) => Reply::ok(content.clone()),
+            None => Reply::not_found("Account data not found"),
+        }
     }
 
     fn devices(&mut self, user_id: &str) -> Reply {

@@ -38,6 +38,8 @@ pub struct User {
     pub cross_signing: BTreeMap<&'static str, Value>,
     pub devices: BTreeMap<String, SimDevice>,
     pub uploaded: BTreeMap<String, UploadedDevice>,
+    /// What the user keeps here for himself, by type.
+    pub account_data: BTreeMap<String, Value>,
 }
 
 /// A to-device event that waits for its device.

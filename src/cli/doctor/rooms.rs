@@ -19,10 +19,22 @@ pub(super) fn examine(rooms: &[RoomSummary]) -> Vec<Finding> {
 
 fn of_room(room: &RoomSummary) -> Vec<Finding> {
     let mut findings = vec![standing(room)];
-    if room.undecryptable > 0 {
+    let not_given = room.undecryptable.saturating_sub(room.lost);
+    if room.lost > 0 {
+        findings.push(Finding::warning(
+            "lost",
+            format!(
+                "{} values were sealed by the keeper itself before its store was lost or put back, and what they were \
+                 made from cannot be read: joiners cannot read them",
+                room.lost
+            ),
+            "have a member who reads them set them once more, for example save the room's name again",
+        ));
+    }
+    if not_given > 0 {
         findings.push(Finding::warning(
             "undecryptable",
-            format!("{} state events cannot be read: their keys did not come", room.undecryptable),
+            format!("{not_given} state events cannot be read: their keys did not come"),
             "the keeper asks for the keys; setting the values once more heals it at once",
         ));
     }

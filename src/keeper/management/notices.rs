@@ -1,7 +1,10 @@
 //! What administrators are told unasked: who is held, what broke a rule, what keeps the keeper from its work. What comes
 //! at once is told at once, and what comes often is summarised.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ruma::RoomId;
 use serde::{Deserialize, Serialize};
@@ -11,7 +14,7 @@ use crate::{
     admin::Readiness,
     keeper::{KeeperError, clock::now_ms},
     state::Membership,
-    store::{people, rooms, set_meta, tuples},
+    store::{buried, people, rooms, set_meta, tuples},
 };
 
 /// How often it is looked whether there is something to be told.
@@ -42,6 +45,8 @@ struct News {
     not_elevated: BTreeSet<String>,
     /// How many current events cannot be read.
     undecryptable: i64,
+    /// Rooms with values that the keeper sealed itself before its store was lost or put back, and how many.
+    lost: BTreeMap<String, i64>,
     /// Until when events that broke a rule are counted.
     breaches_until: i64,
 }
@@ -115,6 +120,7 @@ impl Notices {
                 .collect(),
             not_elevated: not_elevated.map(|room| room.room_id.to_string()).collect(),
             undecryptable: tuples::count_unreadable(db).await?,
+            lost: buried::by_room(db).await?.into_iter().collect(),
             breaches_until: now_ms(),
         };
         let breaches =
@@ -141,7 +147,16 @@ fn entries(told: &News, now: &News, breaches: &[Broken]) -> Vec<String> {
     for room in now.not_elevated.difference(&told.not_elevated) {
         entries.push(format!("I am not elevated in {room}: nothing new is sealed there"));
     }
-    if now.undecryptable > told.undecryptable {
+    for (room, count) in &now.lost {
+        if told.lost.get(room).is_none_or(|before| before < count) {
+            entries.push(format!(
+                "{count} values in {room} were sealed by me before my store was lost or put back, and I cannot read what \
+                 they were made from: have a member who reads them set them once more"
+            ));
+        }
+    }
+    let lost = |news: &News| news.lost.values().sum::<i64>();
+    if now.undecryptable - lost(now) > told.undecryptable - lost(told) {
         entries
             .push(format!("{} state events cannot be read: `rooms` says where", now.undecryptable));
     }

@@ -114,6 +114,8 @@ pub struct RoomSummary {
     pub sealed: i64,
     /// How many tuples show an event that the keeper cannot read.
     pub undecryptable: i64,
+    /// How many of these the keeper sealed itself, in a life of which its store knows nothing.
+    pub lost: i64,
     /// How many avatars are hidden whose pictures are not.
     pub public_pictures: i64,
     /// How many promises to decide stand.
@@ -280,6 +282,7 @@ impl From<RoomOverview> for RoomSummary {
             values: row.values,
             sealed: row.sealed,
             undecryptable: row.undecryptable,
+            lost: row.lost,
             public_pictures: row.public_pictures,
             promises: row.promises,
             due_at: row.due_at,

@@ -154,8 +154,8 @@ pub async fn rooms_with_unreadable(connection: &mut SqliteConnection) -> Result<
 /// [`StoreError::Database`] when the database cannot be read.
 pub async fn count_unreadable(connection: &mut SqliteConnection) -> Result<i64> {
     let (count,): (i64,) = sqlx::query_as(
-        "SELECT COUNT(*) FROM tuples t JOIN state_events e ON e.event_id = t.current_event_id \
-         WHERE e.verdict = 'unreadable'",
+        "SELECT (SELECT COUNT(*) FROM tuples t JOIN state_events e ON e.event_id = t.current_event_id \
+         WHERE e.verdict = 'unreadable') + (SELECT COUNT(*) FROM buried WHERE found = 0)",
     )
     .fetch_one(connection)
     .await?;

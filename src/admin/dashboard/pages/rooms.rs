@@ -181,6 +181,7 @@ mod tests {
             values: 0,
             sealed: 0,
             undecryptable: 0,
+            lost: 0,
             public_pictures: 0,
             promises: 0,
             due_at: None,
