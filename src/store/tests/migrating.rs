@@ -66,7 +66,8 @@ async fn dump(db: &mut SqliteConnection) -> BTreeMap<String, Rows> {
             .unwrap();
         let quoted: Vec<_> =
             columns.iter().map(|(column,)| format!("quote({column}) AS {column}")).collect();
-        let sql = format!("SELECT {} FROM {name} ORDER BY 1, 2", quoted.join(", "));
+        let order = if columns.len() > 1 { "1, 2" } else { "1" };
+        let sql = format!("SELECT {} FROM {name} ORDER BY {order}", quoted.join(", "));
         let rows = sqlx::query(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *db).await.unwrap();
         let rows = rows.iter().map(|row| {
             let cell = |column: &sqlx::sqlite::SqliteColumn| {
