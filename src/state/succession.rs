@@ -15,6 +15,10 @@ use super::{
 const ADMIN: i64 = 100;
 /// What a tombstone needs where creators have infinite power: more than any administrator has.
 const TOMBSTONE: i64 = 150;
+/// The largest level that an event may name (spec: "Canonical JSON"); the smallest is as far below 0.
+const HIGHEST: i64 = (1 << 53) - 1;
+/// What gives levels by name.
+const BY_NAME: [&str; 3] = ["users", "events", "notifications"];
 /// What holds where the old room's event says nothing (spec: "m.room.power_levels"). A homeserver that makes a room
 /// would fill in values of its own.
 const DEFAULTS: [(&str, i64); 7] = [
@@ -36,6 +40,10 @@ pub struct Government<'a> {
     pub creators: &'a [OwnedUserId],
     /// Its room version.
     pub version: &'a str,
+    /// Who is joined or invited: nobody else is made a creator.
+    pub present: &'a BTreeSet<OwnedUserId>,
+    /// Who is banned: they have no power any more.
+    pub banned: &'a BTreeSet<OwnedUserId>,
 }
 
 /// What becomes of it in a successor.
@@ -45,12 +53,15 @@ pub struct Inheritance {
     pub power_levels: JsonMap,
     /// Who creates it beside the keeper: the old creators and administrators, where the version has such.
     pub additional_creators: Vec<OwnedUserId>,
+    /// Who loses power that they had by name: they are banned, or created the old room and have left it.
+    pub disempowered: Vec<OwnedUserId>,
 }
 
 impl Government<'_> {
     /// What becomes of it in a room of `version` that `keeper` creates.
     pub fn inherit(&self, keeper: &UserId, version: &str) -> Inheritance {
         let mut levels = self.power_levels.clone();
+        normalise(&mut levels);
         for (name, level) in DEFAULTS {
             levels.entry(name).or_insert_with(|| json!(level));
         }
@@ -58,15 +69,29 @@ impl Government<'_> {
             Some(Value::Object(users)) => users,
             _ => JsonMap::new(),
         };
+        let mut disempowered = BTreeSet::new();
+        for banned in self.banned {
+            if users.remove(banned.as_str()).is_some_and(|level| number(&level) > 0) {
+                disempowered.insert(banned.clone());
+            }
+        }
         let mut governors: BTreeSet<OwnedUserId> = users
             .iter()
             .filter(|(_, level)| number(level) >= ADMIN)
             .filter_map(|(user, _)| UserId::parse(user.as_str()).ok())
             .collect();
+        governors.retain(|governor| self.present.contains(governor));
         if creators_are_privileged(self.version) || !levels_stand(self.power_levels) {
-            governors.extend(self.creators.iter().cloned());
+            for creator in self.creators {
+                let place = match self.present.contains(creator) {
+                    true => &mut governors,
+                    false => &mut disempowered,
+                };
+                place.insert(creator.clone());
+            }
         }
         governors.remove(keeper);
+        disempowered.remove(keeper);
         let highest = self.highest(&users);
         let mut additional_creators = Vec::new();
         if has_additional_creators(version) {
@@ -86,7 +111,8 @@ impl Government<'_> {
                 events.insert("m.room.tombstone".to_owned(), json!(TOMBSTONE));
             }
         }
-        Inheritance { power_levels: levels, additional_creators }
+        let disempowered = disempowered.into_iter().collect();
+        Inheritance { power_levels: levels, additional_creators, disempowered }
     }
 
     /// The highest level that anything needs or anybody has: whoever makes the room needs it.
@@ -98,8 +124,42 @@ impl Government<'_> {
     }
 }
 
+/// Before room version 10 a level may be written as a string or a float; every later one, and a homeserver that is to
+/// make a room, takes whole numbers alone. What is no level goes.
+fn normalise(levels: &mut JsonMap) {
+    let whole = |_: &String, level: &mut Value| match read(level) {
+        Some(number) => {
+            *level = json!(number);
+            true
+        }
+        None => false,
+    };
+    for (name, _) in DEFAULTS {
+        if let Some(level) = levels.get_mut(name)
+            && !whole(&String::new(), level)
+        {
+            levels.remove(name);
+        }
+    }
+    for name in BY_NAME {
+        match levels.get_mut(name) {
+            Some(Value::Object(named)) => named.retain(whole),
+            Some(_) => drop(levels.remove(name)),
+            None => {}
+        }
+    }
+}
+
 fn number(level: &Value) -> i64 {
-    level.as_i64().or_else(|| level.as_str()?.trim().parse().ok()).unwrap_or(0)
+    read(level).unwrap_or(0)
+}
+
+/// A level, however it is written.
+fn read(level: &Value) -> Option<i64> {
+    #[allow(clippy::cast_possible_truncation)] // `as` saturates: beyond i64 more is no more
+    let float = || level.as_f64().map(|float| float as i64);
+    let number = level.as_i64().or_else(float).or_else(|| level.as_str()?.trim().parse().ok())?;
+    Some(number.clamp(-HIGHEST, HIGHEST))
 }
 
 /// Whether an event says who has which power; without one the creator has all of it.
@@ -114,12 +174,12 @@ pub fn governed_by(keeper: &UserId, admins: &[OwnedUserId], version: &str) -> In
     if has_additional_creators(version) {
         let power_levels = JsonMap::from_iter([("users".to_owned(), json!({}))]);
         let additional_creators = admins.into_iter().cloned().collect();
-        return Inheritance { power_levels, additional_creators };
+        return Inheritance { power_levels, additional_creators, disempowered: Vec::new() };
     }
     let everybody = admins.into_iter().map(|user| user.as_str()).chain([keeper.as_str()]);
     let users: JsonMap = everybody.map(|user| (user.to_owned(), json!(ADMIN))).collect();
     let power_levels = JsonMap::from_iter([("users".to_owned(), Value::Object(users))]);
-    Inheritance { power_levels, additional_creators: Vec::new() }
+    Inheritance { power_levels, additional_creators: Vec::new(), disempowered: Vec::new() }
 }
 
 /// The content of a first `m.room.encryption` with which clients encrypt state: the flag in both spellings. Of `before`,
@@ -167,8 +227,27 @@ mod tests {
     }
 
     fn inherited(levels: Value, creator: &str, from: &str, to: &str) -> (Inheritance, PowerLevels) {
+        let users = ["@alice:localhost", "@bob:localhost"];
+        inherited_of(levels, creator, (from, to), &users, &[])
+    }
+
+    fn inherited_of(
+        levels: Value,
+        creator: &str,
+        (from, to): (&str, &str),
+        present: &[&str],
+        banned: &[&str],
+    ) -> (Inheritance, PowerLevels) {
         let (levels, creators) = (map(levels), [UserId::parse(creator).unwrap()]);
-        let old = Government { power_levels: &levels, creators: &creators, version: from };
+        let users = |users: &[&str]| users.iter().map(|id| UserId::parse(id).unwrap()).collect();
+        let (present, banned) = (users(present), users(banned));
+        let old = Government {
+            power_levels: &levels,
+            creators: &creators,
+            version: from,
+            present: &present,
+            banned: &banned,
+        };
         let new = old.inherit(keeper(), to);
         let create = map(json!({ "additional_creators": new.additional_creators }));
         let creators = creators_of(keeper(), &create, to);
@@ -214,6 +293,54 @@ mod tests {
                 "{to}"
             );
         }
+    }
+
+    #[test]
+    fn nobody_who_is_banned_or_has_left_is_made_a_creator() {
+        let levels = json!({ "users": {
+            "@alice:localhost": 100, "@bob:localhost": 100, "@mallory:localhost": 100,
+        } });
+        for from in ["11", "12"] {
+            let (new, power) = inherited_of(
+                levels.clone(),
+                "@carol:localhost",
+                (from, "12"),
+                &["@alice:localhost"],
+                &["@mallory:localhost"],
+            );
+            assert_eq!(new.additional_creators, [owned_user_id!("@alice:localhost")]);
+            // Whoever has left has, should he come back, what he had by name.
+            assert_eq!(power.user_level(user_id!("@bob:localhost")), PowerLevel::Level(100));
+            assert_eq!(power.user_level(user_id!("@mallory:localhost")), PowerLevel::Level(0));
+            assert_eq!(power.user_level(user_id!("@carol:localhost")), PowerLevel::Level(0));
+            let mallory = owned_user_id!("@mallory:localhost");
+            let carol = owned_user_id!("@carol:localhost");
+            // Before version 12 a creator has what the levels say: she lost nothing by leaving.
+            let lost = if from == "12" { vec![carol, mallory] } else { vec![mallory] };
+            assert_eq!(new.disempowered, lost, "{from}");
+        }
+    }
+
+    #[test]
+    fn levels_of_an_old_version_are_whole_numbers_in_the_new_one() {
+        let levels = json!({
+            "users": { "@alice:localhost": "100", "@bob:localhost": " 50 ", "@eve:localhost": {} },
+            "events": { "m.room.name": 60.9, "m.room.topic": "many" },
+            "notifications": { "room": "20" },
+            "state_default": "70", "ban": [], "events_default": 1e300,
+            "org.example.kept": { "as": "it is" },
+        });
+        let (new, power) = inherited(levels, "@alice:localhost", "9", "11");
+        let all = &new.power_levels;
+        let level = |user: &str| all["users"][user].clone();
+        assert_eq!((level("@alice:localhost"), level("@bob:localhost")), (json!(100), json!(50)));
+        assert!(all["users"].get("@eve:localhost").is_none());
+        assert_eq!(all["events"], json!({ "m.room.name": 60 }));
+        assert_eq!(all["notifications"], json!({ "room": 20 }));
+        assert_eq!((&all["state_default"], &all["ban"]), (&json!(70), &json!(50)));
+        assert_eq!(all["events_default"], json!(HIGHEST));
+        assert_eq!(all["org.example.kept"], json!({ "as": "it is" }));
+        assert_eq!(power.needed_for_state("m.room.topic"), PowerLevel::Level(70));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::{
     keeper::{KeeperError, ingest::power_levels, lane::Lanes, operator::Refusal},
     state::{
         HistoryVisibility, JsonMap, Membership, PowerLevel, PowerLevels, RoomEvent, rooms_let_in,
-        succession::{Government, encryption_from_birth, successor},
+        succession::{Government, Inheritance, encryption_from_birth, successor},
     },
     store::{Blueprint, RoomRow, SpaceLink, StateValue, commissions, places, rooms, spaces},
 };
@@ -80,12 +80,11 @@ pub(super) async fn look(
         return Err(Refusal::new("moved_already", &message));
     }
     let keeper = &lanes.taker.keeper;
-    let nothing = JsonMap::new();
-    let levels = standing.content("m.room.power_levels", "").unwrap_or(&nothing);
-    let government =
-        Government { power_levels: levels, creators: &known.creators, version: &known.version };
-    let inheritance = government.inherit(keeper, &version);
+    let inheritance = inheritance(keeper, &known, &standing, &version);
     let Gathered { hidden, plain, mut losses } = gather(lanes, &known, &standing).await?;
+    losses.extend(inheritance.disempowered.iter().map(|user| {
+        format!("the power of {user}, who is banned, or created the old room and has left it")
+    }));
     let (links, unlinked) = links(lanes, room, &standing).await?;
     losses.extend(unlinked);
     let (addresses, stay) = addresses(&lanes.homeserver, room).await?;
@@ -131,6 +130,25 @@ pub(super) async fn look(
         invites,
     };
     Ok((plan, blueprint))
+}
+
+/// What becomes of the old room's power levels and creators.
+pub(super) fn inheritance(
+    keeper: &UserId,
+    room: &RoomRow,
+    standing: &Standing,
+    version: &str,
+) -> Inheritance {
+    let nothing = JsonMap::new();
+    let users = |membership| standing.users(membership).into_iter();
+    let government = Government {
+        power_levels: standing.content("m.room.power_levels", "").unwrap_or(&nothing),
+        creators: &room.creators,
+        version: &room.version,
+        present: &users(Membership::Join).chain(users(Membership::Invite)).collect(),
+        banned: &users(Membership::Ban).collect(),
+    };
+    government.inherit(keeper, version)
 }
 
 async fn known_room(lanes: &Lanes, room: &RoomId) -> Result<RoomRow, Refusal> {
