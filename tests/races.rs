@@ -14,6 +14,7 @@ mod races {
     mod askers_themselves;
     mod asking;
     mod audience;
+    mod carrying;
     mod copies;
     mod dashboard;
     mod doctor;
@@ -33,6 +34,7 @@ mod races {
     mod pace;
     mod patience;
     mod people;
+    mod pictures;
     mod plain;
     mod policies;
     mod previews;

@@ -1,6 +1,9 @@
-//! `statekeeper room create` and `room progress`: rooms that the running keeper makes.
+//! `statekeeper room create`, `room cancel` and `room progress`: rooms that the running keeper makes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -15,7 +18,7 @@ use super::{
 };
 use crate::{
     keeper::operator::{Answer, Making, Picture, Query},
-    store::{CommissionKind, CommissionRow},
+    store::CommissionRow,
 };
 
 /// The most bytes of a picture.
@@ -152,7 +155,10 @@ fn cancel(arguments: &Cancel) -> anyhow::Result<()> {
     };
     say(&match row.room_id {
         Some(room) => format!("cancelled; {room} stays as it is"),
-        None => "cancelled; no room was made".to_owned(),
+        None if row.attempts == 0 => "cancelled; no room was made".to_owned(),
+        None => {
+            "cancelled; should the homeserver be making the room, the keeper leaves it".to_owned()
+        }
     });
     Ok(())
 }
@@ -189,13 +195,9 @@ fn cells(row: &CommissionRow) -> [String; 6] {
     let room = |room: Option<&ruma::OwnedRoomId>| {
         room.map_or_else(|| NOTHING.to_owned(), |room| word(room.as_str()))
     };
-    let what = match row.kind {
-        CommissionKind::Create => "create",
-        CommissionKind::Upgrade => "upgrade",
-    };
     [
         word(&row.id),
-        what.to_owned(),
+        row.kind.as_str().to_owned(),
         word(&row.actor),
         room(row.old_room.as_ref()),
         room(row.room_id.as_ref()),
@@ -206,11 +208,13 @@ fn cells(row: &CommissionRow) -> [String; 6] {
 /// Reads a picture.
 fn picture(path: &Path) -> anyhow::Result<Picture> {
     let shown = path.display();
-    let size = std::fs::metadata(path).with_context(|| format!("{shown}"))?.len();
-    if size > LARGEST_PICTURE {
-        anyhow::bail!("{shown}: has {size} bytes; {LARGEST_PICTURE} are the most");
+    let mut bytes = Vec::new();
+    // No more is read, whatever kind of file it is.
+    let file = std::fs::File::open(path).with_context(|| format!("{shown}"))?;
+    let read = file.take(LARGEST_PICTURE.saturating_add(1)).read_to_end(&mut bytes);
+    if read.with_context(|| format!("{shown}"))? as u64 > LARGEST_PICTURE {
+        anyhow::bail!("{shown}: has more than {LARGEST_PICTURE} bytes, which are the most");
     }
-    let bytes = std::fs::read(path).with_context(|| format!("{shown}"))?;
     let mimetype =
         mimetype(&bytes).with_context(|| format!("{shown}: is no PNG, JPEG, GIF or WebP file"))?;
     Ok(Picture { mimetype: mimetype.to_owned(), data: vodozemac::base64_encode(bytes) })
@@ -237,6 +241,8 @@ mod tests {
     fn a_picture_is_told_by_how_it_begins() {
         assert_eq!(mimetype(b"\x89PNG\r\n\x1a\n..."), Some("image/png"));
         assert_eq!(mimetype(b"RIFF\x01\x02\x03\x04WEBPVP8 "), Some("image/webp"));
+        let endless = picture(Path::new("/dev/zero")).err().map(|error| error.to_string());
+        assert!(endless.is_some_and(|error| error.contains("bytes, which are the most")));
         for other in [b"RIFF\x01\x02\x03\x04WAVEfmt ".as_slice(), b"<svg>", b""] {
             assert_eq!(mimetype(other), None);
         }

@@ -24,6 +24,8 @@ pub(super) const ASK_EVERY: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How wide a bar is, in characters.
 const WIDTH: usize = 24;
+/// How wide a line of a terminal may be, in characters.
+const NARROWEST: usize = 79;
 /// How many lines a counted step is told in, at most.
 const LINES: i64 = 10;
 
@@ -113,6 +115,9 @@ fn end(form: Form, row: &CommissionRow) -> anyhow::Result<()> {
         return Ok(());
     }
     row.notes.iter().for_each(|note| warn(&harmless(note)));
+    if row.more_notes > 0 {
+        warn(&format!("{} more could not be done; the log has them", row.more_notes));
+    }
     if let Some(room) = &row.room_id {
         say(room.as_str());
     }
@@ -149,8 +154,9 @@ pub(super) fn line(row: &CommissionRow) -> String {
     line
 }
 
-/// Writes a line of a terminal anew.
+/// Writes a line of a terminal anew, so much of it as certainly has room: one that goes over the edge stays there.
 pub(super) fn redraw(line: &str) {
+    let line: String = line.chars().take(NARROWEST).collect();
     let _ = write!(stdout().lock(), "\r\u{1b}[K{line}");
     let _ = stdout().flush();
 }
@@ -198,10 +204,12 @@ mod tests {
             room_id: None,
             step,
             attempts: 1,
+            spoilt: 0,
             done,
             total,
             trouble: None,
             notes: Vec::new(),
+            more_notes: 0,
             created_at: 1,
             ended_at: None,
         }

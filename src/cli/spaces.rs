@@ -75,8 +75,7 @@ async fn wait(config: &Config, form: Form) -> anyhow::Result<Spaces> {
             }
         }
         told = Some(text);
-        let (settled, all) = found.settled();
-        if settled == all && found.backlog() == 0 {
+        if found.is_through() {
             if form == Form::Bar {
                 say("");
             }

@@ -48,6 +48,9 @@ pub(super) fn run(arguments: &Upgrade) -> anyhow::Result<()> {
     let Answer::UpgradePlan(plan) = beside::ask(&arguments.config, query)? else {
         return Err(other_answer());
     };
+    if arguments.telling.json && !arguments.plan && !arguments.yes {
+        anyhow::bail!("`--json` asks nobody; say `--yes`, or `--plan` to look alone");
+    }
     if arguments.plan && arguments.telling.json {
         say(&serde_json::to_string_pretty(&plan)?);
         return Ok(());

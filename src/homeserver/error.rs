@@ -115,6 +115,23 @@ impl HomeserverError {
         }
     }
 
+    /// Whether nobody answered in time: where the homeserver waits for somebody else's server, that may be why.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::Timeout { .. }) || self.status() == Some(504)
+    }
+
+    /// Whether it is the homeserver itself that is away, or wants to be left alone: what was asked for is not to blame.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Api { status, retry_after, .. } => {
+                let is_proxy = self.errcode().is_none() && *status >= 500;
+                *status == 429 || retry_after.is_some() || (is_proxy && !self.is_late())
+            }
+            _ => false,
+        }
+    }
+
     /// Whether it is known that the homeserver did not carry the request out. When this is false
     /// the request may have taken effect though its answer was lost.
     pub fn is_refused(&self) -> bool {
@@ -297,6 +314,21 @@ mod tests {
         let text = format!("{error} {error:?}");
         assert!(!text.contains("s3cret") && !text.contains('\n'), "{text}");
         assert!(error.to_string().chars().count() < 300, "{text}");
+    }
+
+    #[test]
+    fn who_is_away_is_told_from_who_is_waited_for_in_vain() {
+        let none = HeaderMap::new();
+        let remote = r#"{"errcode":"M_UNKNOWN","error":"Failed to send"}"#;
+        for (error, is_away, is_late) in [
+            (answer(502, &none, "<html>"), true, false),
+            (answer(504, &none, "<html>"), false, true),
+            (answer(502, &none, remote), false, false),
+            (answer(413, &none, "<html>"), false, false),
+            (answer(429, &none, r#"{"errcode":"M_LIMIT_EXCEEDED"}"#), true, false),
+        ] {
+            assert_eq!((error.is_away(), error.is_late()), (is_away, is_late), "{error}");
+        }
     }
 
     #[test]

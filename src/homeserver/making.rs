@@ -1,11 +1,10 @@
-//! Making rooms, and having addresses lead to them.
+//! Making rooms.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use ruma::{OwnedRoomId, RoomAliasId, RoomId};
+use ruma::OwnedRoomId;
 use serde::Deserialize;
-use serde_json::{Value as JsonValue, json as object};
+use serde_json::Value as JsonValue;
 
 use super::{Endpoint, Homeserver, HomeserverError, json, path::Path, read};
 
@@ -48,39 +47,5 @@ impl Homeserver {
         let endpoint = Endpoint::CreateRoom;
         let answer = self.post(endpoint, Path::v3(&["createRoom"]), json(endpoint, body)?).await?;
         read::<Created>(endpoint, &answer).map(|created| created.room_id)
-    }
-
-    /// The addresses of the own server that lead to a room (client-server API, "GET /rooms/{roomId}/aliases"). Only
-    /// looks.
-    pub async fn aliases(&self, room_id: &RoomId) -> Result<Vec<String>, HomeserverError> {
-        #[derive(Deserialize)]
-        struct Aliases {
-            aliases: Vec<String>,
-        }
-        let path = Path::v3(&["rooms", room_id.as_str(), "aliases"]);
-        let answer = self.get(Endpoint::Aliases, path).await?;
-        read::<Aliases>(Endpoint::Aliases, &answer).map(|answer| answer.aliases)
-    }
-
-    /// Has an address lead to a room (client-server API, "PUT /directory/room/{roomAlias}"). Refused (409) where it
-    /// leads somewhere already.
-    pub async fn put_alias(
-        &self,
-        alias: &RoomAliasId,
-        room_id: &RoomId,
-    ) -> Result<(), HomeserverError> {
-        let endpoint = Endpoint::Directory;
-        let path = Path::v3(&["directory", "room", alias.as_str()]);
-        let body = json(endpoint, &object!({ "room_id": room_id }))?;
-        self.put(endpoint, path, body).await.map(drop)
-    }
-
-    /// Has an address lead nowhere (client-server API, "DELETE /directory/room/{roomAlias}"). May be repeated: one
-    /// that leads nowhere is not there (404).
-    pub async fn delete_alias(&self, alias: &RoomAliasId) -> Result<(), HomeserverError> {
-        let endpoint = Endpoint::Directory;
-        let path = Path::v3(&["directory", "room", alias.as_str()]);
-        let call = self.request(endpoint, http::Method::DELETE, path, Bytes::new());
-        self.call(call).await.map(drop)
     }
 }

@@ -41,6 +41,7 @@ mod account;
 mod administration;
 mod backoff;
 mod connection;
+mod directory;
 mod endpoint;
 mod error;
 mod keys;

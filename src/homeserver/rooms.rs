@@ -1,14 +1,11 @@
 //! Rooms and their state.
 
 use bytes::Bytes;
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, UserId};
 use serde::Deserialize;
 use serde_json::{json as object, value::RawValue};
 
 use super::{Endpoint, Homeserver, HomeserverError, found, json, path::Path, read};
-
-/// How many servers of an address are asked to let the bot in.
-const MOST_SERVERS: usize = 5;
 
 /// A whole state event, with `event_id`, `sender` and all, as the homeserver gave it: JSON that
 /// nobody has read yet.
@@ -90,25 +87,6 @@ impl Homeserver {
         let joined: Joined =
             read(endpoint, &self.get(endpoint, Path::v3(&["joined_rooms"])).await?)?;
         Ok(joined.joined_rooms.into_iter().filter_map(|id| id.try_into().ok()).collect())
-    }
-
-    /// The room that an address leads to, and servers through which it can be joined (client-server API, "GET
-    /// /directory/room/{roomAlias}"). Only looks.
-    pub async fn resolve_alias(
-        &self,
-        alias: &RoomAliasId,
-    ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), HomeserverError> {
-        #[derive(Deserialize)]
-        struct Resolved {
-            room_id: OwnedRoomId,
-            #[serde(default)]
-            servers: Vec<String>,
-        }
-        let endpoint = Endpoint::Directory;
-        let path = Path::v3(&["directory", "room", alias.as_str()]);
-        let resolved: Resolved = read(endpoint, &self.get(endpoint, path).await?)?;
-        let servers = resolved.servers.into_iter().take(MOST_SERVERS);
-        Ok((resolved.room_id, servers.filter_map(|name| name.try_into().ok()).collect()))
     }
 
     /// Joins a room (client-server API, "POST /join/{roomIdOrAlias}"), by way of the servers `via`.

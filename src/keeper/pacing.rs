@@ -1,12 +1,14 @@
 //! How fast the keeper may go about what nobody waits for.
 
 use std::{
+    borrow::Borrow,
     collections::HashMap,
+    hash::Hash,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use ruma::{OwnedUserId, UserId};
+use ruma::OwnedUserId;
 
 use super::rules::Rate;
 
@@ -159,32 +161,42 @@ impl Allowance {
 const MOST_INVITERS: usize = 10_000;
 
 /// A budget of invites for each inviter.
+pub type Inviters = Budgets<OwnedUserId>;
+
+/// A budget for each of many.
 ///
 /// Only those in debt are remembered. Where they are too many, whoever owes least is let off for the sake of one who
-/// owes nothing: somebody with thousands of names wins a few invites by that, and takes none from anybody.
+/// owes nothing: somebody with thousands of names wins a little by that, and takes nothing from anybody.
 #[derive(Debug)]
-pub struct Inviters {
+pub struct Budgets<K> {
     burst: u32,
-    /// How long it takes until a spent invite is there again.
+    /// How long it takes until what was spent is there again.
     refill: Duration,
     /// When each will have the whole budget again.
-    whole_at: Mutex<HashMap<OwnedUserId, Instant>>,
+    whole_at: Mutex<HashMap<K, Instant>>,
 }
 
 impl Inviters {
     /// Everybody may invite `burst` times at once and `per_minute` times a minute in the long run.
     pub fn new(burst: u32, per_minute: u32) -> Self {
-        Self {
-            burst: burst.max(1),
-            refill: Duration::from_secs(60) / per_minute.max(1),
-            whole_at: Mutex::default(),
-        }
+        Self::every(Duration::from_secs(60) / per_minute.max(1), burst)
+    }
+}
+
+impl<K: Clone + Eq + Hash> Budgets<K> {
+    /// Everybody may have `burst` at once, and one every `refill` in the long run.
+    pub fn every(refill: Duration, burst: u32) -> Self {
+        Self { burst: burst.max(1), refill, whole_at: Mutex::default() }
     }
 
-    /// Whether `inviter` has an invite left at `now`; if so, it is spent.
-    pub fn spend(&self, inviter: &UserId, now: Instant) -> bool {
+    /// Whether somebody has something left at `now`; if so, it is spent.
+    pub fn spend<Q>(&self, who: &Q, now: Instant) -> bool
+    where
+        K: Borrow<Q>,
+        Q: ToOwned<Owned = K> + Eq + Hash + ?Sized,
+    {
         let mut whole_at = self.whole_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = whole_at.get(inviter).copied();
+        let known = whole_at.get(who).copied();
         let then = known.map_or(now, |known| known.max(now)) + self.refill;
         if then.saturating_duration_since(now) > self.refill * self.burst {
             return false;
@@ -194,17 +206,17 @@ impl Inviters {
             let least =
                 whole_at.iter().min_by_key(|(_, then)| **then).map(|(user, _)| user.clone());
             if let Some(user) = least.filter(|_| whole_at.len() >= MOST_INVITERS) {
-                whole_at.remove(&user);
+                whole_at.remove::<K>(&user);
             }
         }
-        whole_at.insert(inviter.to_owned(), then);
+        whole_at.insert(who.to_owned(), then);
         true
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ruma::user_id;
+    use ruma::{UserId, user_id};
 
     use super::*;
 

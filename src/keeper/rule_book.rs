@@ -12,7 +12,7 @@ use crate::{
     config::{Config, Match},
     policy::{RoomFacts, RoomMatch, ServerGlob},
     state::Glob,
-    store::RoomRow,
+    store::{KeptAs, RoomRow},
 };
 
 /// The rules of every room, and those that hold for all rooms together.
@@ -50,6 +50,12 @@ impl RuleBook {
             return rules;
         }
         Arc::new(Rules { noop: true, ..(*rules).clone() })
+    }
+
+    /// Which of the policies is a room's: its place in the list.
+    pub fn place_of(&self, room: &RoomRow) -> Option<usize> {
+        let facts = facts(room);
+        self.edition().policies.iter().position(|(matches, _)| matches.matches(facts))
     }
 
     /// Has nothing sent in any room from now on, or what the configuration says.
@@ -123,14 +129,41 @@ pub fn policy_of(config: &Config, room: &RoomRow) -> Option<usize> {
     config.policies.iter().position(|policy| room_match(&policy.matches).matches(facts(room)))
 }
 
-/// What a room is told by.
+/// What a room is told by. One that is being made is told by what it is to be, or by the room whose place it takes: its
+/// own addresses and spaces come after its state was sealed.
 pub fn facts(room: &RoomRow) -> RoomFacts<'_> {
+    let Some(kept_as) = &room.kept_as else { return own_facts(room) };
+    RoomFacts {
+        room_id: kept_as.room.as_deref().unwrap_or(&room.room_id),
+        predecessors: &kept_as.predecessors,
+        alias: kept_as.alias.as_deref(),
+        spaces: &kept_as.spaces,
+        former_spaces: &kept_as.former_spaces,
+        server: kept_as.server.as_deref().or_else(|| server_of(room)),
+    }
+}
+
+fn own_facts(room: &RoomRow) -> RoomFacts<'_> {
     RoomFacts {
         room_id: &room.room_id,
         predecessors: &room.predecessors,
         alias: room.canonical_alias.as_deref(),
         spaces: &room.spaces,
+        former_spaces: &room.former_spaces,
         server: server_of(room),
+    }
+}
+
+/// What a room that takes this one's place is told by until it has all of its own.
+pub fn kept_as(room: &RoomRow) -> KeptAs {
+    let facts = facts(room);
+    KeptAs {
+        room: Some(facts.room_id.to_owned()),
+        predecessors: facts.predecessors.to_vec(),
+        alias: facts.alias.map(str::to_owned),
+        spaces: facts.spaces.to_vec(),
+        former_spaces: facts.former_spaces.to_vec(),
+        server: facts.server.map(ToOwned::to_owned),
     }
 }
 

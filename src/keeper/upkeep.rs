@@ -63,7 +63,7 @@ pub async fn set_gauges(taker: &Taker) -> Result<(), KeeperError> {
     taker.metrics.set_holds(people::count_holds(db).await?);
     let (followed, beneath) = spaces::count(db).await?;
     taker.metrics.set_spaces(&followed, &beneath);
-    let backlog = previews::backlog(db).await?;
+    let backlog = previews::backlog(db, super::clock::now_ms()).await?;
     taker.metrics.set_space_backlog(backlog.iter().map(|space| space.left_over).sum());
     let (active, retired) = sessions::count(db).await?;
     taker.metrics.set_sessions(&BTreeMap::from([("active", active), ("retired", retired)]));

@@ -31,6 +31,8 @@ pub struct RoomFacts<'a> {
     pub alias: Option<&'a str>,
     /// The spaces that it is in: those that say so, and of which the room says so.
     pub spaces: &'a [OwnedRoomId],
+    /// The rooms that these go on with, as both sides say.
+    pub former_spaces: &'a [OwnedRoomId],
     /// The server on which it was made.
     pub server: Option<&'a ServerName>,
 }
@@ -42,7 +44,7 @@ impl RoomMatch {
         let asks = !self.is_empty();
         asks && (self.rooms.is_empty() || self.names(room))
             && (self.aliases.is_empty() || room.alias.is_some_and(|alias| self.has_alias(alias)))
-            && (self.spaces.is_empty() || room.spaces.iter().any(|id| self.spaces.contains(id)))
+            && (self.spaces.is_empty() || self.names_a_space(room))
             && (self.servers.is_empty() || room.server.is_some_and(|name| self.has_server(name)))
     }
 
@@ -58,6 +60,11 @@ impl RoomMatch {
     fn names(&self, room: RoomFacts<'_>) -> bool {
         self.rooms.contains(room.room_id)
             || room.predecessors.iter().any(|before| self.rooms.contains(before))
+    }
+
+    /// Whether one of its spaces is named, or one that a space of its goes on with.
+    fn names_a_space(&self, room: RoomFacts<'_>) -> bool {
+        room.spaces.iter().chain(room.former_spaces).any(|space| self.spaces.contains(space))
     }
 
     fn has_alias(&self, alias: &str) -> bool {
@@ -93,6 +100,7 @@ mod tests {
             predecessors: &[],
             alias: Some("#team-a:b"),
             spaces: &spaces,
+            former_spaces: &[],
             server: Some(server_name!("B.example:8448")),
         };
         let bare = RoomFacts { alias: None, spaces: &[], server: None, ..room };
@@ -125,5 +133,8 @@ mod tests {
         let moved = RoomFacts { predecessors: &before, ..bare };
         assert!(asked(&["!old:b"], &[], &[], &[]).matches(moved));
         assert!(!asked(&["!old:b"], &[], &[], &[]).matches(bare));
+        let in_moved = RoomFacts { former_spaces: &before, ..bare };
+        assert!(asked(&[], &[], &["!old:b"], &[]).matches(in_moved));
+        assert!(!asked(&["!old:b"], &[], &[], &[]).matches(in_moved));
     }
 }

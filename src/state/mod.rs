@@ -21,7 +21,7 @@ pub mod succession;
 pub mod tuple;
 pub mod validate;
 
-pub use avatar::public_picture;
+pub use avatar::{has_public_picture, public_picture};
 pub use encryption::RoomEncryption;
 pub use event::{MalformedEvent, RoomEvent};
 pub use exempt::{CRITICAL, ExemptTypes, SenderBound};

@@ -1,11 +1,11 @@
 //! Rooms that administrators have the keeper make: what is wanted, and how far it is.
 
-use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId};
 use serde::{Deserialize, Serialize};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Result, Store, StoreError};
-use crate::state::{JsonMap, StateTuple};
+use crate::state::{JsonMap, StateTuple, has_public_picture};
 
 /// How much of what could not be done is kept for one room.
 const MOST_NOTES: usize = 100;
@@ -99,6 +99,24 @@ pub struct Blueprint {
     pub invites: Vec<OwnedUserId>,
 }
 
+/// By what the policy of a room that is being made is chosen, until the order is at its end. All of it stands in plain on
+/// the homeserver.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptAs {
+    /// The room whose policy it has; its own where there is none.
+    pub room: Option<OwnedRoomId>,
+    /// The rooms that that one goes on with.
+    pub predecessors: Vec<OwnedRoomId>,
+    /// The main address.
+    pub alias: Option<String>,
+    /// The spaces.
+    pub spaces: Vec<OwnedRoomId>,
+    /// The rooms that these go on with.
+    pub former_spaces: Vec<OwnedRoomId>,
+    /// The server on which the room was made; that of its own where there is none.
+    pub server: Option<OwnedServerName>,
+}
+
 /// A commission.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommissionRow {
@@ -116,6 +134,8 @@ pub struct CommissionRow {
     pub step: Step,
     /// How often the homeserver was asked to create the room.
     pub attempts: i64,
+    /// How often a room came of it that could not be used.
+    pub spoilt: i64,
     /// How much of the step is done.
     pub done: i64,
     /// How much there is to do in it; 0 where that is not counted.
@@ -124,6 +144,8 @@ pub struct CommissionRow {
     pub trouble: Option<String>,
     /// What could not be done, and what an administrator has to do about it.
     pub notes: Vec<String>,
+    /// How much more there was of that.
+    pub more_notes: i64,
     /// When it was given, in milliseconds.
     pub created_at: i64,
     /// When it ended, in milliseconds.
@@ -215,6 +237,16 @@ impl CommissionKind {
 }
 
 impl StateValue {
+    /// A piece of state.
+    pub fn new(event_type: &str, state_key: &str, content: JsonMap) -> Self {
+        Self { event_type: event_type.to_owned(), state_key: state_key.to_owned(), content }
+    }
+
+    /// Whether it is an avatar whose picture the homeserver can look at.
+    pub fn has_public_picture(&self) -> bool {
+        self.event_type == "m.room.avatar" && has_public_picture(&self.content)
+    }
+
     /// The type and state key.
     pub fn tuple(&self) -> StateTuple {
         StateTuple::new(self.event_type.clone(), self.state_key.clone())
@@ -240,10 +272,12 @@ impl CommissionRow {
                 .find(|it| it.as_str() == step)
                 .ok_or(StoreError::Corrupt { what: "step of a commission" })?,
             attempts: row.try_get("attempts")?,
+            spoilt: row.try_get("spoilt")?,
             done: row.try_get("done")?,
             total: row.try_get("total")?,
             trouble: row.try_get("trouble")?,
             notes: serde_json::from_str(&notes).map_err(StoreError::corrupt("list of notes"))?,
+            more_notes: row.try_get("more_notes")?,
             created_at: row.try_get("created_at")?,
             ended_at: row.try_get("ended_at")?,
         })
@@ -264,10 +298,13 @@ pub async fn insert(
     connection: &mut SqliteConnection,
     row: &CommissionRow,
     wanted: &Blueprint,
+    kept_as: &KeptAs,
 ) -> Result<()> {
+    let kept_as =
+        serde_json::to_string(kept_as).map_err(StoreError::corrupt("what a room is kept as"))?;
     sqlx::query(
-        "INSERT INTO commissions (id, kind, actor, old_room, step, notes, wanted, created_at) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO commissions (id, kind, actor, old_room, step, notes, wanted, created_at, \
+         kept_as) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&row.id)
     .bind(row.kind.as_str())
@@ -277,6 +314,7 @@ pub async fn insert(
     .bind(notes_json(&row.notes)?)
     .bind(store.lock(wanted)?)
     .bind(row.created_at)
+    .bind(kept_as)
     .execute(connection)
     .await?;
     Ok(())
@@ -436,18 +474,27 @@ pub async fn try_once(connection: &mut SqliteConnection, id: &str) -> Result<()>
     Ok(())
 }
 
-/// Notes which room it is, or that it is none.
+/// Notes which room it is, unless it is at its end. Returns whether it is not.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`] when the database cannot be written.
-pub async fn set_room(
-    connection: &mut SqliteConnection,
-    id: &str,
-    room: Option<&RoomId>,
-) -> Result<()> {
-    sqlx::query("UPDATE commissions SET room_id = ? WHERE id = ?")
-        .bind(room.map(RoomId::as_str))
+pub async fn set_room(connection: &mut SqliteConnection, id: &str, room: &RoomId) -> Result<bool> {
+    let done = sqlx::query("UPDATE commissions SET room_id = ? WHERE id = ? AND ended_at IS NULL")
+        .bind(room.as_str())
+        .bind(id)
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected() > 0)
+}
+
+/// Notes that the room that came of it could not be used.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn spoil(connection: &mut SqliteConnection, id: &str) -> Result<()> {
+    sqlx::query("UPDATE commissions SET room_id = NULL, spoilt = spoilt + 1 WHERE id = ?")
         .bind(id)
         .execute(connection)
         .await?;
@@ -472,7 +519,7 @@ pub async fn wait(
     Ok(())
 }
 
-/// Notes something that could not be done, once.
+/// Notes something that could not be done, once; beyond the most that is kept, that there was more.
 ///
 /// # Errors
 ///
@@ -480,7 +527,14 @@ pub async fn wait(
 pub async fn note(connection: &mut SqliteConnection, id: &str, note: &str) -> Result<()> {
     let Some(row) = get(connection, id).await? else { return Ok(()) };
     let mut notes = row.notes;
-    if notes.len() >= MOST_NOTES || notes.iter().any(|known| known == note) {
+    if notes.iter().any(|known| known == note) {
+        return Ok(());
+    }
+    if notes.len() >= MOST_NOTES {
+        sqlx::query("UPDATE commissions SET more_notes = more_notes + 1 WHERE id = ?")
+            .bind(id)
+            .execute(connection)
+            .await?;
         return Ok(());
     }
     notes.push(note.to_owned());

@@ -178,6 +178,20 @@ pub async fn knows(connection: &mut SqliteConnection, event_id: &EventId) -> Res
     Ok(known)
 }
 
+/// Whether the homeserver has told of an event, and it was taken in with all that came before it.
+///
+/// # Errors
+///
+/// [`crate::store::StoreError::Database`] when the database cannot be read.
+pub async fn is_taken(connection: &mut SqliteConnection, event_id: &EventId) -> Result<bool> {
+    let (taken,): (bool,) =
+        sqlx::query_as("SELECT EXISTS (SELECT 1 FROM inbox WHERE event_id = ? AND body IS NULL)")
+            .bind(event_id.as_str())
+            .fetch_one(connection)
+            .await?;
+    Ok(taken)
+}
+
 /// Whether the homeserver has told of an event by itself, as far as that is remembered.
 ///
 /// # Errors

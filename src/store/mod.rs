@@ -61,7 +61,7 @@ pub use self::{
     bundles::{BundleRow, NewBundle, Secret, Superseded},
     buried::Buried,
     commands::{Asked, Command, CommandRow, CommandsFilter, Done, Refused},
-    commissions::{Blueprint, CommissionKind, CommissionRow, SpaceLink, StateValue, Step},
+    commissions::{Blueprint, CommissionKind, CommissionRow, KeptAs, SpaceLink, StateValue, Step},
     companies::Company,
     copies::PlainCopy,
     error::StoreError,

@@ -37,6 +37,8 @@ pub struct Backlog {
     pub looked_at: i64,
     /// In how many rooms a round has not begun.
     pub rounds_waiting: i64,
+    /// In how many of them it may begin now: nothing puts it off.
+    pub rounds_due: i64,
 }
 
 /// What somebody may read of a room before he joins it, because of where he is joined: nothing for somebody who is
@@ -541,20 +543,23 @@ pub async fn forget(connection: &mut SqliteConnection, room: &RoomId) -> Result<
 /// # Errors
 ///
 /// [`StoreError`] when the database cannot be read.
-pub async fn backlog(connection: &mut SqliteConnection) -> Result<Vec<Backlog>> {
-    let rows: Vec<(String, i64, i64, i64)> = sqlx::query_as(
+pub async fn backlog(connection: &mut SqliteConnection, now: i64) -> Result<Vec<Backlog>> {
+    let rows: Vec<(String, i64, i64, i64, i64)> = sqlx::query_as(
         "SELECT s.root_id, \
          SUM((SELECT COUNT(*) FROM preview_marks m WHERE m.room_id = s.room_id) \
          + COALESCE(r.left_over, 0)), \
          SUM(CASE WHEN r.below IS NULL THEN 0 ELSE r.begun_with - r.left_over END), \
-         SUM((r.below IS NULL AND r.due_at IS NOT NULL) OR r.again_at IS NOT NULL) \
+         SUM((r.below IS NULL AND r.due_at IS NOT NULL) OR r.again_at IS NOT NULL), \
+         SUM(COALESCE(r.below IS NULL AND r.due_at <= ?, 0)) \
          FROM space_rooms s LEFT JOIN preview_rounds r ON r.room_id = s.room_id GROUP BY s.root_id",
     )
+    .bind(now)
     .fetch_all(connection)
     .await?;
     rows.into_iter()
-        .map(|(id, left_over, looked_at, rounds_waiting)| {
-            Ok(Backlog { root_id: room_id(id)?, left_over, looked_at, rounds_waiting })
+        .map(|(id, left_over, looked_at, rounds_waiting, rounds_due)| {
+            let root_id = room_id(id)?;
+            Ok(Backlog { root_id, left_over, looked_at, rounds_waiting, rounds_due })
         })
         .collect()
 }

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::Value;
-use sqlx::SqliteConnection;
+use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
 
-use super::{Result, StoreError};
+use super::{KeptAs, Result, StoreError};
 use crate::state::{HistoryVisibility, Membership, rooms_let_in};
 
 /// A room that the keeper is, was or is about to be in.
@@ -45,6 +45,10 @@ pub struct RoomRow {
     pub spaces: Vec<OwnedRoomId>,
     /// The rooms that it goes on with, as both sides say. Not written with the row: [`super::successions`] has them.
     pub predecessors: Vec<OwnedRoomId>,
+    /// The rooms that its spaces go on with, as both sides say. Not written with the row.
+    pub former_spaces: Vec<OwnedRoomId>,
+    /// By what its policy is chosen while it is being made. Not written with the row: [`super::commissions`] has it.
+    pub kept_as: Option<KeptAs>,
 }
 
 impl RoomRow {
@@ -67,6 +71,8 @@ impl RoomRow {
             canonical_alias: None,
             spaces: Vec::new(),
             predecessors: Vec::new(),
+            former_spaces: Vec::new(),
+            kept_as: None,
         }
     }
 
@@ -110,92 +116,79 @@ pub struct Inviter {
     pub power: i64,
 }
 
-type RoomColumns = (
-    String,
-    String,
-    Option<String>,
-    bool,
-    String,
-    String,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    bool,
-    bool,
-    bool,
-    bool,
-    Option<String>,
-    String,
-    String,
-);
-
 const ROOM_COLUMNS: &str = "SELECT room_id, membership, inviter, loaded, version, creators, encryption, \
      power_levels, join_rules, encrypted, flagged, state_encrypted, elevated, canonical_alias, \
-     (SELECT json_group_array(json_array(l.space_id, l.claimed_by IS NOT NULL)) \
+     (SELECT json_group_array(json_array(l.space_id, l.claimed_by IS NOT NULL, \
+      (WITH RECURSIVE before(id) AS (SELECT old_id FROM successions \
+       WHERE new_id = l.space_id AND claimed = 1 AND tombstone IS NOT NULL \
+       UNION SELECT s.old_id FROM successions s JOIN before ON s.new_id = before.id \
+       WHERE s.claimed = 1 AND s.tombstone IS NOT NULL) \
+       SELECT json_group_array(id) FROM before))) \
       FROM space_links l JOIN rooms s ON s.room_id = l.space_id AND s.membership = 'join' \
-      WHERE l.room_id = rooms.room_id AND l.listed_by IS NOT NULL), \
+      WHERE l.room_id = rooms.room_id AND l.listed_by IS NOT NULL) AS listed_in, \
      (WITH RECURSIVE before(id) AS (SELECT old_id FROM successions \
       WHERE new_id = rooms.room_id AND claimed = 1 AND tombstone IS NOT NULL \
       UNION SELECT s.old_id FROM successions s JOIN before ON s.new_id = before.id \
       WHERE s.claimed = 1 AND s.tombstone IS NOT NULL) SELECT json_group_array(id) FROM before) \
+     AS predecessors, \
+     (SELECT kept_as FROM commissions c WHERE c.room_id = rooms.room_id AND c.ended_at IS NULL) AS kept_as \
      FROM rooms";
 
-fn room(columns: RoomColumns) -> Result<RoomRow> {
-    let (
-        id,
-        membership,
-        inviter,
-        loaded,
-        version,
-        creators,
-        encryption,
-        power_levels,
-        join_rules,
-        encrypted,
-        flagged,
-        state,
-        elevated,
-        canonical_alias,
-        listed_in,
-        predecessors,
-    ) = columns;
-    let spaces = spaces(&listed_in, join_rules.as_deref())?;
+fn room(row: &SqliteRow) -> Result<RoomRow> {
+    let text = |column: &str| -> Result<String> { Ok(row.try_get(column)?) };
+    let maybe = |column: &str| -> Result<Option<String>> { Ok(row.try_get(column)?) };
+    let flag = |column: &str| -> Result<bool> { Ok(row.try_get(column)?) };
+    let join_rules = maybe("join_rules")?;
+    let (spaces, former_spaces) = spaces(&text("listed_in")?, join_rules.as_deref())?;
+    let kept_as = maybe("kept_as")?.map(|kept_as| serde_json::from_str(&kept_as)).transpose();
     Ok(RoomRow {
-        room_id: id.try_into().map_err(StoreError::corrupt("room id"))?,
-        membership: Membership::from_name(&membership)
+        room_id: text("room_id")?.try_into().map_err(StoreError::corrupt("room id"))?,
+        membership: Membership::from_name(&text("membership")?)
             .ok_or(StoreError::Corrupt { what: "membership" })?,
-        inviter: inviter
+        inviter: maybe("inviter")?
             .map(OwnedUserId::try_from)
             .transpose()
             .map_err(StoreError::corrupt("user id"))?,
-        loaded,
-        version,
-        creators: serde_json::from_str(&creators)
+        loaded: flag("loaded")?,
+        version: text("version")?,
+        creators: serde_json::from_str(&text("creators")?)
             .map_err(StoreError::corrupt("list of creators"))?,
-        encryption,
-        power_levels,
+        encryption: maybe("encryption")?,
+        power_levels: maybe("power_levels")?,
         join_rules,
-        encrypted,
-        flagged,
-        state_encrypted: state,
-        elevated,
-        canonical_alias,
+        encrypted: flag("encrypted")?,
+        flagged: flag("flagged")?,
+        state_encrypted: flag("state_encrypted")?,
+        elevated: flag("elevated")?,
+        canonical_alias: maybe("canonical_alias")?,
         spaces,
-        predecessors: serde_json::from_str(&predecessors)
+        predecessors: serde_json::from_str(&text("predecessors")?)
             .map_err(StoreError::corrupt("list of predecessors"))?,
+        former_spaces,
+        kept_as: kept_as.map_err(StoreError::corrupt("what a room is kept as"))?,
     })
 }
 
-/// Of the spaces that list a room, as JSON with whether the room claims them, those that it is in.
-fn spaces(listed_in: &str, join_rules: Option<&str>) -> Result<Vec<OwnedRoomId>> {
-    let listed_in: Vec<(OwnedRoomId, u8)> =
+/// Of the spaces that list a room, as JSON with whether the room claims them and with what they go on with, those that it
+/// is in; and the rooms that these go on with.
+fn spaces(
+    listed_in: &str,
+    join_rules: Option<&str>,
+) -> Result<(Vec<OwnedRoomId>, Vec<OwnedRoomId>)> {
+    let listed_in: Vec<(OwnedRoomId, u8, Vec<OwnedRoomId>)> =
         serde_json::from_str(listed_in).map_err(StoreError::corrupt("list of spaces"))?;
     let let_in = match join_rules.filter(|_| !listed_in.is_empty()).map(serde_json::from_str) {
         Some(Ok(Value::Object(content))) => rooms_let_in(&content),
         _ => Vec::new(),
     };
-    let is_in = |(space, claimed): &(OwnedRoomId, u8)| *claimed != 0 || let_in.contains(space);
-    Ok(listed_in.into_iter().filter(is_in).map(|(space, _)| space).collect())
+    let (mut spaces, mut former) = (Vec::new(), Vec::new());
+    for (space, claimed, before) in listed_in {
+        if claimed != 0 || let_in.contains(&space) {
+            spaces.push(space);
+            former.extend(before);
+        }
+    }
+    Ok((spaces, former))
 }
 
 /// A room by its id.
@@ -205,9 +198,8 @@ fn spaces(listed_in: &str, join_rules: Option<&str>) -> Result<Vec<OwnedRoomId>>
 /// [`StoreError`] when the database cannot be read.
 pub async fn get(connection: &mut SqliteConnection, room_id: &RoomId) -> Result<Option<RoomRow>> {
     let sql = sqlx::AssertSqlSafe(format!("{ROOM_COLUMNS} WHERE room_id = ?"));
-    let row: Option<RoomColumns> =
-        sqlx::query_as(sql).bind(room_id.as_str()).fetch_optional(connection).await?;
-    row.map(room).transpose()
+    let row = sqlx::query(sql).bind(room_id.as_str()).fetch_optional(connection).await?;
+    row.as_ref().map(room).transpose()
 }
 
 /// Every room.
@@ -217,8 +209,8 @@ pub async fn get(connection: &mut SqliteConnection, room_id: &RoomId) -> Result<
 /// [`StoreError`] when the database cannot be read.
 pub async fn all(connection: &mut SqliteConnection) -> Result<Vec<RoomRow>> {
     let sql = sqlx::AssertSqlSafe(ROOM_COLUMNS.to_owned());
-    let rows: Vec<RoomColumns> = sqlx::query_as(sql).fetch_all(connection).await?;
-    rows.into_iter().map(room).collect()
+    let rows = sqlx::query(sql).fetch_all(connection).await?;
+    rows.iter().map(room).collect()
 }
 
 /// Writes a room as it is given.

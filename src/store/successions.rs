@@ -25,6 +25,8 @@ pub enum Followed {
     Joined,
     /// The homeserver does not let it in.
     CannotJoin,
+    /// Nor has it ever, however often that was tried.
+    GivenUp,
 }
 
 impl Followed {
@@ -32,6 +34,7 @@ impl Followed {
         match self {
             Self::Joined => "joined",
             Self::CannotJoin => "cannot_join",
+            Self::GivenUp => "given_up",
         }
     }
 }
@@ -52,7 +55,8 @@ impl SuccessionRow {
     }
 }
 
-/// The old room says, by `tombstone`, that it goes on in the new one. Returns whether that is news.
+/// The old room says, by `tombstone`, that it goes on in the new one. What it said before counts no more, but for rooms
+/// that say the same. Returns whether it is news.
 ///
 /// # Errors
 ///
@@ -63,6 +67,7 @@ pub async fn say(
     tombstone: &str,
     via: Option<&ServerName>,
 ) -> Result<bool> {
+    unsay(connection, old, Some(new)).await?;
     let done = sqlx::query(
         "INSERT INTO successions (old_id, new_id, tombstone, via) VALUES (?, ?, ?, ?) \
          ON CONFLICT (old_id, new_id) DO UPDATE SET tombstone = excluded.tombstone, \
@@ -75,6 +80,24 @@ pub async fn say(
     .execute(connection)
     .await?;
     Ok(done.rows_affected() > 0)
+}
+
+/// The old room does not say any more that it goes on in a room, but for `but`; rooms that say so themselves stay.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn unsay(
+    connection: &mut SqliteConnection,
+    old: &RoomId,
+    but: Option<&RoomId>,
+) -> Result<()> {
+    sqlx::query("DELETE FROM successions WHERE old_id = ? AND new_id <> ? AND claimed = 0")
+        .bind(old.as_str())
+        .bind(but.map_or("", RoomId::as_str))
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// The new room says that it goes on with the old one.
@@ -131,20 +154,44 @@ pub async fn is_announced(connection: &mut SqliteConnection, new: &RoomId) -> Re
     Ok(any)
 }
 
-/// A successor that the keeper is to join now.
+/// Successors that the keeper is to join now, those that wait longest first.
 ///
 /// # Errors
 ///
 /// [`StoreError`] when the database cannot be read.
-pub async fn due(connection: &mut SqliteConnection, now: i64) -> Result<Option<SuccessionRow>> {
-    let row = sqlx::query(
-        "SELECT * FROM successions WHERE tombstone IS NOT NULL AND status <> 'joined' \
-         AND retry_at <= ? ORDER BY retry_at LIMIT 1",
+pub async fn due(
+    connection: &mut SqliteConnection,
+    now: i64,
+    most: i64,
+) -> Result<Vec<SuccessionRow>> {
+    let rows = sqlx::query(
+        "SELECT * FROM successions WHERE tombstone IS NOT NULL \
+         AND status NOT IN ('joined', 'given_up') AND retry_at <= ? ORDER BY retry_at LIMIT ?",
     )
     .bind(now)
-    .fetch_optional(connection)
+    .bind(most)
+    .fetch_all(connection)
     .await?;
-    row.as_ref().map(SuccessionRow::load).transpose()
+    rows.iter().map(SuccessionRow::load).collect()
+}
+
+/// Following a succession is put off to `retry_at` (milliseconds), and was not tried.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn put_off(
+    connection: &mut SqliteConnection,
+    row: &SuccessionRow,
+    retry_at: i64,
+) -> Result<()> {
+    sqlx::query("UPDATE successions SET retry_at = ? WHERE old_id = ? AND new_id = ?")
+        .bind(retry_at)
+        .bind(row.old_id.as_str())
+        .bind(row.new_id.as_str())
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// Notes what became of following a succession, and when that is tried again.
@@ -168,19 +215,6 @@ pub async fn conclude(
     .bind(row.new_id.as_str())
     .execute(connection)
     .await?;
-    Ok(())
-}
-
-/// The successor is tried now: something has changed there.
-///
-/// # Errors
-///
-/// [`StoreError::Database`] when the database cannot be written.
-pub async fn try_now(connection: &mut SqliteConnection, new: &RoomId) -> Result<()> {
-    sqlx::query("UPDATE successions SET retry_at = 0 WHERE new_id = ? AND status = 'cannot_join'")
-        .bind(new.as_str())
-        .execute(connection)
-        .await?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{Result, Store, StoreError};
-use crate::state::{Form, StateTuple, public_picture};
+use crate::state::{Form, StateTuple, has_public_picture};
 
 mod events;
 mod indices;
@@ -15,7 +15,7 @@ mod seals;
 pub use self::{
     events::{
         StateEventRow, breaches_between, breaches_since, count_unreadable, get_event,
-        is_superseded, newest_plain_breach, newest_tick, put_event, rooms_with_unreadable,
+        is_superseded, newest_plain_breach, newest_tick, put_event, rooms_with_unreadable, unread,
         unreadable,
     },
     indices::{last_message, record_index, record_message},
@@ -104,8 +104,7 @@ impl TupleRow {
     /// Whether its value is an avatar whose picture lies on the server for everybody to see.
     pub fn has_public_picture(&self) -> bool {
         let content = self.source.as_ref().map(|source| &source.content);
-        self.tuple.event_type == "m.room.avatar"
-            && content.is_some_and(|content| public_picture(content).is_some())
+        self.tuple.event_type == "m.room.avatar" && content.is_some_and(has_public_picture)
     }
 
     fn load(store: &Store, row: &SqliteRow) -> Result<Self> {

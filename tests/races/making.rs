@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::{
-    races::stage::{NAME, Stage},
+    races::{
+        stage::{NAME, Stage},
+        upgrading::{AVATAR, opens},
+    },
     simulated::{Fault, RoomRef, World},
 };
 
@@ -13,7 +16,11 @@ const PUTS: usize = 5;
 
 /// A keeper in a space of Alice's, with power there.
 async fn in_a_space() -> (Stage, RoomRef) {
-    let stage = Stage::open().await;
+    in_a_space_with(json!({})).await
+}
+
+async fn in_a_space_with(settings: Value) -> (Stage, RoomRef) {
+    let stage = Stage::with(settings).await;
     stage.sim.user("bob").create();
     let space = stage.sim.room().space().create();
     stage.invite_keeper(&space).await;
@@ -189,10 +196,98 @@ async fn an_answer_that_is_lost_makes_no_second_room() {
 #[tokio::test]
 async fn a_room_that_the_homeserver_did_not_bring_to_its_end_is_left_and_made_anew() {
     let (stage, space) = in_a_space().await;
-    stage.sim.with(|world| world.breaks_creation = true);
+    stage.sim.with(|world| world.breaks_creation = 1);
     order(&stage, &wishes(&space), &[]).await;
     is_as_ordered(&stage, &space).await;
     assert_eq!(stage.sim.requests("createRoom"), 2);
+}
+
+#[tokio::test]
+async fn a_homeserver_that_brings_no_room_to_its_end_is_not_asked_for_ever() {
+    let (stage, space) = in_a_space().await;
+    stage.sim.with(|world| world.breaks_creation = 10);
+    let arguments = wishes(&space);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (code, _, err) = stage.keeper.room_command("create", &arguments).await;
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("2 rooms were made and left"), "{err}");
+    assert!(stage.sim.with(|world| world.made_rooms()).is_empty());
+    assert_eq!(stage.sim.requests("createRoom"), 2);
+}
+
+#[tokio::test]
+async fn a_room_that_came_of_a_refusal_is_left() {
+    let (stage, space) = in_a_space().await;
+    stage.sim.fault("createRoom", Fault::DoneThenStatus(400), 1);
+    let arguments = wishes(&space);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (code, _, err) = stage.keeper.room_command("create", &arguments).await;
+    assert_eq!(code, Some(1), "{err}");
+    let made = |world: &mut World| {
+        let keeper = world.keeper();
+        world.rooms.values().filter(|room| room.creator == keeper).count()
+    };
+    assert_eq!(stage.sim.with(made), 1);
+    assert!(stage.sim.with(|world| world.made_rooms()).is_empty(), "it is left");
+}
+
+#[tokio::test]
+async fn an_invitee_whose_server_swallows_everything_keeps_nobody_waiting() {
+    let (stage, space) =
+        in_a_space_with(json!({ "homeserver": { "request_timeout": "1s" } })).await;
+    for fault in [Fault::Hang, Fault::Nothing, Fault::Hang] {
+        stage.sim.fault("invite", fault, 1);
+    }
+    let arguments = wishes(&space);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let (code, _, err) = stage.keeper.room_command("create", &arguments).await;
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("@alice:localhost could not be invited"), "{err}");
+    let room = the_room_id(&stage);
+    let bob = stage.sim.with(|world| world.room(&room).membership("@bob:localhost").to_owned());
+    assert_eq!(bob, "invite");
+    assert_eq!(stage.sim.requests("invite"), 3);
+}
+
+#[tokio::test]
+async fn a_room_that_the_homeserver_makes_for_a_cancelled_order_is_left() {
+    let (stage, space) = in_a_space().await;
+    stage.sim.hold("createRoom");
+    let out = order(&stage, &wishes(&space), &["--no-wait", "--json"]).await;
+    let order: Value = serde_json::from_str(&out).unwrap();
+    let asked = |world: &mut World| world.requests.to("createRoom").count() > 0;
+    stage.sim.wait_for("the room is about to be made", asked).await;
+    let (code, told, err) =
+        stage.keeper.room_command("cancel", &[order["id"].as_str().unwrap()]).await;
+    assert_eq!(code, Some(0), "{err}");
+    assert!(told.contains("the keeper leaves it"), "{told}");
+    stage.sim.release("createRoom");
+    let left = |world: &mut World| {
+        let keeper = world.keeper();
+        let mut made = world.rooms.values().filter(|room| room.creator == keeper);
+        made.next().is_some_and(|room| room.membership(&keeper) == "leave")
+    };
+    stage.sim.wait_for("what was made is left", left).await;
+}
+
+#[tokio::test]
+async fn a_picture_goes_up_as_ciphertext() {
+    let (stage, _) = in_a_space().await;
+    let path = stage.keeper.folder().join("cat.png");
+    let picture = b"\x89PNG\r\n\x1a\n a picture of a cat";
+    std::fs::write(&path, picture).unwrap();
+    let arguments = ["--avatar", path.to_str().unwrap(), "--admin", "@alice:localhost"];
+    let (code, _, err) = stage.keeper.room_command("create", &arguments).await;
+    assert_eq!(code, Some(0), "{err}");
+    let room_id = the_room_id(&stage);
+    let room = RoomRef { sim: stage.sim.clone(), room_id, creator: stage.sim.keeper() };
+    let avatar = opens(&stage, &stage.alice_device(), &room, AVATAR).await;
+    assert_eq!(avatar["info"]["mimetype"], "image/png");
+    let files = stage.sim.with(|world| world.files.clone());
+    let file = files.values().next().unwrap();
+    assert!(files.len() == 1 && file.len() == picture.len() && file != picture);
+    let url = avatar["file"]["url"].as_str().unwrap();
+    assert!(files.contains_key(url.rsplit('/').next().unwrap()), "{avatar}");
 }
 
 #[tokio::test]
@@ -268,6 +363,11 @@ async fn an_order_that_is_cancelled_stops_where_it_is_for_good() {
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(told, format!("cancelled; {} stays as it is\n", the_room_id(&stage)));
     stage.sim.release("invite");
+    // The running keeper stops there: what is done in another room after it shows that nothing more came.
+    stage.named_room("Coffee").await;
+    let room = the_room_id(&stage);
+    let bob = |world: &mut World| world.room(&room).membership("@bob:localhost").to_owned();
+    assert_eq!(stage.sim.with(bob), "leave");
     stage.keeper.kill();
     stage.keeper.start().await;
     let (_, out, _) = stage.keeper.room_command("progress", &["--json"]).await;
@@ -277,7 +377,5 @@ async fn an_order_that_is_cancelled_stops_where_it_is_for_good() {
     assert!(code == Some(1) && err.contains("no such order is being carried out"), "{err}");
     // What is done in another room shows that nothing more came here.
     stage.named_room("Tea").await;
-    let room = the_room_id(&stage);
-    let bob = stage.sim.with(|world| world.room(&room).membership("@bob:localhost").to_owned());
-    assert_eq!(bob, "leave", "he is the second who was to be invited");
+    assert_eq!(stage.sim.with(bob), "leave", "he is the second who was to be invited");
 }

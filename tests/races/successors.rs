@@ -45,7 +45,7 @@ async fn is_joined(stage: &Stage, room: &RoomRef) {
 }
 
 /// Waits until the keeper keeps the room by a policy in which members are so.
-async fn is_kept_as(stage: &Stage, room: &RoomRef, members: &str) {
+pub async fn is_kept_as(stage: &Stage, room: &RoomRef, members: &str) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let (_, out, err) = stage.keeper.command("room", &[&room.room_id, "--json"]);
@@ -140,19 +140,89 @@ async fn a_successor_is_followed_though_the_keeper_is_killed_on_the_way() {
 }
 
 #[tokio::test]
-async fn a_sealed_avatar_whose_picture_is_public_is_reported() {
-    let stage = Stage::open().await;
-    let room = stage.room().await;
-    let public = json!({ "url": "mxc://localhost/cat" });
-    stage.set(&room, ("m.room.avatar", ""), public).await;
-    let (_, out, _) = stage.keeper.command("room", &[&room.room_id]);
-    assert!(out.contains("sealed, its picture is public"), "{out}");
-    let told =
-        || stage.keeper.log().matches("its picture lies on the server for everybody").count();
-    assert_eq!(told(), 1);
-    let hidden = json!({ "file": { "url": "mxc://localhost/dog" } });
-    stage.set(&room, ("m.room.avatar", ""), hidden).await;
-    let (_, out, _) = stage.keeper.command("room", &[&room.room_id]);
-    assert!(!out.contains("public"), "{out}");
-    assert_eq!(told(), 1);
+async fn of_the_rooms_that_one_leads_to_only_the_newest_counts() {
+    let (stage, old) = in_an_old_room().await;
+    stage.sim.user("carol").create();
+    let closed = stage.sim.room().creator("carol").invite_only().create();
+    let newest = successor(&stage, &old);
+    close(&old, &closed);
+    stage
+        .keeper
+        .wait_for_log(&format!("invite {} into {}", stage.sim.keeper(), closed.room_id))
+        .await;
+    close(&old, &newest);
+    is_joined(&stage, &newest).await;
+    closed.invite(&stage.sim.keeper());
+    let refused = format!(
+        "an invite was not accepted: `access.invite_from` does not name its sender room={}",
+        closed.room_id
+    );
+    stage.keeper.wait_for_log(&refused).await;
+}
+
+#[tokio::test]
+async fn nobody_leads_the_keeper_into_any_number_of_rooms() {
+    let (stage, old) = in_an_old_room().await;
+    let rooms: Vec<RoomRef> = (0..3).map(|_| stage.sim.room().create()).collect();
+    for room in &rooms {
+        close(&old, room);
+        is_joined(&stage, room).await;
+    }
+    let fourth = stage.sim.room().create();
+    close(&old, &fourth);
+    stage.keeper.wait_for_log("a room says too often where it goes on").await;
+    let keeper = stage.sim.keeper();
+    let standing =
+        stage.sim.with(|world| world.room(&fourth.room_id).membership(&keeper).to_owned());
+    assert_eq!(standing, "leave");
+}
+
+#[tokio::test]
+async fn a_successor_that_takes_long_keeps_no_other_one_waiting() {
+    let (stage, old) = in_an_old_room().await;
+    let other = stage.room().await;
+    stage.keeper.wait_for_log(&format!("a room was loaded room={}", other.room_id)).await;
+    let (slow, quick) = (stage.sim.room().create(), stage.sim.room().create());
+    stage.sim.fault("join", Fault::Hang, 1);
+    close(&old, &slow);
+    let reached = |world: &mut World| world.faults.left("join") == 0;
+    stage.sim.wait_for("the keeper is about to join", reached).await;
+    close(&other, &quick);
+    let within = PATIENCE / 3;
+    let is_in =
+        |world: &mut World| world.room(&quick.room_id).membership(&world.keeper()) == "join";
+    assert!(stage.sim.holds_within(within, is_in).await, "the other one waits");
+}
+
+#[tokio::test]
+async fn a_space_that_goes_on_in_another_is_followed_there_and_its_policy_holds_there() {
+    let mut stage = Stage::prepare(json!({})).await;
+    let old = stage.sim.room().space().create();
+    let policy =
+        json!({ "match": { "spaces": [old.room_id] }, "sharing": { "members": "approved" } });
+    let entry = json!({ "room": old.room_id });
+    stage.keeper.configure(&json!({ "policies": [policy], "spaces": [entry] }));
+    stage.keeper.start().await;
+    stage.invite_keeper(&old).await;
+    let new = stage.sim.room().space().predecessor(&old.room_id).create();
+    let parent = json!({ "via": ["localhost"] });
+    let room = stage.sim.room().state(("m.space.parent", &new.room_id), parent).create();
+    new.put_state("alice", ("m.space.child", &room.room_id), json!({ "via": ["localhost"] }));
+    stage.invite_keeper(&room).await;
+    is_kept_as(&stage, &room, "joined").await;
+    close(&old, &new);
+    is_joined(&stage, &new).await;
+    is_kept_as(&stage, &room, "approved").await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let (_, out, _) = stage.keeper.command("spaces", &["--json"]);
+        let found: Value = serde_json::from_str(&out).unwrap_or_default();
+        let space = &found["spaces"][0];
+        if space["room_id"] == new.room_id.as_str() && space["status"] == "followed" {
+            assert_eq!(space["name"], old.room_id.as_str());
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{out}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }

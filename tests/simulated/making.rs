@@ -38,8 +38,12 @@ impl World {
         self.rooms.insert(room_id.clone(), Room::new(&room_id, &version, user_id));
         self.append(&room_id, user_id, ("m.room.create", Some("")), create);
         self.set_membership(&room_id, user_id, user_id, "join");
-        if std::mem::take(&mut self.breaks_creation) {
+        if self.breaks_creation > 0 {
+            self.breaks_creation -= 1;
             return Reply::error(500, "M_UNKNOWN", "Internal server error");
+        }
+        if users.as_object().is_some_and(|users| users.values().any(|level| !level.is_i64())) {
+            return Reply::error(400, "M_BAD_JSON", "Invalid power level");
         }
         let levels = first_levels(user_id, &version, &body["power_level_content_override"]);
         self.append(&room_id, user_id, ("m.room.power_levels", Some("")), levels);
@@ -74,6 +78,13 @@ impl World {
         let room_id = call.json()["room_id"].as_str().unwrap_or_default().to_owned();
         self.aliases.insert(alias.to_owned(), room_id);
         Reply::empty()
+    }
+
+    /// Whether every address that an `m.room.canonical_alias` names leads to its room.
+    pub(super) fn lead_here(&self, room_id: &str, content: &Value) -> bool {
+        let others = content["alt_aliases"].as_array().into_iter().flatten();
+        let mut named = others.chain(content.get("alias")).filter_map(Value::as_str);
+        named.all(|alias| self.aliases.get(alias).is_some_and(|leads_to| leads_to == room_id))
     }
 
     pub(super) fn upload(&mut self, call: &Call) -> Reply {

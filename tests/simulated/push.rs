@@ -11,7 +11,7 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 
-use super::sim::Sim;
+use super::{server::released, sim::Sim};
 
 const EVENTS_PER_TRANSACTION: usize = 100;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
@@ -70,6 +70,7 @@ pub async fn push_transactions(sim: Sim) {
             continue;
         }
         txn_id += 1;
+        released(&sim, "push").await;
         deliver(&sim, &client, txn_id, &events).await;
         sim.with(|world| {
             world.to_push.drain(..events.len());

@@ -175,6 +175,9 @@ impl World {
         if !wanted.is_empty() && !content[wanted].is_string() {
             return Reply::error(400, "M_UNKNOWN", &format!("'{wanted}' not in content"));
         }
+        if event_type == "m.room.canonical_alias" && !self.lead_here(room_id, &content) {
+            return Reply::error(400, "M_BAD_ALIAS", "An alias does not lead to the room");
+        }
         match self.put_state(room_id, user_id, (event_type, state_key), content) {
             Ok(event_id) => Reply::ok(json!({ "event_id": event_id })),
             Err(reason) => Reply::forbidden(&reason),

@@ -109,7 +109,7 @@ fn logged(world: &mut World, call: &Call, route: &Route<'_>, user_id: &str) -> R
 }
 
 /// Waits while a test holds the endpoint.
-async fn released(sim: &Sim, endpoint: &str) {
+pub(super) async fn released(sim: &Sim, endpoint: &str) {
     let mut changes = sim.changes();
     while sim.with(|world| world.faults.is_held(endpoint)) {
         if changes.changed().await.is_err() {

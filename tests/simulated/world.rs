@@ -65,8 +65,8 @@ pub struct World {
     pub faults: Faults,
     pub repeated: Vec<Repeated>,
     pub before_state_put: VecDeque<BeforePut>,
-    /// The next room that is created is not brought to its end.
-    pub breaks_creation: bool,
+    /// So many rooms that are created next are not brought to their end.
+    pub breaks_creation: usize,
     /// The own server's addresses, and where they lead.
     pub aliases: BTreeMap<String, String>,
     /// Whether the service may move them.
@@ -101,7 +101,7 @@ impl World {
             faults: Faults::default(),
             repeated: Vec::new(),
             before_state_put: VecDeque::new(),
-            breaks_creation: false,
+            breaks_creation: 0,
             aliases: BTreeMap::new(),
             owns_aliases: false,
             files: BTreeMap::new(),

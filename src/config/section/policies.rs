@@ -50,8 +50,9 @@ pub struct Match {
     /// Patterns for the whole of a room's main address (`alias` in `m.room.canonical_alias`, in
     /// plain). Whoever may set a room's address chooses by it.
     pub aliases: Vec<AliasGlob>,
-    /// Spaces, by their ids. A room is in a space that the keeper is in, that lists the room, and
-    /// that the room names as its parent or lets the members of in. Spaces in spaces do not count.
+    /// Spaces, by their ids, and those that they go on in after an upgrade, where both sides say so.
+    /// A room is in a space that the keeper is in, that lists the room, and that the room names as
+    /// its parent or lets the members of in. Spaces in spaces do not count.
     #[schemars(with = "Vec<String>", extend("items" = { "type": "string", "format": "matrix-room-id" }))]
     pub spaces: Vec<OwnedRoomId>,
     /// Patterns for the whole name of the server on which the room was made; their case does not

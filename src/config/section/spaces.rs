@@ -13,7 +13,7 @@ use crate::config::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Space {
-    /// The space: its id, or an address of it.
+    /// The space: its id, or an address of it. Where it goes on in another one, as both say, that one is followed.
     #[schemars(
         with = "String",
         extend("format" = "matrix-room-id-or-alias", "example" = "#company:example.org")

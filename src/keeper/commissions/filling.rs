@@ -1,8 +1,6 @@
 //! What stands in a room that was made: what is hidden is sealed, the rest is said in plain, and people are let in.
 
-use std::time::Duration;
-
-use ruma::{EventId, OwnedEventId, RoomId, UserId};
+use ruma::{EventId, OwnedUserId, RoomId, UserId};
 
 use super::{Went, Work};
 use crate::{
@@ -13,8 +11,6 @@ use crate::{
     },
 };
 
-/// How long until it is looked whether a value was sealed.
-pub(super) const SEALS: Duration = Duration::from_millis(50);
 /// How often an invite is tried that the homeserver cannot deliver.
 const MOST_TRIES: u32 = 3;
 
@@ -52,12 +48,13 @@ impl Work {
         }
         let counted = (usize::try_from(row.done).ok(), usize::try_from(row.total).ok());
         if counted != (Some(sealed), Some(hidden.len())) {
+            self.looks = 0;
             self.progress(sealed, hidden.len()).await?;
         }
         if sealed == hidden.len() {
             return self.next(row).await;
         }
-        Ok(Went::Waits(SEALS))
+        Ok(self.comes())
     }
 
     /// Makes them values of the room's, where nobody has said anything else meanwhile.
@@ -67,42 +64,47 @@ impl Work {
         hidden: &[&StateValue],
         rules: &Rules,
     ) -> Result<(), KeeperError> {
+        let named: Vec<(String, &StateValue)> =
+            hidden.iter().enumerate().map(|(number, value)| (number.to_string(), *value)).collect();
+        // Nobody edits it: nothing has to be waited for.
+        let at = now_ms().saturating_sub(rules.reseal_delay);
+        let is_free = |row: &TupleRow| {
+            row.source.is_none() && row.current_event_id.is_none() && !row.redacted
+        };
+        self.put_values(room, named, at, is_free).await
+    }
+
+    /// Gives the room values of the keeper's own, of this name and as old as `at`, where the tuple `may` have them.
+    pub(super) async fn put_values(
+        &self,
+        room: &RoomId,
+        values: Vec<(String, &StateValue)>,
+        at: i64,
+        may: impl Fn(&TupleRow) -> bool,
+    ) -> Result<(), KeeperError> {
         let taker = &self.lanes.taker;
-        let (store, now) = (&taker.store, now_ms());
+        let store = &taker.store;
         let mut transaction = store.begin().await?;
         let mut any = false;
-        for (number, value) in hidden.iter().enumerate() {
-            let tuple = value.tuple();
-            let known = tuples::get(store, &mut transaction, room, &tuple).await?;
-            let mut row = known.unwrap_or_else(|| TupleRow::new(tuple));
-            let Some(event_id) = self.name_of(number) else { continue };
-            if row.source.is_some() || row.current_event_id.is_some() || row.redacted {
-                continue;
-            }
-            row.source = Some(SourceValue {
-                event_id,
-                sender: taker.keeper.clone(),
-                form: Form::Own,
-                // Nobody edits it: nothing has to be waited for.
-                at: now.saturating_sub(rules.reseal_delay),
-                tick: store.next_tick(),
-                content: value.content.clone(),
-            });
+        for (name, value) in values {
+            let known = tuples::get(store, &mut transaction, room, &value.tuple()).await?;
+            let mut row = known.unwrap_or_else(|| TupleRow::new(value.tuple()));
+            // It stands in no event: no homeserver makes such an id.
+            let name = EventId::parse(format!("$io.statekeeper.{}.{name}", self.id));
+            let Some(event_id) = name.ok().filter(|_| may(&row)) else { continue };
+            let (sender, form, tick) = (taker.keeper.clone(), Form::Own, store.next_tick());
+            let content = value.content.clone();
+            row.source = Some(SourceValue { event_id, sender, form, at, tick, content });
             tuples::put(store, &mut transaction, room, &row).await?;
             any = true;
         }
         if !any {
             return Ok(());
         }
-        marks::mark(&mut transaction, room, None, now, store.next_tick()).await?;
+        marks::mark(&mut transaction, room, None, now_ms(), store.next_tick()).await?;
         transaction.commit().await?;
         self.promised.notify_one();
         Ok(())
-    }
-
-    /// The name of a value that stands in no event: no homeserver makes such an id.
-    fn name_of(&self, number: usize) -> Option<OwnedEventId> {
-        EventId::parse(format!("$io.statekeeper.{}.{number}", self.id)).ok()
     }
 
     /// Says what stands in plain, who may join at last.
@@ -145,12 +147,17 @@ impl Work {
             self.tries += 1;
             match self.lanes.homeserver.invite(room, user, None).await {
                 Ok(()) => {}
-                // It is the homeserver itself that is away, or wants us to wait.
-                Err(error) if error.errcode().is_none() || error.retry_after().is_some() => {
+                // The homeserver waits for his in vain. Whoever comes after him does not.
+                Err(error) if error.is_late() && !self.late.contains(user) => {
+                    return self.put_last(wanted, done, user).await;
+                }
+                Err(error) if error.is_away() => {
                     self.tries = 0;
                     return Err(error.into());
                 }
-                Err(error) if error.is_transient() && self.tries < MOST_TRIES => {
+                Err(error)
+                    if error.is_transient() && !error.is_late() && self.tries < MOST_TRIES =>
+                {
                     return Err(error.into());
                 }
                 Err(error) => self.note(&format!("{user} could not be invited ({error})")).await?,
@@ -158,6 +165,29 @@ impl Work {
         }
         self.tries = 0;
         self.progress(done.saturating_add(1), wanted.invites.len()).await?;
+        Ok(Went::On)
+    }
+
+    /// Puts somebody off until everybody else is invited, with all of his server who are still to be: each of them is
+    /// tried once more then.
+    async fn put_last(
+        &mut self,
+        wanted: &Blueprint,
+        done: usize,
+        user: &UserId,
+    ) -> Result<Went, KeeperError> {
+        let mut wanted = wanted.clone();
+        let left = wanted.invites.split_off(done.min(wanted.invites.len()));
+        let server =
+            Some(user.server_name()).filter(|it| *it != self.lanes.taker.keeper.server_name());
+        let is_like = |other: &OwnedUserId| other == user || server == Some(other.server_name());
+        let (last, first): (Vec<_>, Vec<_>) = left.into_iter().partition(is_like);
+        tracing::info!(commission = self.id, %user, others = last.len(),
+            "an invite is not delivered; it comes last, with others of that server");
+        self.late.extend(last.iter().cloned());
+        wanted.invites.extend(first.into_iter().chain(last));
+        self.tries = 0;
+        self.want(wanted).await?;
         Ok(Went::On)
     }
 

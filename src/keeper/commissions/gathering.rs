@@ -1,11 +1,10 @@
 //! What stands in a room that is to be moved: what is hidden, what is said in plain, and what stays behind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{OwnedUserId, RoomId};
 use serde_json::Value;
 
-use super::order::value;
 use crate::{
     keeper::{KeeperError, lane::Lanes},
     state::{JsonMap, Membership, RoomEvent, StateTuple},
@@ -41,6 +40,8 @@ pub(super) struct Gathered {
     pub(super) plain: Vec<StateValue>,
     /// What stays behind, and why.
     pub(super) losses: Vec<String>,
+    /// What has a newer value that the keeper cannot read, or not yet.
+    pub(super) unread: BTreeSet<StateTuple>,
 }
 
 impl Standing {
@@ -91,16 +92,17 @@ pub(super) async fn gather(
             continue;
         }
         if event.event_type == JOIN_RULES {
-            rule = Some(value(JOIN_RULES, "", event.content.clone()));
+            rule = Some(StateValue::new(JOIN_RULES, "", event.content.clone()));
         } else if rules.exempt.contains(&event.event_type) {
             let (kind, key) = (&tuple.event_type, &tuple.state_key);
-            gathered.plain.push(value(kind, key, event.content.clone()));
+            gathered.plain.push(StateValue::new(kind, key, event.content.clone()));
         } else {
             hidden.insert(tuple, event.content.clone());
         }
     }
     if room.state_encrypted {
         let db = &mut *taker.store.read().await?;
+        gathered.unread = tuples::unread(db, &room.room_id).await?;
         for row in tuples::of_room(&taker.store, db, &room.room_id).await? {
             if rules.exempt.contains(&row.tuple.event_type) {
                 continue;
@@ -109,6 +111,12 @@ pub(super) async fn gather(
             hidden.remove(&row.tuple);
             match row.source.filter(|_| !row.redacted) {
                 Some(source) if !source.content.is_empty() => {
+                    if gathered.unread.contains(&row.tuple) {
+                        gathered.losses.push(format!(
+                            "{}: the keeper cannot read its newest value; the one before goes over",
+                            row.tuple.event_type
+                        ));
+                    }
                     hidden.insert(row.tuple, source.content);
                 }
                 None if row.current_event_id.is_some() && !row.redacted => {
@@ -130,7 +138,7 @@ pub(super) async fn gather(
                 .losses
                 .push(format!("{}: its state key is too long to be sealed", tuple.event_type));
         } else {
-            gathered.hidden.push(value(&tuple.event_type, &tuple.state_key, content));
+            gathered.hidden.push(StateValue::new(&tuple.event_type, &tuple.state_key, content));
         }
     }
     if bound > 0 {
@@ -140,7 +148,9 @@ pub(super) async fn gather(
     }
     let banned = standing.users(Membership::Ban).into_iter();
     let ban = || JsonMap::from_iter([("membership".to_owned(), Value::from("ban"))]);
-    gathered.plain.extend(banned.map(|user| value("m.room.member", user.as_str(), ban())));
+    gathered
+        .plain
+        .extend(banned.map(|user| StateValue::new("m.room.member", user.as_str(), ban())));
     gathered.plain.extend(rule);
     Ok(gathered)
 }

@@ -9,15 +9,15 @@ use super::{CREATION_FIELD, Went, Work};
 use crate::{
     keeper::{KeeperError, clock::now_ms, rooms::note_joined, succession},
     state::{Membership, RoomEvent},
-    store::{Blueprint, CommissionRow, Step, commissions, rooms},
+    store::{Blueprint, CommissionRow, RoomRow, Step, commissions, rooms},
 };
 
 /// How often it is looked for a room that the homeserver may have made, or may still be at.
 const LOOKS: u32 = 5;
 /// How long between two such looks.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How long until it is looked whether the room's state was fetched.
-const LOADS: Duration = Duration::from_millis(50);
+/// How many rooms of which nothing could be made are made, at most.
+const MOST_SPOILT: i64 = 2;
 
 impl Work {
     /// Has the room created, or finds the one that was.
@@ -28,8 +28,8 @@ impl Work {
     ) -> Result<Went, KeeperError> {
         if row.attempts > 0 && self.looks < LOOKS {
             self.looks += 1;
-            return match self.find(None).await? {
-                Some(room) => self.adopt(row, &room).await,
+            return match self.made(None).await?.first() {
+                Some(room) => self.adopt(row, room).await,
                 None => Ok(Went::Waits(LOOK_AGAIN)),
             };
         }
@@ -41,6 +41,8 @@ impl Work {
             Err(error)
                 if error.is_refused() && !error.is_transient() && !error.is_unknown_device() =>
             {
+                // It may have seen what it does not like when the room was there already.
+                self.leave_all(None).await?;
                 self.tell(row, &error.to_string()).await?;
                 self.note(&error.to_string()).await?;
                 self.go_on(row, Step::Failed).await
@@ -76,9 +78,10 @@ impl Work {
         })
     }
 
-    /// A joined room that was created for this commission, and is not `but`.
-    async fn find(&self, but: Option<&RoomId>) -> Result<Option<OwnedRoomId>, KeeperError> {
+    /// The joined rooms that were created for this commission, but for one.
+    async fn made(&self, but: Option<&RoomId>) -> Result<Vec<OwnedRoomId>, KeeperError> {
         let taker = &self.lanes.taker;
+        let mut made = Vec::new();
         for room_id in self.lanes.homeserver.joined_rooms().await? {
             if but == Some(&*room_id) {
                 continue;
@@ -93,16 +96,21 @@ impl Work {
             let Ok(create) = RoomEvent::parse_str(create.0.get()) else { continue };
             let names = create.content.get(CREATION_FIELD).and_then(Value::as_str);
             if create.sender == taker.keeper && names == Some(&self.id) {
-                return Ok(Some(room_id));
+                made.push(room_id);
             }
         }
-        Ok(None)
+        Ok(made)
     }
 
     async fn adopt(&mut self, row: &CommissionRow, room: &RoomId) -> Result<Went, KeeperError> {
         let store = &self.lanes.taker.store;
         let mut transaction = store.begin().await?;
-        commissions::set_room(&mut transaction, &self.id, Some(room)).await?;
+        if !commissions::set_room(&mut transaction, &self.id, room).await? {
+            // It was cancelled while the homeserver was at it.
+            drop(transaction);
+            self.leave(room).await?;
+            return Ok(Went::On);
+        }
         // Before anything is sealed: it is kept by the old room's rules from the beginning.
         if let Some(old) = &row.old_room {
             succession::make(&mut transaction, (old, room), &self.id).await?;
@@ -123,28 +131,25 @@ impl Work {
         room: &RoomId,
     ) -> Result<Went, KeeperError> {
         let known = rooms::get(&mut *self.lanes.taker.store.read().await?, room).await?;
-        match known {
-            Some(known) if known.membership == Membership::Join && !known.loaded => {
-                Ok(Went::Waits(LOADS))
-            }
-            Some(known)
-                if known.membership == Membership::Join && known.flagged && known.elevated =>
-            {
-                self.next(row).await
-            }
-            // The homeserver may still be at it.
-            Some(known) if known.membership == Membership::Join && self.looks < LOOKS => {
-                self.looks += 1;
-                Ok(Went::Waits(LOOK_AGAIN))
-            }
-            _ => {
-                self.leave(room).await?;
-                let mut transaction = self.lanes.taker.store.begin().await?;
-                commissions::set_room(&mut transaction, &self.id, None).await?;
-                transaction.commit().await?;
-                self.go_on(row, Step::Create).await
-            }
+        let known = known.filter(|known| known.membership == Membership::Join);
+        if known.as_ref().is_some_and(|known| !known.loaded) {
+            return Ok(self.comes());
         }
+        let Some(lack) = lack(known.as_ref()) else { return self.next(row).await };
+        // The homeserver may still be at it.
+        if known.is_some() && self.tries < LOOKS {
+            self.tries += 1;
+            return Ok(Went::Waits(LOOK_AGAIN));
+        }
+        self.leave(room).await?;
+        let mut transaction = self.lanes.taker.store.begin().await?;
+        commissions::spoil(&mut transaction, &self.id).await?;
+        transaction.commit().await?;
+        if row.spoilt.saturating_add(1) < MOST_SPOILT {
+            return self.go_on(row, Step::Create).await;
+        }
+        self.note(&format!("{MOST_SPOILT} rooms were made and left: {lack}")).await?;
+        self.go_on(row, Step::Failed).await
     }
 
     /// Leaves a room that was made for this commission and is not used.
@@ -165,9 +170,30 @@ impl Work {
         if row.attempts < 2 {
             return Ok(());
         }
-        while let Some(other) = self.find(Some(room)).await? {
-            self.leave(&other).await?;
+        self.leave_all(Some(room)).await
+    }
+
+    /// Leaves what was made for this commission, but for one room.
+    async fn leave_all(&self, but: Option<&RoomId>) -> Result<(), KeeperError> {
+        for room in self.made(but).await? {
+            self.leave(&room).await?;
         }
         Ok(())
+    }
+}
+
+/// What keeps a room that was made from being used, and what to do about it.
+fn lack(room: Option<&RoomRow>) -> Option<&'static str> {
+    match room {
+        None => Some("the keeper was shown out of it"),
+        Some(room) if !room.flagged => Some(
+            "the homeserver did not bring it to its end, or without the `m.room.encryption` that was asked for; look \
+             into its log, and whether a module of it changes new rooms",
+        ),
+        Some(room) if !room.elevated => Some(
+            "the keeper has no power to send `m.room.encrypted` state there; look whether the old room's power levels, \
+             or a module of the homeserver, give it none",
+        ),
+        Some(_) => None,
     }
 }

@@ -1,76 +1,24 @@
-//! What an upgrade does beyond making a room: the picture is encrypted, addresses and spaces lead to the new room, the
-//! old one says where it is, and what was said there until then comes after.
+//! What an upgrade does beyond making a room: addresses and spaces lead to the new room, and the old one says where it is.
 //!
-//! Recovery: a picture that was uploaded and not noted is uploaded again, and the first is a file to which nobody has
-//! the key. An address that leads nowhere because the keeper was killed between taking it away and giving it is given
-//! when the step is done again; one that leads to the new room already is left. What is to be carried after the
-//! tombstone is found by comparing both rooms.
+//! Recovery: an address that leads nowhere because the keeper was killed between taking it away and giving it is given
+//! when the step is done again; one that leads to the new room already is left, and so is one that somebody had lead
+//! to a third room meanwhile.
 
-use std::collections::BTreeMap;
-
-use ruma::{EventId, OwnedMxcUri, RoomAliasId, RoomId};
+use ruma::{RoomAliasId, RoomId};
 use serde_json::{Value, json};
 
-use super::{
-    Went, Work,
-    filling::{SEALS, is_hidden, is_settled},
-    gathering::{Standing, gather},
-    order::encrypted_avatar,
-    upgrade::is_public_picture,
-};
+use super::{Went, Work, gathering::Standing};
 use crate::{
     homeserver::HomeserverError,
-    keeper::{KeeperError, clock::now_ms},
-    state::{Form, JsonMap, StateTuple, public_picture, succession::successor},
-    store::{
-        Blueprint, CommissionRow, SourceValue, StateValue, TupleRow, commissions, marks, rooms,
-        tuples,
-    },
+    keeper::KeeperError,
+    state::{JsonMap, succession::successor},
+    store::{Blueprint, CommissionRow},
 };
 
-/// The field of an avatar's sealed content that says which public picture it was made from, so that it is made once.
-const MADE_FROM: &str = "io.statekeeper.made_from";
+/// The addresses of an `m.room.canonical_alias` beside the main one.
+const OTHERS: &str = "alt_aliases";
 
 impl Work {
-    /// Has the homeserver see nothing of the picture any more.
-    pub(super) async fn picture(
-        &mut self,
-        row: &CommissionRow,
-        wanted: &Blueprint,
-    ) -> Result<Went, KeeperError> {
-        let mut wanted = wanted.clone();
-        let avatar = wanted.hidden.iter_mut().find(|value| is_public_picture(value));
-        let Some(avatar) = avatar else { return self.next(row).await };
-        self.hide(avatar).await?;
-        let store = &self.lanes.taker.store;
-        let mut transaction = store.begin().await?;
-        commissions::put_wanted(store, &mut transaction, &self.id, &wanted).await?;
-        transaction.commit().await?;
-        self.next(row).await
-    }
-
-    /// Puts an encrypted picture in a public one's place. One that the homeserver does not have stays as it is, and is
-    /// told of.
-    async fn hide(&self, avatar: &mut StateValue) -> Result<(), KeeperError> {
-        let Some(url) = public_picture(&avatar.content).map(OwnedMxcUri::from) else {
-            return Ok(());
-        };
-        let picture = match self.lanes.homeserver.download(&url).await {
-            Ok(picture) => picture,
-            Err(error) if error.is_transient() => return Err(error.into()),
-            Err(error) => {
-                let note = format!("the picture could not be had and stays public ({error})");
-                return self.note(&note).await;
-            }
-        };
-        let info = avatar.content.get("info").and_then(Value::as_object);
-        let mimetype = info.and_then(|info| info.get("mimetype")).and_then(Value::as_str);
-        let mut content = encrypted_avatar(&self.lanes, &picture, mimetype).await?;
-        content.insert(MADE_FROM.to_owned(), url.as_str().into());
-        avatar.content = content;
-        Ok(())
-    }
-
     /// Has the addresses lead to the new room.
     pub(super) async fn address(
         &mut self,
@@ -79,45 +27,106 @@ impl Work {
         wanted: &Blueprint,
     ) -> Result<Went, KeeperError> {
         let done = usize::try_from(row.done).unwrap_or(0);
+        let Some(old) = &row.old_room else { return self.next(row).await };
         if let Some(address) = wanted.addresses.get(done) {
-            if let Err(error) = self.move_address(address, room).await? {
-                self.note(&format!("{address} still leads to the old room ({error}): move it"))
-                    .await?;
+            if let Some(note) = self.move_address(address, (old, room)).await? {
+                self.note(&note).await?;
             }
             self.progress(done.saturating_add(1), wanted.addresses.len()).await?;
             return Ok(Went::On);
         }
-        if let Some(content) = &wanted.canonical_alias
-            && let Err(error) = self.put(room, ("m.room.canonical_alias", ""), content).await?
-        {
-            let note = format!("m.room.canonical_alias could not be put into the room ({error})");
-            self.note(&note).await?;
+        if let Some(content) = &wanted.canonical_alias {
+            self.name_addresses(room, content).await?;
         }
         self.next(row).await
     }
 
+    /// Has an address lead to the new room. What has to be told of one that does not.
     async fn move_address(
         &self,
         address: &str,
-        room: &RoomId,
-    ) -> Result<Result<(), HomeserverError>, KeeperError> {
+        (old, new): (&RoomId, &RoomId),
+    ) -> Result<Option<String>, KeeperError> {
         let homeserver = &self.lanes.homeserver;
-        let Ok(alias) = <&RoomAliasId>::try_from(address) else { return Ok(Ok(())) };
-        match homeserver.resolve_alias(alias).await {
-            Ok((leads_to, _)) if leads_to == room => return Ok(Ok(())),
-            Err(error) if error.is_transient() => return Err(error.into()),
-            _ => {}
-        }
-        let moved = async {
-            match homeserver.delete_alias(alias).await {
-                Err(error) if !error.is_not_found() => return Err(error),
-                _ => {}
-            }
-            homeserver.put_alias(alias, room).await
+        let Ok(alias) = <&RoomAliasId>::try_from(address) else { return Ok(None) };
+        let stays = |error: &HomeserverError| {
+            format!("{alias} still leads to the old room ({error}): move it")
         };
-        match moved.await {
+        match homeserver.resolve_alias(alias).await {
+            Ok((leads_to, _)) if leads_to == new => return Ok(None),
+            Ok((leads_to, _)) if leads_to != old => {
+                return Ok(Some(format!("{alias} leads to {leads_to} by now, and is left there")));
+            }
+            Ok(_) => match homeserver.delete_alias(alias).await {
+                Err(error) if error.is_transient() => return Err(error.into()),
+                Err(error) if !error.is_not_found() => return Ok(Some(stays(&error))),
+                _ => {}
+            },
+            Err(error) if error.is_not_found() => {}
+            Err(error) if error.is_transient() => return Err(error.into()),
+            Err(error) => return Ok(Some(stays(&error))),
+        }
+        match homeserver.put_alias(alias, new).await {
+            Ok(()) => Ok(None),
             Err(error) if error.is_transient() => Err(error.into()),
-            done => Ok(done),
+            Err(error) => {
+                Ok(Some(format!("{alias} leads nowhere now ({error}): have it lead to {new}")))
+            }
+        }
+    }
+
+    /// Puts those of the old room's addresses into the new one that lead there: a homeserver refuses all of them for the
+    /// sake of one that does not.
+    async fn name_addresses(&self, room: &RoomId, content: &JsonMap) -> Result<(), KeeperError> {
+        let mut named = JsonMap::new();
+        let mut left_out = Vec::new();
+        if let Some(main) = content.get("alias").and_then(Value::as_str) {
+            if self.leads_to(main, room).await? {
+                named.insert("alias".to_owned(), main.into());
+            } else {
+                left_out.push(main);
+            }
+        }
+        let others = content.get(OTHERS).and_then(Value::as_array).into_iter().flatten();
+        let mut lead_here = Vec::new();
+        for other in others.filter_map(Value::as_str) {
+            if self.leads_to(other, room).await? {
+                lead_here.push(other);
+            } else {
+                left_out.push(other);
+            }
+        }
+        if !lead_here.is_empty() {
+            named.insert(OTHERS.to_owned(), json!(lead_here));
+        }
+        if !left_out.is_empty() {
+            let note = format!(
+                "m.room.canonical_alias leaves out what does not lead to the new room: {}",
+                left_out.join(" ")
+            );
+            self.note(&note).await?;
+        }
+        if named.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.put(room, ("m.room.canonical_alias", ""), &named).await? {
+            let note = format!("m.room.canonical_alias could not be put into the room ({error})");
+            self.note(&note).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether an address leads to a room. Those of other servers nobody here could move: they lead elsewhere.
+    async fn leads_to(&self, address: &str, room: &RoomId) -> Result<bool, KeeperError> {
+        let own = self.lanes.taker.keeper.server_name();
+        let alias = <&RoomAliasId>::try_from(address).ok();
+        let Some(alias) = alias.filter(|alias| alias.server_name() == own) else {
+            return Ok(false);
+        };
+        match self.lanes.homeserver.resolve_alias(alias).await {
+            Ok((leads_to, _)) => Ok(leads_to == room),
+            Err(error) if error.is_transient() => Err(error.into()),
+            Err(_) => Ok(false),
         }
     }
 
@@ -129,7 +138,14 @@ impl Work {
         wanted: &Blueprint,
     ) -> Result<Went, KeeperError> {
         let Some(old) = row.old_room.clone() else { return self.next(row).await };
-        let standing = Standing::of(&self.lanes, &old).await?;
+        let standing = match Standing::of(&self.lanes, &old).await {
+            Err(KeeperError::Homeserver(error)) if error.is_forbidden() => {
+                return Ok(Went::Stuck(format!(
+                    "{old}: the keeper is not in it any more ({error}); invite it there again, or cancel the order"
+                )));
+            }
+            standing => standing?,
+        };
         let stands = standing.content("m.room.tombstone", "").and_then(successor);
         match stands {
             Some(other) if other != room => {
@@ -158,88 +174,4 @@ impl Work {
         }
         self.next(row).await
     }
-
-    /// Seals in the new room what was said in the old one after it was read, and takes back what was taken back there.
-    pub(super) async fn carry(
-        &mut self,
-        row: &CommissionRow,
-        room: &RoomId,
-    ) -> Result<Went, KeeperError> {
-        let store = self.lanes.taker.store.clone();
-        let Some(old) = row.old_room.clone() else { return self.next(row).await };
-        let db = &mut *store.read().await?;
-        let (old, new) = (rooms::get(db, &old).await?, rooms::get(db, room).await?);
-        let (Some(old), Some(new)) = (old, new) else { return self.next(row).await };
-        let rules = self.lanes.taker.rules.of(&new);
-        let standing = Standing::of(&self.lanes, &old.room_id).await?;
-        let gathered = gather(&self.lanes, &old, &standing).await?;
-        let said: BTreeMap<StateTuple, StateValue> = gathered
-            .hidden
-            .into_iter()
-            .filter(|value| is_hidden(value, &rules))
-            .map(|value| (value.tuple(), value))
-            .collect();
-        let rows = tuples::of_room(&store, &mut *store.read().await?, room).await?;
-        let mut later = Vec::new();
-        for (tuple, value) in &said {
-            let known = rows.iter().find(|row| row.tuple == *tuple);
-            if known.is_none_or(|known| is_own(known) && !says(known, value)) {
-                let mut value = value.clone();
-                self.hide(&mut value).await?;
-                later.push(value);
-            }
-        }
-        for gone in rows.iter().filter(|row| is_own(row) && !said.contains_key(&row.tuple)) {
-            if gone.source.as_ref().is_some_and(|source| !source.content.is_empty()) {
-                let StateTuple { event_type, state_key } = gone.tuple.clone();
-                later.push(StateValue { event_type, state_key, content: JsonMap::new() });
-            }
-        }
-        if !later.is_empty() {
-            self.say_later(room, later).await?;
-            return Ok(Went::On);
-        }
-        if rows.iter().all(|row| !is_own(row) || is_settled(row)) {
-            return self.next(row).await;
-        }
-        Ok(Went::Waits(SEALS))
-    }
-
-    /// Gives the room newer values in place of those that this commission gave it.
-    async fn say_later(&self, room: &RoomId, later: Vec<StateValue>) -> Result<(), KeeperError> {
-        let taker = &self.lanes.taker;
-        let (store, now) = (&taker.store, now_ms());
-        let mut transaction = store.begin().await?;
-        for value in later {
-            let known = tuples::get(store, &mut transaction, room, &value.tuple()).await?;
-            let mut row = known.unwrap_or_else(|| TupleRow::new(value.tuple()));
-            let tick = store.next_tick();
-            let name = EventId::parse(format!("$io.statekeeper.{}.later.{tick}", self.id));
-            let Ok(event_id) = name else { continue };
-            if row.source.is_some() && !is_own(&row) {
-                continue;
-            }
-            let (sender, form) = (taker.keeper.clone(), Form::Own);
-            let content = value.content;
-            row.source = Some(SourceValue { event_id, sender, form, at: now, tick, content });
-            tuples::put(store, &mut transaction, room, &row).await?;
-        }
-        marks::mark(&mut transaction, room, None, now, store.next_tick()).await?;
-        transaction.commit().await?;
-        self.promised.notify_one();
-        Ok(())
-    }
-}
-
-/// Whether a tuple's value is one that the keeper was given by a commission, and nobody's since.
-fn is_own(row: &TupleRow) -> bool {
-    !row.redacted && row.source.as_ref().is_some_and(|source| source.form == Form::Own)
-}
-
-/// Whether a tuple says this already; of a picture, whether it was made from this one.
-fn says(row: &TupleRow, value: &StateValue) -> bool {
-    let Some(source) = &row.source else { return false };
-    let made_from = source.content.get(MADE_FROM).and_then(Value::as_str);
-    source.content == value.content
-        || (made_from.is_some() && made_from == public_picture(&value.content))
 }

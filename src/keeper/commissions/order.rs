@@ -2,10 +2,13 @@
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, RoomOrAliasId, TransactionId};
 use serde_json::{Value, json};
+use sqlx::SqliteConnection;
 
-use super::upgrade::look;
+use super::{
+    pictures::encrypted_avatar,
+    upgrade::{look, never_sealed},
+};
 use crate::{
-    crypto::EncryptedFile,
     homeserver::HomeserverError,
     keeper::{
         clock::now_ms,
@@ -17,8 +20,8 @@ use crate::{
         succession::{encryption_from_birth, governed_by},
     },
     store::{
-        Blueprint, CommissionKind, CommissionRow, SpaceLink, StateValue, Step, commands,
-        commissions, rooms, spaces,
+        Blueprint, CommissionKind, CommissionRow, KeptAs, RoomRow, SpaceLink, StateValue, Step,
+        StoreError, commands, commissions, rooms, spaces,
     },
 };
 
@@ -43,24 +46,55 @@ pub(in crate::keeper) async fn order(
         return cancel(lanes, actor, making, order).await;
     }
     let taken = take(lanes, actor, making).await;
+    let store = &lanes.taker.store;
+    let mut transaction = store.begin().await?;
+    let taken = match taken {
+        Ok(order) => first(&mut transaction, order).await?,
+        refused => refused,
+    };
     let outcome = match &taken {
         Ok(_) => "done".to_owned(),
         Err(refusal) => format!("refused:{}", refusal.code),
     };
-    let store = &lanes.taker.store;
-    let mut transaction = store.begin().await?;
-    if let Ok((row, wanted)) = &taken {
-        commissions::insert(store, &mut transaction, row, wanted).await?;
+    if let Ok(Order { row, wanted, kept_as }) = &taken {
+        commissions::insert(store, &mut transaction, row, wanted, kept_as).await?;
     }
     commands::note(&mut transaction, actor, &making.asked(), &outcome, now_ms()).await?;
     transaction.commit().await?;
     match &taken {
-        Ok((row, _)) => {
+        Ok(Order { row, .. }) => {
             tracing::info!(actor, ?making, commission = row.id, "an order was taken down")
         }
         Err(refusal) => tracing::info!(actor, ?making, %refusal, "an order was refused"),
     }
-    taken.map(|(row, _)| row)
+    taken.map(|order| order.row)
+}
+
+/// An order that can be carried out.
+struct Order {
+    row: CommissionRow,
+    wanted: Blueprint,
+    kept_as: KeptAs,
+}
+
+/// Whether no other order moves that room: somebody else may have given one while this one was looked at.
+async fn first(
+    db: &mut SqliteConnection,
+    order: Order,
+) -> Result<Result<Order, Refusal>, StoreError> {
+    let Some(old) = &order.row.old_room else { return Ok(Ok(order)) };
+    Ok(match commissions::moving(db, old).await? {
+        Some(other) => Err(being_moved(old, &other)),
+        None => Ok(order),
+    })
+}
+
+/// The refusal to move a room that another order moves.
+pub(super) fn being_moved(room: &RoomId, order: &CommissionRow) -> Refusal {
+    Refusal::new(
+        "being_moved",
+        &format!("{room}: is being moved already, by the order {}", order.id),
+    )
 }
 
 /// Ends an order where it is: what was made stays.
@@ -73,10 +107,11 @@ async fn cancel(
     let (store, now) = (&lanes.taker.store, now_ms());
     let mut transaction = store.begin().await?;
     let known = commissions::get(&mut transaction, id).await?;
-    let is_open = known.is_some_and(|known| !known.step.is_end());
-    if is_open {
+    let open = known.filter(|known| !known.step.is_end());
+    let is_open = open.is_some();
+    if let Some(open) = &open {
         commissions::note(&mut transaction, id, "it was cancelled").await?;
-        commissions::go_on(&mut transaction, id, Step::Failed, now).await?;
+        super::go_on(lanes, &mut transaction, open, Step::Failed).await?;
     }
     let outcome = if is_open { "done" } else { "refused:unknown_order" };
     commands::note(&mut transaction, actor, &making.asked(), outcome, now).await?;
@@ -87,26 +122,28 @@ async fn cancel(
     row.filter(|_| is_open).ok_or_else(|| Refusal::new("unknown_order", unknown).about(id))
 }
 
-async fn take(
-    lanes: &Lanes,
-    actor: &str,
-    making: &Making,
-) -> Result<(CommissionRow, Blueprint), Refusal> {
+async fn take(lanes: &Lanes, actor: &str, making: &Making) -> Result<Order, Refusal> {
     if lanes.taker.rules.is_noop() {
         return Err(Refusal::new(
             "noop",
             "noop is on, so nothing is sent; `statekeeper noop off` first",
         ));
     }
-    let (kind, old_room, wanted) = match making {
-        Making::RoomCreate { .. } => (CommissionKind::Create, None, new_room(lanes, making).await?),
+    let (kind, old_room, wanted, kept_as) = match making {
+        Making::RoomCreate { .. } => {
+            let wanted = new_room(lanes, making).await?;
+            let spaces = wanted.spaces.iter().map(|link| link.space.clone()).collect();
+            let kept_as = KeptAs { spaces, ..KeptAs::default() };
+            sealable(lanes, &kept_as)?;
+            (CommissionKind::Create, None, wanted, kept_as)
+        }
         Making::RoomUpgrade { room, version } => {
-            let (plan, wanted) = look(lanes, room, version.as_deref()).await?;
+            let (plan, wanted, kept_as) = look(lanes, room, version.as_deref()).await?;
             if !plan.missing.is_empty() {
                 let message = format!("{room}: {}", plan.missing.join("; "));
                 return Err(Refusal::new("missing", &message));
             }
-            (CommissionKind::Upgrade, Some(room.clone()), wanted)
+            (CommissionKind::Upgrade, Some(room.clone()), wanted, kept_as)
         }
         Making::RoomCancel { .. } => {
             return Err(Refusal::new("not_understood", "this makes no room"));
@@ -120,14 +157,31 @@ async fn take(
         room_id: None,
         step: Step::Create,
         attempts: 0,
+        spoilt: 0,
         done: 0,
         total: 0,
         trouble: None,
         notes: Vec::new(),
+        more_notes: 0,
         created_at: now_ms(),
         ended_at: None,
     };
-    Ok((row, wanted))
+    Ok(Order { row, wanted, kept_as })
+}
+
+/// Refuses a new room in which nothing would be sealed.
+fn sealable(lanes: &Lanes, kept_as: &KeptAs) -> Result<(), Refusal> {
+    let keeper = &lanes.taker.keeper;
+    let Ok(id) = RoomId::parse(format!("!new:{}", keeper.server_name())) else { return Ok(()) };
+    let new = RoomRow {
+        creators: vec![keeper.clone()],
+        kept_as: Some(kept_as.clone()),
+        ..RoomRow::new(id, Membership::Join)
+    };
+    match never_sealed(&lanes.taker.rules.of(&new)) {
+        Some(why) => Err(Refusal::new("never_sealed", &why)),
+        None => Ok(()),
+    }
 }
 
 /// What is wanted of a new room.
@@ -207,11 +261,7 @@ fn text(
         return Err(Refusal::new("too_long", &message));
     }
     let content = JsonMap::from_iter([(field.to_owned(), Value::String(text.to_owned()))]);
-    Ok(Some(value(event_type, "", content)))
-}
-
-pub(super) fn value(event_type: &str, state_key: &str, content: JsonMap) -> StateValue {
-    StateValue { event_type: event_type.to_owned(), state_key: state_key.to_owned(), content }
+    Ok(Some(StateValue::new(event_type, "", content)))
 }
 
 /// The rule that lets in a space's members.
@@ -221,7 +271,7 @@ fn restricted_to(space: &RoomId) -> StateValue {
         ("join_rule".to_owned(), json!("restricted")),
         ("allow".to_owned(), allow),
     ]);
-    value("m.room.join_rules", "", content)
+    StateValue::new("m.room.join_rules", "", content)
 }
 
 fn link(lanes: &Lanes, space: &RoomId) -> SpaceLink {
@@ -284,25 +334,8 @@ fn asked_in_vain(what: &str, error: &HomeserverError) -> Refusal {
 async fn uploaded(lanes: &Lanes, picture: &Picture) -> Result<StateValue, Refusal> {
     let bytes = vodozemac::base64_decode(&picture.data);
     let bytes = bytes.map_err(|_| Refusal::new("picture", "the picture did not arrive whole"))?;
-    let content = encrypted_avatar(lanes, &bytes, Some(&picture.mimetype)).await;
+    let info = JsonMap::from_iter([("mimetype".to_owned(), json!(picture.mimetype))]);
+    let content = encrypted_avatar(lanes, &bytes, Some(&info)).await;
     let content = content.map_err(|error| Refusal::from(error).about("the picture"))?;
-    Ok(value("m.room.avatar", "", content))
-}
-
-/// The content of an `m.room.avatar` whose picture is ciphertext to the homeserver, once it is there.
-pub(super) async fn encrypted_avatar(
-    lanes: &Lanes,
-    picture: &[u8],
-    mimetype: Option<&str>,
-) -> Result<JsonMap, crate::keeper::KeeperError> {
-    let encrypted = EncryptedFile::new(picture)?;
-    let url = lanes.homeserver.upload(encrypted.ciphertext.clone().into()).await?;
-    let mut info = JsonMap::from_iter([("size".to_owned(), json!(picture.len()))]);
-    if let Some(mimetype) = mimetype {
-        info.insert("mimetype".to_owned(), json!(mimetype));
-    }
-    Ok(JsonMap::from_iter([
-        ("file".to_owned(), Value::Object(encrypted.at(&url)?)),
-        ("info".to_owned(), Value::Object(info)),
-    ]))
+    Ok(StateValue::new("m.room.avatar", "", content))
 }

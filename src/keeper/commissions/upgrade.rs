@@ -8,16 +8,22 @@ use serde_json::{Value, json};
 
 use super::{
     gathering::{Gathered, Standing, gather},
-    order::room_version,
+    order::{being_moved, room_version},
 };
 use crate::{
+    config::Seal,
     homeserver::Homeserver,
-    keeper::{KeeperError, ingest::power_levels, lane::Lanes, operator::Refusal},
+    keeper::{
+        KeeperError, ingest::power_levels, lane::Lanes, operator::Refusal, rule_book::kept_as,
+        rules::Rules,
+    },
     state::{
         HistoryVisibility, JsonMap, Membership, PowerLevel, PowerLevels, RoomEvent, rooms_let_in,
         succession::{Government, Inheritance, encryption_from_birth, successor},
     },
-    store::{Blueprint, RoomRow, SpaceLink, StateValue, commissions, places, rooms, spaces},
+    store::{
+        Blueprint, KeptAs, RoomRow, SpaceLink, StateValue, commissions, places, rooms, spaces,
+    },
 };
 
 /// What moving a room comes to.
@@ -71,7 +77,7 @@ pub(super) async fn look(
     lanes: &Lanes,
     room: &RoomId,
     version: Option<&str>,
-) -> Result<(UpgradePlan, Blueprint), Refusal> {
+) -> Result<(UpgradePlan, Blueprint, KeptAs), Refusal> {
     let known = known_room(lanes, room).await?;
     let version = room_version(lanes, version).await?;
     let standing = Standing::of(lanes, room).await?;
@@ -81,7 +87,7 @@ pub(super) async fn look(
     }
     let keeper = &lanes.taker.keeper;
     let inheritance = inheritance(keeper, &known, &standing, &version);
-    let Gathered { hidden, plain, mut losses } = gather(lanes, &known, &standing).await?;
+    let Gathered { hidden, plain, mut losses, .. } = gather(lanes, &known, &standing).await?;
     losses.extend(inheritance.disempowered.iter().map(|user| {
         format!("the power of {user}, who is banned, or created the old room and has left it")
     }));
@@ -90,14 +96,12 @@ pub(super) async fn look(
     let (addresses, stay) = addresses(&lanes.homeserver, room).await?;
     losses.extend(stay);
     losses.extend(letting_in(lanes, room).await?);
+    losses.extend(left_behind(&known));
     let (invites, admitted) = invitees(lanes, &standing).await?;
-    let claimed: BTreeSet<&str> = links.iter().map(|link| link.space.as_str()).collect();
-    let plain: Vec<StateValue> = plain
-        .into_iter()
-        .filter(|it| it.event_type != "m.space.parent" || !claimed.contains(it.state_key.as_str()))
-        .filter(|it| it.event_type != "m.room.history_visibility")
-        .collect();
-    let picture = hidden.iter().any(is_public_picture);
+    let plain = in_plain(&plain, &links);
+    let picture = hidden.iter().any(StateValue::has_public_picture);
+    let canonical_alias = standing.content("m.room.canonical_alias", "").cloned();
+    losses.extend(other_policy(lanes, &known, &links, canonical_alias.as_ref(), &addresses));
     let creation =
         creation(room, &standing, &inheritance.additional_creators, newest(lanes, room).await?);
     let plan = UpgradePlan {
@@ -125,11 +129,11 @@ pub(super) async fn look(
         hidden,
         plain,
         spaces: links,
-        canonical_alias: standing.content("m.room.canonical_alias", "").cloned(),
+        canonical_alias,
         addresses,
         invites,
     };
-    Ok((plan, blueprint))
+    Ok((plan, blueprint, kept_as(&known)))
 }
 
 /// What becomes of the old room's power levels and creators.
@@ -159,8 +163,7 @@ async fn known_room(lanes: &Lanes, room: &RoomId) -> Result<RoomRow, Refusal> {
         return Err(crate::store::Refused::UnknownRoom(room.to_owned()).into());
     };
     if let Some(order) = commissions::moving(db, room).await? {
-        let message = format!("{room}: is being moved already, by the order {}", order.id);
-        return Err(Refusal::new("being_moved", &message));
+        return Err(being_moved(room, &order));
     }
     Ok(known)
 }
@@ -168,10 +171,73 @@ async fn known_room(lanes: &Lanes, room: &RoomId) -> Result<RoomRow, Refusal> {
 /// What the keeper lacks in the old room.
 fn missing(lanes: &Lanes, room: &RoomRow) -> Vec<String> {
     let (keeper, power) = (&lanes.taker.keeper, power_levels(room));
-    if power.may_send_state(keeper, "m.room.tombstone") {
-        return Vec::new();
+    let mut missing = Vec::new();
+    if !power.may_send_state(keeper, "m.room.tombstone") {
+        missing.push(give_power(room, &power, keeper, "m.room.tombstone"));
     }
-    vec![give_power(room, &power, keeper, "m.room.tombstone")]
+    // Until all is done the new room is kept as the old one.
+    missing.extend(never_sealed(&lanes.taker.rules.of(room)));
+    missing
+}
+
+/// Why nothing would be sealed in a new room of these rules, and what to do about it.
+pub(super) fn never_sealed(rules: &Rules) -> Option<String> {
+    if rules.noop {
+        return Some(
+            "`noop` holds for the room: turn it off, or take it out of its policy".to_owned(),
+        );
+    }
+    let is_off = rules.seal == Seal::Off;
+    is_off.then(|| "`state.seal` is `off` for the room: nothing would be sealed in it".to_owned())
+}
+
+/// What every room that is moved leaves behind.
+fn left_behind(room: &RoomRow) -> Vec<String> {
+    let mut left = vec!["messages, which are read on in the old room".to_owned()];
+    if !room.encrypted {
+        left.push(
+            "bridges and bots that cannot encrypt: the old room is not encrypted, and the new one is"
+                .to_owned(),
+        );
+    }
+    left
+}
+
+/// The policy, where another one will hold for the new room once it has all of its own.
+fn other_policy(
+    lanes: &Lanes,
+    old: &RoomRow,
+    links: &[SpaceLink],
+    canonical_alias: Option<&JsonMap>,
+    addresses: &[String],
+) -> Option<String> {
+    let keeper = &lanes.taker.keeper;
+    let id = RoomId::parse(format!("!new:{}", keeper.server_name())).ok()?;
+    let alias = canonical_alias.and_then(|content| content.get("alias")?.as_str());
+    let is_in = |space: &&OwnedRoomId| links.iter().any(|link| link.space == **space);
+    let new = RoomRow {
+        creators: vec![keeper.clone()],
+        predecessors: [std::slice::from_ref(&old.room_id), &old.predecessors].concat(),
+        canonical_alias: alias
+            .filter(|it| addresses.iter().any(|moved| moved == it))
+            .map(str::to_owned),
+        spaces: old.spaces.iter().filter(is_in).cloned().collect(),
+        former_spaces: old.former_spaces.clone(),
+        ..RoomRow::new(id, Membership::Join)
+    };
+    let rules = &lanes.taker.rules;
+    if rules.of(old) == rules.of(&new) {
+        return None;
+    }
+    let word = |place: Option<usize>| match place {
+        Some(place) => format!("policies[{place}]"),
+        None => "no policy".to_owned(),
+    };
+    Some(format!(
+        "the policy: by `policies[].match` the old room has {}, and the new one will have {}",
+        word(rules.place_of(old)),
+        word(rules.place_of(&new))
+    ))
 }
 
 fn give_power(room: &RoomRow, power: &PowerLevels, keeper: &OwnedUserId, kind: &str) -> String {
@@ -217,7 +283,16 @@ async fn newest(lanes: &Lanes, room: &RoomId) -> Result<Option<String>, KeeperEr
     Ok(newest.map(|event| event.event_id.to_string()))
 }
 
-fn visibility(standing: &Standing) -> HistoryVisibility {
+/// What of an old room's plain state is said in plain in the new one, and by nothing else.
+pub(super) fn in_plain(plain: &[StateValue], links: &[SpaceLink]) -> Vec<StateValue> {
+    let is_claim = |it: &StateValue| {
+        it.event_type == "m.space.parent" && links.iter().any(|link| link.space == *it.state_key)
+    };
+    let is_said = |it: &&StateValue| !is_claim(it) && it.event_type != "m.room.history_visibility";
+    plain.iter().filter(is_said).cloned().collect()
+}
+
+pub(super) fn visibility(standing: &Standing) -> HistoryVisibility {
     let content = standing.content("m.room.history_visibility", "");
     content.map(HistoryVisibility::from_content).unwrap_or_default()
 }
@@ -286,7 +361,7 @@ async fn addresses(
 }
 
 /// Who has to be invited, and how many the join rule lets in.
-async fn invitees(
+pub(super) async fn invitees(
     lanes: &Lanes,
     standing: &Standing,
 ) -> Result<(Vec<OwnedUserId>, usize), KeeperError> {
@@ -310,9 +385,4 @@ async fn invitees(
         }
     }
     Ok((invites, admitted))
-}
-
-/// Whether it is an avatar whose picture the homeserver can look at.
-pub(super) fn is_public_picture(value: &StateValue) -> bool {
-    value.event_type == "m.room.avatar" && crate::state::public_picture(&value.content).is_some()
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 
 use crate::{
-    keeper::rules::GlobalRules,
+    keeper::{clock::now_ms, rules::GlobalRules},
     store::{FollowedRow, SpaceRoomRow, StoreError, previews, spaces},
 };
 
@@ -40,6 +40,8 @@ pub struct SpaceSummary {
     pub looked_at: i64,
     /// In how many rooms a round has not begun.
     pub rounds_waiting: i64,
+    /// In how many of them it may begin now: nothing puts it off.
+    pub rounds_due: i64,
 }
 
 /// A room beneath a followed space.
@@ -68,7 +70,7 @@ impl Spaces {
                 rows.push(FollowedRow::new(name.to_owned(), None));
             }
         }
-        let backlog = previews::backlog(db).await?;
+        let backlog = previews::backlog(db, now_ms()).await?;
         let rooms = spaces::rooms(db).await?.into_iter().map(SpaceRoomSummary::from).collect();
         let summary = |row: FollowedRow| {
             let found = backlog.iter().find(|found| Some(&found.root_id) == row.space_id.as_ref());
@@ -76,6 +78,7 @@ impl Spaces {
             SpaceSummary {
                 backlog: found.map_or(0, |found| found.left_over),
                 looked_at: found.map_or(0, |found| found.looked_at),
+                rounds_due: found.map_or(0, |found| found.rounds_due),
                 rounds_waiting: found.map_or(0, |found| found.rounds_waiting),
                 status: if row.status.is_empty() { joining() } else { row.status },
                 name: row.name,
@@ -92,6 +95,12 @@ impl Spaces {
         let spaces = self.spaces.iter().map(|space| &space.status);
         let all: Vec<&String> = spaces.chain(self.rooms.iter().map(|room| &room.status)).collect();
         (all.iter().filter(|status| is_settled(status)).count(), all.len())
+    }
+
+    /// Whether nothing is left that can be done now.
+    pub fn is_through(&self) -> bool {
+        let (settled, all) = self.settled();
+        settled == all && self.backlog() == 0 && self.spaces.iter().all(|it| it.rounds_due == 0)
     }
 
     /// How many have still to be provided for in all.
@@ -127,5 +136,38 @@ impl From<SpaceRoomRow> for SpaceRoomSummary {
     fn from(row: SpaceRoomRow) -> Self {
         let SpaceRoomRow { room_id, root_id, status, detail, .. } = row;
         Self { room_id, followed: root_id, status, change: detail }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(status: &str, backlog: i64, rounds_due: i64) -> SpaceSummary {
+        SpaceSummary {
+            name: "!space:localhost".to_owned(),
+            room_id: None,
+            status: status.to_owned(),
+            change: None,
+            beyond: 0,
+            backlog,
+            looked_at: 0,
+            // Another one is put off.
+            rounds_waiting: rounds_due + 1,
+            rounds_due,
+        }
+    }
+
+    #[test]
+    fn the_keeper_is_through_when_nothing_is_left_but_what_is_put_off() {
+        for (space, is_through) in [
+            (space("followed", 0, 0), true),
+            (space("followed", 0, 1), false),
+            (space("followed", 1, 0), false),
+            (space("joining", 0, 0), false),
+        ] {
+            let found = Spaces { spaces: vec![space.clone()], rooms: Vec::new() };
+            assert_eq!(found.is_through(), is_through, "{space:?}");
+        }
     }
 }

@@ -128,6 +128,10 @@ fn look(
     let mut followed = Vec::new();
     let mut found: BTreeMap<OwnedRoomId, SpaceRoomRow> = BTreeMap::new();
     for (mut row, rules) in to_follow(taker, rows) {
+        if let Some(newer) = row.space_id.as_ref().and_then(|id| goes_on_in(known, id)) {
+            tracing::info!(space = row.name, successor = %newer, "a space to follow goes on in another one");
+            row.space_id = Some(newer);
+        }
         if !stand_of_space(known, &mut row, &rules, survey) {
             continue;
         }
@@ -155,6 +159,17 @@ fn look(
         followed.push(row);
     }
     (followed, found)
+}
+
+/// The space that a space goes on in, as both say, where the keeper is in it: the last of them.
+fn goes_on_in(known: &Known, space: &RoomId) -> Option<OwnedRoomId> {
+    let is_one = |room: &&RoomRow| {
+        room.membership == Membership::Join
+            && known.spaces.contains(&room.room_id)
+            && room.predecessors.iter().any(|before| before == space)
+    };
+    let newer = known.rooms.values().filter(is_one);
+    newer.max_by_key(|room| room.predecessors.len()).map(|room| room.room_id.clone())
 }
 
 /// Notes how a space to follow stands. Whether it is still one to follow.

@@ -1,5 +1,7 @@
 //! The state events that others sent under encryption, and what became of each.
 
+use std::collections::BTreeSet;
+
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
@@ -160,6 +162,26 @@ pub async fn count_unreadable(connection: &mut SqliteConnection) -> Result<i64> 
     .fetch_one(connection)
     .await?;
     Ok(count)
+}
+
+/// The tuples of a room whose current event the keeper cannot read, or not yet.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn unread(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<BTreeSet<StateTuple>> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT t.event_type, t.state_key FROM tuples t \
+         JOIN state_events e ON e.event_id = t.current_event_id \
+         WHERE t.room_id = ? AND e.verdict = 'unreadable'",
+    )
+    .bind(room.as_str())
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(kind, key)| StateTuple::new(kind, key)).collect())
 }
 
 /// Whether a tuple was given a newer value, by whoever was allowed to, than an event of this tick: one that counts, or

@@ -1,6 +1,6 @@
 //! Room and space say that they belong together.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ruma::RoomId;
 
@@ -8,16 +8,16 @@ use super::{Went, Work};
 use crate::{
     homeserver::HomeserverError,
     keeper::KeeperError,
-    state::JsonMap,
+    state::{JsonMap, is_link},
     store::{Blueprint, CommissionRow, SpaceLink, rooms},
 };
 
-/// How long until it is looked whether what was said has come back.
-const COMES_BACK: Duration = Duration::from_millis(50);
+/// How long it is waited for that what was said comes back.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(20);
 
 impl Work {
-    /// Has both sides say it, and waits until the keeper has heard it: its policy for the room may hang on it, and has
-    /// to be known before anything is sealed.
+    /// Has both sides say it once, and waits until the keeper has heard it: from the end of the commission on, its policy
+    /// for the room may hang on it.
     pub(super) async fn link(
         &mut self,
         row: &CommissionRow,
@@ -25,14 +25,33 @@ impl Work {
         wanted: &Blueprint,
     ) -> Result<Went, KeeperError> {
         let done = usize::try_from(row.done).unwrap_or(0);
-        if let Some(link) = wanted.spaces.get(done) {
-            if self.say(room, link).await? && !self.is_heard(room, link).await? {
-                return Ok(Went::Waits(COMES_BACK));
-            }
-            self.progress(done.saturating_add(1), wanted.spaces.len()).await?;
-            return Ok(Went::On);
+        let Some(link) = wanted.spaces.get(done) else { return self.next(row).await };
+        if self.looks > 0 && self.is_heard(room, link).await? {
+            return self.linked(done, wanted).await;
         }
-        self.next(row).await
+        if self.looks > 0 && self.since.elapsed() < COMES_BACK_WITHIN {
+            return Ok(self.comes());
+        }
+        if self.looks > 0 {
+            self.note(&format!(
+                "the homeserver has not told that {room} is in {}: look at it with `statekeeper room`",
+                link.space
+            ))
+            .await?;
+            return self.linked(done, wanted).await;
+        }
+        if !self.say(room, link).await? {
+            return self.linked(done, wanted).await;
+        }
+        self.since = Instant::now();
+        Ok(self.comes())
+    }
+
+    /// This one is done.
+    async fn linked(&mut self, done: usize, wanted: &Blueprint) -> Result<Went, KeeperError> {
+        self.looks = 0;
+        self.progress(done.saturating_add(1), wanted.spaces.len()).await?;
+        Ok(Went::On)
     }
 
     /// Says it on both sides. Whether both could and did. To say it again makes no new event.
@@ -53,7 +72,7 @@ impl Work {
         if let Err(error) = &claimed {
             self.note(&format!("the room could not be made to claim {space} ({error})")).await?;
         }
-        Ok(listed.is_ok() && claimed.is_ok())
+        Ok(listed.is_ok() && claimed.is_ok() && is_link(&link.parent) && is_link(&link.child))
     }
 
     async fn is_heard(&self, room: &RoomId, link: &SpaceLink) -> Result<bool, KeeperError> {
