@@ -97,17 +97,19 @@ pub async fn put(
     Ok(())
 }
 
-/// The sessions of a room that its members share with whoever is invited: the newest, as far as those who made them
-/// are or were members, or somebody who invited the keeper answers for them.
+/// The sessions of a room that its members share with whoever is invited: everybody's newest in turn, as far as those who
+/// made them are or were members, or somebody who invited the keeper answers for them.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`] when the database cannot be read.
 pub async fn shared(connection: &mut SqliteConnection, room: &RoomId) -> Result<BTreeSet<String>> {
     let rows: Vec<(String,)> = sqlx::query_as(
-        "SELECT h.session_id FROM held_sessions h WHERE h.room_id = ?1 AND h.shared = 1 \
+        "SELECT session_id FROM (SELECT h.session_id, h.tick, \
+         ROW_NUMBER() OVER (PARTITION BY h.maker ORDER BY h.tick DESC) AS nth \
+         FROM held_sessions h WHERE h.room_id = ?1 AND h.shared = 1 \
          AND (h.maker = '' OR EXISTS (SELECT 1 FROM members m WHERE m.room_id = ?1 \
-         AND m.user_id = h.maker)) ORDER BY h.tick DESC LIMIT ?2",
+         AND m.user_id = h.maker))) ORDER BY nth, tick DESC LIMIT ?2",
     )
     .bind(room.as_str())
     .bind(MOST_IN_A_BUNDLE)
@@ -286,6 +288,38 @@ mod tests {
         row.current_event_id = Some(event.event_id.clone());
         tuples::put_event(store, db, room(), &event).await.unwrap();
         tuples::put(store, db, room(), &row).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_crowds_the_others_out_of_what_is_shared() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keeper.db");
+        let store = Store::open(&path, &SecretString::from("passphrase")).await.unwrap();
+        let db = &mut *store.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO members VALUES (?1, '@alice:localhost', 'join', 1, 1, 1, NULL, NULL)",
+        )
+        .bind(room().as_str())
+        .execute(&mut *db)
+        .await
+        .unwrap();
+        let mut session = HeldSession {
+            room_id: room().to_owned(),
+            session_id: "hers".to_owned(),
+            maker: "@alice:localhost".to_owned(),
+            sender_key: "her device".to_owned(),
+            shared: true,
+        };
+        put(db, &session, store.next_tick(), 10).await.unwrap();
+        session.maker = String::new();
+        for number in 0..=MOST_IN_A_BUNDLE {
+            session.session_id = format!("session{number}");
+            session.sender_key = format!("device{}", number % 6);
+            put(db, &session, store.next_tick(), 10).await.unwrap();
+        }
+        let shared = shared(db, room()).await.unwrap();
+        assert_eq!(i64::try_from(shared.len()).unwrap(), MOST_IN_A_BUNDLE);
+        assert!(shared.contains("hers"));
     }
 
     #[tokio::test]

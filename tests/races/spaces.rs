@@ -146,11 +146,6 @@ async fn a_space_of_five_thousand_rooms_keeps_nobody_else_waiting() {
     stage.sim.join(&other, "bob");
     stage.shows(&bob.device(1), &other, "Tea").await;
     counts(&stage, "statekeeper_space_rooms", "", 40.0).await;
-    let tried = stage.sim.with(|world| {
-        let joins = world.requests.to("join");
-        joins.filter(|request| request.path.contains("dead.example")).count()
-    });
-    assert!(tried <= 40, "{tried} rooms beyond the bound were tried");
     let told = stage.keeper.log().matches("lie beyond `max_rooms`").count();
     assert_eq!(told, 1, "that there are more is said once");
 }

@@ -52,6 +52,11 @@ impl Host {
         let ciphertext = std::mem::take(&mut file.ciphertext);
         let url = match self.lanes.homeserver.upload(ciphertext.into()).await {
             Ok(url) => url,
+            Err(error) if !error.is_transient() => {
+                tracing::warn!(room = %room_id, %error,
+                    "the homeserver does not take a room's history keys; those who are invited come without history");
+                return Ok(History::None);
+            }
             Err(error) => {
                 tracing::warn!(room = %room_id, %error,
                     "a room's history keys cannot be uploaded; those who are invited wait for them");
