@@ -3,7 +3,7 @@
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use sqlx::SqliteConnection;
 
-use super::{Result, StoreError};
+use super::{Result, StoreError, spaces};
 use crate::policy::PreviewPolicy;
 
 /// Somebody who may have to be provided for.
@@ -133,7 +133,7 @@ pub async fn end_waiting(
     now: i64,
 ) -> Result<bool> {
     let mut any = false;
-    for room in through(connection, allowed).await? {
+    for room in spaces::letting_in(connection, allowed).await? {
         if surety(connection, &room).await?.is_none() {
             continue;
         }
@@ -254,22 +254,6 @@ pub async fn shut_out(
     .fetch_all(connection)
     .await?;
     rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("user id"))).collect()
-}
-
-/// The rooms into which a room's members are let.
-///
-/// # Errors
-///
-/// [`StoreError`] when the database cannot be read.
-pub async fn through(
-    connection: &mut SqliteConnection,
-    allowed: &RoomId,
-) -> Result<Vec<OwnedRoomId>> {
-    let rows: Vec<(String,)> = sqlx::query_as("SELECT room_id FROM let_in WHERE allowed_id = ?")
-        .bind(allowed.as_str())
-        .fetch_all(connection)
-        .await?;
-    rows.into_iter().map(|(id,)| room_id(id)).collect()
 }
 
 /// Of one space's rooms, the one in which the newest comer has to be provided for at `now`, and the newest comers

@@ -213,10 +213,11 @@ async fn striking_a_room_from_the_rule_ends_what_those_hold_whom_nothing_else_le
     is_given(&stage, &room, &carol).await;
     room.put_state(ALICE, rule, restricted([space.room_id.as_str()].into_iter()));
     stage.name(&room, "Cocoa").await;
-    assert!(!stage.sim.with(|world| opens(world, &room, &carol)));
     for user in [&bob, &dave] {
         is_given(&stage, &room, user).await;
     }
+    all_gone_through(&stage).await;
+    assert!(!stage.sim.with(|world| opens(world, &room, &carol)));
 }
 
 #[tokio::test]
@@ -305,6 +306,7 @@ async fn a_room_at_rest_stays_one_for_those_who_may_join_it() {
     stage.settle(&stage.room().await, "dave is out").await;
     stage.name(&room, "five").await;
     stage.shows(&carol.device(1), &room, "five").await;
-    assert!(!stage.sim.with(|world| opens(world, &room, &dave)));
     a_late_comer_is_given(&stage, &space, &room, "erin").await;
+    all_gone_through(&stage).await;
+    assert!(!stage.sim.with(|world| opens(world, &room, &dave)));
 }

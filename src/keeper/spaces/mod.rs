@@ -6,6 +6,7 @@
 //! - [`news`] takes in what changes who may read a room before he joins it, in the commit that brings it;
 //! - [`provide`] gives these people the keys, at the pace of their space;
 //! - [`inviting`] invites them, and whoever knocks, with the room's history, at the same pace;
+//! - [`turns`] is what these two have in common: turn after turn, until there is nothing to do;
 //! - [`viewing`] is what a visit to a room knows of them.
 
 pub(super) mod advice;
@@ -17,6 +18,7 @@ pub(super) mod paces;
 pub(super) mod provide;
 pub(super) mod rules;
 pub(super) mod survey;
+mod turns;
 mod viewing;
 
 use std::sync::{

@@ -159,7 +159,7 @@ pub(in crate::keeper) async fn leave(
     user: &UserId,
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    let through = previews::through(db, left).await?;
+    let through = spaces::letting_in(db, left).await?;
     withdraw(taker, db, &through, Some(user), arrival).await?;
     for room in previews::ended(db, left, user).await? {
         let why = (Retired::PreviewEnded, arrival.at);
@@ -203,7 +203,7 @@ pub(in crate::keeper) async fn loaded(
     if new.is_empty() {
         return Ok(());
     }
-    let through = previews::through(db, room).await?;
+    let through = spaces::letting_in(db, room).await?;
     if new.len() <= FEW && !through.is_empty() {
         for user in new {
             come(taker, db, user, taker.store.next_tick(), now_ms()).await?;
@@ -238,7 +238,7 @@ pub(in crate::keeper) async fn keeper_left(
     left: &RoomId,
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    for room in previews::through(db, left).await? {
+    for room in spaces::letting_in(db, left).await? {
         end_through(taker, db, (&room, left), arrival).await?;
     }
     taker.spaces.note_walk();

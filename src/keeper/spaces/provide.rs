@@ -16,9 +16,14 @@ use std::{
 use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use tokio::sync::Notify;
 
-use super::{news, paces::Paces, rules::SpaceRules, settled, survey::roots};
+use super::{
+    Bell, news,
+    paces::Paces,
+    rules::SpaceRules,
+    survey::roots,
+    turns::{self, LOOK_EVERY, Turns, until_due},
+};
 use crate::{
-    homeserver::Backoff,
     keeper::{
         KeeperError,
         clock::now_ms,
@@ -30,15 +35,13 @@ use crate::{
     policy::PreviewPolicy,
     state::{Membership, StateTuple},
     store::{
-        Candidate, Previewed, RoomRow, marks, outbox, previewed_tuples, previews, rooms, sessions,
-        tuples,
+        Candidate, Previewed, RoomRow, Store, marks, outbox, previewed_tuples, previews, rooms,
+        sessions, tuples,
     },
 };
 
 /// How many people are looked at in one batch.
 const BATCH: u32 = 50;
-/// How long to wait where nothing is due.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long a promise waits whose room is not known well enough, in milliseconds.
 const UNREADY_WAITS: i64 = 250;
 
@@ -113,31 +116,20 @@ impl Provider {
     /// # Errors
     ///
     /// [`KeeperError`] when the store fails.
-    pub(in crate::keeper) async fn run(mut self) -> Result<(), KeeperError> {
-        let bell = self.lanes.taker.spaces.provide.clone();
-        let mut backoff = Backoff::new();
-        loop {
-            let wait = match self.turn().await {
-                Ok(Some(wait)) => wait,
-                Ok(None) => {
-                    backoff.reset();
-                    continue;
-                }
-                Err(KeeperError::Store(error)) => return Err(error.into()),
-                Err(error) => {
-                    let wait = backoff
-                        .next_delay(&mut rand::rng())
-                        .max(error.retry_after().unwrap_or_default());
-                    tracing::warn!(%error, ?wait, "people who may join rooms wait for their keys");
-                    tokio::time::sleep(wait).await;
-                    continue;
-                }
-            };
-            tokio::select! {
-                () = bell.rung.notified() => settled(&self.lanes.taker.store).await?,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
+    pub(in crate::keeper) async fn run(self) -> Result<(), KeeperError> {
+        turns::take(self).await
+    }
+}
+
+impl Turns for Provider {
+    const WAITING: &'static str = "people who may join rooms wait for their keys";
+
+    fn bell(&self) -> Arc<Bell> {
+        self.lanes.taker.spaces.provide.clone()
+    }
+
+    fn store(&self) -> &Store {
+        &self.lanes.taker.store
     }
 
     /// Serves one batch of each space that has the means. Returns how long to wait where there was none to serve.
@@ -160,11 +152,11 @@ impl Provider {
             return Ok(None);
         }
         let next = previews::next_due(&mut *store.read().await?, now_ms()).await?;
-        let due = next.and_then(|at| u64::try_from(at.saturating_sub(now_ms())).ok());
-        let due = due.map_or(LOOK_EVERY, Duration::from_millis);
-        Ok(Some(shortest.min(due).max(Duration::from_millis(1))))
+        Ok(Some(until_due(next, shortest)))
     }
+}
 
+impl Provider {
     async fn next_batch(
         &self,
         root: &RoomId,

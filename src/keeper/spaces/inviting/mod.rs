@@ -28,9 +28,14 @@ use std::{
 use futures_util::future::join_all;
 use ruma::{OwnedUserId, RoomId, UserId};
 
-use super::{paces::Paces, settled, survey::roots};
+use super::{
+    Bell,
+    paces::Paces,
+    survey::roots,
+    turns::{self, LOOK_EVERY, Turns, until_due},
+};
 use crate::{
-    homeserver::{Backoff, HomeserverError},
+    homeserver::HomeserverError,
     keeper::{
         KeeperError,
         clock::now_ms,
@@ -41,13 +46,11 @@ use crate::{
         rules::Rate,
     },
     state::Membership,
-    store::{Ending, Invitee, RoomRow, invites, rooms},
+    store::{Ending, Invitee, RoomRow, Store, invites, rooms},
 };
 
 /// How many people are invited in one batch: they are sent one bundle.
 const BATCH: u32 = 50;
-/// How long to wait where nothing is due.
-const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How long invites wait into a room that is not known well enough, in milliseconds.
 const UNREADY_WAITS: i64 = 250;
 /// How long they wait where nobody may be invited at present, in milliseconds.
@@ -86,31 +89,20 @@ impl Host {
     /// # Errors
     ///
     /// [`KeeperError`] when the store fails.
-    pub(in crate::keeper) async fn run(mut self) -> Result<(), KeeperError> {
-        let bell = self.lanes.taker.spaces.invite.clone();
-        let mut backoff = Backoff::new();
-        loop {
-            let wait = match self.turn().await {
-                Ok(Some(wait)) => wait,
-                Ok(None) => {
-                    backoff.reset();
-                    continue;
-                }
-                Err(KeeperError::Store(error)) => return Err(error.into()),
-                Err(error) => {
-                    let wait = backoff
-                        .next_delay(&mut rand::rng())
-                        .max(error.retry_after().unwrap_or_default());
-                    tracing::warn!(%error, ?wait, "people wait for their invites");
-                    tokio::time::sleep(wait).await;
-                    continue;
-                }
-            };
-            tokio::select! {
-                () = bell.rung.notified() => settled(&self.lanes.taker.store).await?,
-                () = tokio::time::sleep(wait) => {}
-            }
-        }
+    pub(in crate::keeper) async fn run(self) -> Result<(), KeeperError> {
+        turns::take(self).await
+    }
+}
+
+impl Turns for Host {
+    const WAITING: &'static str = "people wait for their invites";
+
+    fn bell(&self) -> Arc<Bell> {
+        self.lanes.taker.spaces.invite.clone()
+    }
+
+    fn store(&self) -> &Store {
+        &self.lanes.taker.store
     }
 
     /// Invites one batch of each space that has the means, and of those who knock elsewhere. Returns how long to wait
@@ -141,11 +133,11 @@ impl Host {
         }
         self.tidy().await?;
         let next = invites::next_due(&mut *store.read().await?, now_ms()).await?;
-        let due = next.and_then(|at| u64::try_from(at.saturating_sub(now_ms())).ok());
-        let due = due.map_or(LOOK_EVERY, Duration::from_millis);
-        Ok(Some(shortest.min(due).max(Duration::from_millis(1))))
+        Ok(Some(until_due(next, shortest)))
     }
+}
 
+impl Host {
     /// Withdraws invites into rooms that let their users in no more.
     async fn withdraw(&self) -> Result<(), KeeperError> {
         let store = &self.lanes.taker.store;
