@@ -12,7 +12,8 @@
 //! | `keys.rs` | keys and to-device messages, `matrix-sdk-crypto`'s requests |
 //! | `sync.rs` | the long poll for the device |
 //! | `rooms.rs` | rooms and their state |
-//! | `making.rs` | making rooms, and their addresses |
+//! | `making.rs` | making rooms |
+//! | `directory.rs` | addresses, and the rooms that they lead to |
 //! | `media.rs` | files |
 //! | `administration.rs` | Synapse's admin API |
 

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// From this level on somebody governs a room: what the homeservers give who creates one.
-const ADMIN: i64 = 100;
+pub const ADMIN: i64 = 100;
 /// What a tombstone needs where creators have infinite power: more than any administrator has.
 const TOMBSTONE: i64 = 150;
 /// The largest level that an event may name (spec: "Canonical JSON"); the smallest is as far below 0.

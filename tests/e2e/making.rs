@@ -1,5 +1,8 @@
 //! Rooms that the keeper makes: whoever comes in reads the name, and the homeserver never does.
 
+use std::io::{Cursor, Read as _};
+
+use matrix_sdk_crypto::{AttachmentDecryptor, MediaEncryptionInfo};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -88,6 +91,15 @@ async fn a_room_that_the_keeper_made_shows_its_name_to_everybody_but_the_homeser
 const PNG: &[u8] =
     b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\x01\0\0\0\x01\x08\x06\0\0\0\x1f\x15\xc4\x89";
 
+/// What whoever reads the avatar sees of a file.
+fn opened(file: &Value, ciphertext: Vec<u8>) -> Vec<u8> {
+    let key: MediaEncryptionInfo = serde_json::from_value(file.clone()).unwrap();
+    let (mut ciphertext, mut picture) = (Cursor::new(ciphertext), Vec::new());
+    let mut opened = AttachmentDecryptor::new(&mut ciphertext, key).unwrap();
+    opened.read_to_end(&mut picture).unwrap();
+    picture
+}
+
 #[tokio::test]
 async fn a_room_in_plain_is_moved_and_its_members_read_the_name_that_the_homeserver_sees_no_more() {
     let world = World::shared().await;
@@ -117,6 +129,11 @@ async fn a_room_in_plain_is_moved_and_its_members_read_the_name_that_the_homeser
         for member in &members {
             member.join(&old).await;
         }
+        // Somebody who is banned stays so, whatever he was.
+        let mallory = world.user("mallory").await;
+        let ban = json!({ "membership": "ban" });
+        owner.api.set_state(&old, "m.room.member", &mallory.user_id, ban).await;
+        owner.api.set_power(&old, &mallory.user_id, 100).await;
         eventually("the keeper has come into the room", async || {
             let room = ["room", "--config", "config.yaml", "--json", &old];
             let room: Value = serde_json::from_str(&world.keeper.attempt(&room)?).ok()?;
@@ -147,7 +164,18 @@ async fn a_room_in_plain_is_moved_and_its_members_read_the_name_that_the_homeser
         assert_eq!(create["content"]["predecessor"]["room_id"], old);
         let avatar = members[0].state_content(&new, "m.room.avatar").await.unwrap();
         let file = avatar["file"]["url"].as_str().unwrap();
-        assert_ne!(owner.api.download(file).await, PNG, "what lies there is ciphertext");
+        let ciphertext = owner.api.download(file).await;
+        assert_ne!(ciphertext, PNG, "what lies there is ciphertext");
+        assert_eq!(opened(&avatar["file"], ciphertext), PNG);
+        let creators = &create["content"]["additional_creators"];
+        assert_eq!(
+            *creators,
+            if version == "12" { json!([owner.api.user_id]) } else { Value::Null }
+        );
+        let banned = owner.api.state_event(&new, "m.room.member", &mallory.user_id).await.unwrap();
+        assert_eq!(banned["content"]["membership"], "ban");
+        let levels = owner.api.state_event(&new, "m.room.power_levels", "").await.unwrap();
+        assert_eq!(levels["content"]["users"].get(&mallory.user_id), None);
         let kept = kept_by_the_homeserver(&owner, &new).await;
         for secret in ["Garden", "Tomatoes", &picture] {
             assert!(!kept.contains(secret), "{secret}: {kept}");

@@ -60,6 +60,7 @@ async fn who_came_or_was_banned_meanwhile_and_what_was_said_in_plain_goes_over()
     room.set_power("@dora:localhost", 60);
     let new = half_way(&old).await;
     sim.join(room, "carol");
+    room.set_power("@carol:localhost", 100);
     room.membership("alice", "@bob:localhost", "ban");
     room.membership("alice", "@mallory:localhost", "leave");
     room.set_power("@dora:localhost", 0);
@@ -83,8 +84,8 @@ async fn who_came_or_was_banned_meanwhile_and_what_was_said_in_plain_goes_over()
     assert_eq!(content("m.room.server_acl"), json!({ "allow": ["*"] }));
     assert_eq!(content("m.room.join_rules"), json!({ "join_rule": "knock" }));
     assert_eq!(content("m.room.history_visibility"), visible);
-    let power = sim.with(|world| world.room(&new.room_id).power_of("@dora:localhost"));
-    assert_eq!(power, 0);
+    let power = |user: &str| sim.with(|world| world.room(&new.room_id).power_of(user));
+    assert_eq!((power("@carol:localhost"), power("@dora:localhost")), (100, 0));
 }
 
 #[tokio::test]

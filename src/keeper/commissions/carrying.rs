@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     keeper::{KeeperError, clock::now_ms},
-    state::{Form, JsonMap, StateTuple},
+    state::{Form, JsonMap, StateTuple, succession::ADMIN},
     store::{Blueprint, CommissionRow, RoomRow, StateValue, TupleRow, inbox, rooms, tuples},
 };
 
@@ -204,7 +204,14 @@ impl Work {
         let mut power_levels = wanted.power_levels.clone();
         if let Some(Value::Object(users)) = inherited.power_levels.get("users") {
             let named = users.iter().filter(|(user, _)| !creators.contains(&user.as_str()));
-            let named: JsonMap = named.map(|(user, level)| (user.clone(), level.clone())).collect();
+            let mut named: JsonMap =
+                named.map(|(user, level)| (user.clone(), level.clone())).collect();
+            // Whoever governs the old room since then cannot be made a creator any more.
+            let late = inherited.additional_creators.iter().map(|user| user.as_str());
+            named.extend(
+                late.filter(|user| !creators.contains(user))
+                    .map(|it| (it.to_owned(), json!(ADMIN))),
+            );
             power_levels.insert("users".to_owned(), Value::Object(named));
         }
         Ok(power_levels)

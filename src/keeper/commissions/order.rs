@@ -132,8 +132,7 @@ async fn take(lanes: &Lanes, actor: &str, making: &Making) -> Result<Order, Refu
     let (kind, old_room, wanted, kept_as) = match making {
         Making::RoomCreate { .. } => {
             let wanted = new_room(lanes, making).await?;
-            let spaces = wanted.spaces.iter().map(|link| link.space.clone()).collect();
-            let kept_as = KeptAs { spaces, ..KeptAs::default() };
+            let kept_as = in_spaces(lanes, &wanted.spaces).await?;
             sealable(lanes, &kept_as)?;
             (CommissionKind::Create, None, wanted, kept_as)
         }
@@ -167,6 +166,18 @@ async fn take(lanes: &Lanes, actor: &str, making: &Making) -> Result<Order, Refu
         ended_at: None,
     };
     Ok(Order { row, wanted, kept_as })
+}
+
+/// What a new room is kept as that is to be in these spaces.
+async fn in_spaces(lanes: &Lanes, links: &[SpaceLink]) -> Result<KeptAs, StoreError> {
+    let mut kept_as = KeptAs::default();
+    let db = &mut *lanes.taker.store.read().await?;
+    for link in links {
+        kept_as.spaces.push(link.space.clone());
+        let known = rooms::get(db, &link.space).await?;
+        kept_as.former_spaces.extend(known.into_iter().flat_map(|space| space.predecessors));
+    }
+    Ok(kept_as)
 }
 
 /// Refuses a new room in which nothing would be sealed.
