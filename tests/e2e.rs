@@ -36,6 +36,8 @@ mod making;
 mod management;
 #[path = "e2e/rotating.rs"]
 mod rotating;
+#[path = "e2e/sabotage.rs"]
+mod sabotage;
 #[path = "e2e/secrecy.rs"]
 mod secrecy;
 #[path = "e2e/service.rs"]

@@ -41,6 +41,7 @@ mod races {
     mod refusing;
     mod resting;
     mod rotation;
+    mod sabotage;
     mod service_manager;
     mod settings;
     mod spaces;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use tokio::sync::watch;
 
+use super::Troubles;
+
 /// The list of what the service still waits for; it is ready when the list is empty.
 ///
 /// Each part of the service holds a [`Latch`] from the start and releases it when it can work. A
@@ -15,6 +17,7 @@ use tokio::sync::watch;
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     missing: watch::Sender<BTreeSet<&'static str>>,
+    troubles: Troubles,
 }
 
 impl Readiness {
@@ -51,6 +54,12 @@ impl Readiness {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.missing.borrow().is_empty()
+    }
+
+    /// What is wrong, and was: why something is missing, and what does harm though nothing is.
+    #[must_use]
+    pub fn troubles(&self) -> &Troubles {
+        &self.troubles
     }
 
     /// Wakes at each change of what is missing.

@@ -9,14 +9,17 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{
-    Metrics, Readiness,
+    Lasting, Metrics, Readiness,
     dashboard::{Dashboard, Peer},
 };
-use crate::appservice::{Source, serve_router};
+use crate::{
+    appservice::{Source, serve_router},
+    keeper::clock::now_ms,
+};
 
 /// The listener, which says of each connection where it comes from.
 struct Addressed(TcpListener);
@@ -48,7 +51,7 @@ struct Admin {
 /// |---|---|
 /// | `GET /metrics` | Prometheus' text format 0.0.4 |
 /// | `GET /health/live` | 200 `{"status":"live"}` as long as the process can answer at all |
-/// | `GET /health/ready` | 200 `{"status":"ready"}`, or 503 `{"status":"not_ready","missing":[…]}` |
+/// | `GET /health/ready` | 200 `{"status":"ready"}`, or 503 `{"status":"not_ready","missing":[…]}`; with `troubles` where there are any |
 /// | `/dashboard/…` | pages for whoever is logged in |
 ///
 /// The first three need no authentication: bind it to an address that only the operator reaches.
@@ -76,6 +79,7 @@ pub async fn serve(
 
 async fn show_metrics(State(admin): State<Admin>) -> Response {
     admin.metrics.set_missing(&admin.readiness.missing());
+    admin.metrics.set_troubles(admin.readiness.troubles());
     match admin.metrics.render() {
         Ok(text) => ([(CONTENT_TYPE, Metrics::content_type())], text).into_response(),
         Err(error) => {
@@ -91,11 +95,27 @@ async fn live() -> Response {
 
 async fn ready(State(admin): State<Admin>) -> Response {
     let missing = admin.readiness.missing();
-    if missing.is_empty() {
-        return Json(json!({ "status": "ready" })).into_response();
+    let troubles = admin.readiness.troubles().to_look_into(now_ms());
+    let troubles: Vec<Value> = troubles.iter().map(trouble).collect();
+    let (status, mut body) = match missing.is_empty() {
+        true => (StatusCode::OK, json!({ "status": "ready" })),
+        false => {
+            let body = json!({ "status": "not_ready", "missing": missing });
+            (StatusCode::SERVICE_UNAVAILABLE, body)
+        }
+    };
+    if let (false, Some(body)) = (troubles.is_empty(), body.as_object_mut()) {
+        body.insert("troubles".to_owned(), troubles.into());
     }
-    let body = Json(json!({ "status": "not_ready", "missing": missing }));
-    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
+    (status, Json(body)).into_response()
+}
+
+fn trouble(lasting: &Lasting) -> Value {
+    let Lasting { trouble, since, until } = lasting;
+    json!({
+        "cause": trouble, "since": since, "until": until, "text": trouble.cause(),
+        "fix": trouble.mend(),
+    })
 }
 
 #[cfg(test)]
@@ -105,6 +125,7 @@ mod tests {
     use http::{Method, Request};
 
     use super::*;
+    use crate::admin::Trouble;
     use crate::appservice::testing::{Answer, send};
 
     async fn listening(metrics: Metrics, readiness: Readiness) -> SocketAddr {
@@ -139,6 +160,20 @@ mod tests {
 
         readiness.lost("homeserver");
         assert_eq!(get(address, "/health/ready").await.status, 503);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_told_with_what_mends_it_and_is_no_reason_not_to_be_ready() {
+        let readiness = Readiness::new();
+        let address = listening(Metrics::new().unwrap(), readiness.clone()).await;
+        readiness.troubles().begin(Trouble::Clock, 5);
+        let answer = get(address, "/health/ready").await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (200, &json!("ready")));
+        let trouble = &answer.json()["troubles"][0];
+        assert_eq!((&trouble["cause"], &trouble["since"]), (&json!("clock"), &json!(5)));
+        assert_eq!(trouble["fix"], Trouble::Clock.mend());
+        let lasts = "statekeeper_trouble{cause=\"clock\"} 1\n";
+        assert!(get(address, "/metrics").await.body.contains(lasts));
     }
 
     #[tokio::test]

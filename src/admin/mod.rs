@@ -9,6 +9,7 @@ mod listener;
 pub mod metrics;
 mod socket;
 mod supervisor;
+mod trouble;
 
 pub use dashboard::Dashboard;
 pub use health::{Latch, Readiness};
@@ -16,3 +17,4 @@ pub use listener::serve;
 pub use metrics::{Metrics, MetricsError};
 pub use socket::{AdminSocket, COMMAND_PATH, MOST_BYTES, serve as serve_socket};
 pub use supervisor::Supervisor;
+pub use trouble::{Lasting, Past, Trouble, Troubles};

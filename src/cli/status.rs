@@ -43,7 +43,7 @@ fn lines(status: &Status) -> Vec<String> {
     let device = status.device_id.as_ref().map_or("not made yet", |id| id.as_str());
     let rooms: Vec<String> =
         status.rooms.iter().map(|(status, count)| format!("{status} {count}")).collect();
-    vec![
+    let mut lines = vec![
         format!("keeper         {} ({device}), version {}", status.user_id, status.version),
         format!("homeserver     {}", status.homeserver),
         format!("started        {}", to_second(status.started_at)),
@@ -59,5 +59,7 @@ fn lines(status: &Status) -> Vec<String> {
         format!("to send        {}", status.sending),
         format!("key requests   {} waiting", status.key_requests),
         format!("sessions       {} in use", status.sessions),
-    ]
+    ];
+    lines.extend(status.troubles.iter().map(|trouble| format!("trouble        {trouble}")));
+    lines
 }

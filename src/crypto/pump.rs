@@ -14,7 +14,7 @@ use ruma::{
     api::client::keys::{claim_keys, get_keys, upload_signing_keys},
 };
 
-use super::{CryptoError, KeeperDevice};
+use super::{CryptoError, KeeperDevice, Published};
 
 impl KeeperDevice {
     /// Publishes the device and its cross-signing identity where the homeserver does not have them yet.
@@ -24,7 +24,9 @@ impl KeeperDevice {
     ///
     /// [`CryptoError`] when the homeserver refuses or the key store fails.
     pub async fn publish(&self) -> Result<(), CryptoError> {
-        let requests = self.machine.bootstrap_cross_signing(false).await?;
+        // Synapse takes no identity twice: one that another has replaced is refused for ever, so a new one is made.
+        let replaced = self.shown().await?.identity == Published::Other;
+        let requests = self.machine.bootstrap_cross_signing(replaced).await?;
         if let Some(request) = &requests.upload_keys_req {
             self.perform(request).await?;
         }

@@ -102,13 +102,17 @@ fn advice(status: u16, errcode: &str) -> &'static str {
 
 impl HomeserverError {
     /// Whether the same request may well succeed later: no connection, no answer in time, an error
-    /// of the server's own (5xx), or a rate limit (429).
+    /// of the server's own (5xx), a rate limit (429), or a homeserver that has not our registration: nothing is
+    /// refused for good by one that does not know us.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Timeout { .. } => true,
             // An answer without an errcode is no homeserver's: a proxy spoke while it was away.
             Self::Api { status, .. } => {
-                matches!(*status, 408 | 429) || *status >= 500 || self.errcode().is_none()
+                matches!(*status, 408 | 429)
+                    || *status >= 500
+                    || self.errcode().is_none()
+                    || self.is_unknown_token()
             }
             Self::Unreadable { .. } => true,
             Self::Options { .. } | Self::Unsendable { .. } => false,
@@ -164,6 +168,14 @@ impl HomeserverError {
             Self::Api { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+
+    /// 401: the homeserver does not know the `as_token`.
+    pub fn is_unknown_token(&self) -> bool {
+        // There the token is an administrator's.
+        !matches!(self, Self::Api { endpoint: Endpoint::MakeRoomAdmin, .. })
+            && self.status() == Some(401)
+            && self.errcode().is_some()
     }
 
     /// `403 M_FORBIDDEN`: the keeper lacks the membership or the power.

@@ -31,33 +31,26 @@ impl From<sqlx::Error> for KeeperError {
 }
 
 impl KeeperError {
+    /// How a request to the homeserver ended, where that is what it is.
+    pub fn of_homeserver(&self) -> Option<&HomeserverError> {
+        match self {
+            Self::Homeserver(error) | Self::Crypto(CryptoError::Homeserver(error)) => Some(error),
+            _ => None,
+        }
+    }
+
     /// Whether trying again later may help, everything else being as it is.
     pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Homeserver(error) | Self::Crypto(CryptoError::Homeserver(error)) => {
-                error.is_transient() || error.is_unknown_device()
-            }
-            _ => false,
-        }
+        self.of_homeserver().is_some_and(|error| error.is_transient() || error.is_unknown_device())
     }
 
     /// Whether the homeserver says that the keeper's device does not exist.
     pub fn is_unknown_device(&self) -> bool {
-        match self {
-            Self::Homeserver(error) | Self::Crypto(CryptoError::Homeserver(error)) => {
-                error.is_unknown_device()
-            }
-            _ => false,
-        }
+        self.of_homeserver().is_some_and(HomeserverError::is_unknown_device)
     }
 
     /// How long the homeserver wants to be left alone, where it said so.
     pub fn retry_after(&self) -> Option<std::time::Duration> {
-        match self {
-            Self::Homeserver(error) | Self::Crypto(CryptoError::Homeserver(error)) => {
-                error.retry_after()
-            }
-            _ => None,
-        }
+        self.of_homeserver()?.retry_after()
     }
 }

@@ -17,6 +17,11 @@ pub const ECHO: &str = "org.statekeeper.echo";
 /// How many of them are awaited at a time.
 const MOST_AWAITED: usize = 16;
 
+/// With fewer one-time keys than this there is something wrong: a keeper tops them up to fifty.
+pub const FEW_KEYS: u64 = 10;
+/// For how long there have to be few, in milliseconds: a new upload is under way as soon as it is heard.
+const FEW_LAST: i64 = 10_000;
+
 /// What the long poll last said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Beat {
@@ -37,6 +42,8 @@ pub struct Heartbeat {
 #[derive(Debug, Default)]
 struct Inner {
     last: Beat,
+    /// Since when each answer says that there are few one-time keys, in milliseconds.
+    few_since: Option<i64>,
     awaited: HashMap<String, oneshot::Sender<()>>,
 }
 
@@ -55,6 +62,10 @@ impl Heartbeat {
                 .map(|unused| unused.contains(&OneTimeKeyAlgorithm::SignedCurve25519))
                 .or(inner.last.fallback_key),
         };
+        inner.few_since = match inner.last.one_time_keys {
+            Some(0..FEW_KEYS) => inner.few_since.or(Some(now)),
+            _ => None,
+        };
         if inner.awaited.is_empty() {
             return;
         }
@@ -70,6 +81,11 @@ impl Heartbeat {
     /// What the long poll last said.
     pub fn last(&self) -> Beat {
         self.lock().last
+    }
+
+    /// Whether the homeserver has run out of one-time keys, whatever the keeper uploads.
+    pub(super) fn lacks_keys(&self, now: i64) -> bool {
+        self.lock().few_since.is_some_and(|since| now.saturating_sub(since) >= FEW_LAST)
     }
 
     /// Awaits the message with this nonce.
@@ -115,6 +131,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn keys_are_lacking_when_there_were_few_for_a_while_and_are_not_once_there_are_more() {
+        let (heartbeat, keeper) = (Heartbeat::default(), user_id!("@keeper:localhost"));
+        let hear = |count: u32, now: i64| {
+            let count = (OneTimeKeyAlgorithm::SignedCurve25519, count.into());
+            let slice = SyncSlice {
+                next_batch: String::new(),
+                to_device: Vec::new(),
+                device_lists: ruma::api::client::sync::sync_events::DeviceLists::new(),
+                one_time_keys_counts: [count].into(),
+                unused_fallback_keys: None,
+            };
+            heartbeat.hear(&slice, keeper, now);
+            heartbeat.lacks_keys(now)
+        };
+        assert!(!hear(0, 0));
+        assert!(!hear(3, 9_000));
+        assert!(hear(0, 10_000));
+        assert!(!hear(50, 11_000));
+        assert!(!hear(0, 12_000));
+    }
 
     #[test]
     fn only_the_keepers_own_message_is_an_echo() {

@@ -13,11 +13,18 @@ use ruma::{OneTimeKeyAlgorithm, OwnedRoomId, OwnedUserId, UserId};
 use tokio::sync::{Notify, mpsc::UnboundedReceiver};
 
 use super::{
-    KeeperError, asking::answers, clock::now_ms, ingest::Taker, inherited, keys, lane::Lanes,
-    meeting::Newcomers, spaces::news,
+    KeeperError,
+    asking::answers,
+    clock::now_ms,
+    ingest::Taker,
+    inherited, keys,
+    lane::Lanes,
+    meeting::Newcomers,
+    reaching::{cause_of, only},
+    spaces::news,
 };
 use crate::{
-    admin::Readiness,
+    admin::{Readiness, Trouble, Troubles},
     homeserver::{Backoff, Homeserver, SyncSlice},
     store::{asking, ledger, marks, rooms, set_meta},
 };
@@ -41,6 +48,8 @@ pub struct Listener {
     pub newcomers: Newcomers,
     /// Whether the homeserver answers.
     pub readiness: Readiness,
+    /// Told when the keeper's own devices have changed.
+    pub own_changed: Arc<Notify>,
 }
 
 impl Listener {
@@ -53,11 +62,12 @@ impl Listener {
         let mut since = self.taker.store.meta(SINCE).await?;
         let mut backoff = Backoff::new();
         loop {
-            match self.poll(since.as_deref()).await {
+            match self.poll(since.as_deref(), backoff.failures() > 0).await {
                 Ok(next) => {
                     if backoff.failures() > 0 {
                         tracing::info!("the homeserver answers again");
                         self.readiness.regained("homeserver");
+                        only(self.readiness.troubles(), None);
                         backoff.reset();
                         self.promised.notify_one();
                     }
@@ -68,8 +78,12 @@ impl Listener {
                     let wait = backoff
                         .next_delay(&mut rand::rng())
                         .max(error.retry_after().unwrap_or_default());
-                    tracing::warn!(%error, ?wait, "the homeserver does not answer");
+                    let trouble = error.of_homeserver().and_then(cause_of);
+                    let trouble = trouble.unwrap_or(Trouble::Homeserver);
+                    tracing::warn!(cause = trouble.cause(), mend = trouble.mend(), %error, ?wait,
+                        "nothing is heard of the homeserver");
                     self.readiness.lost("homeserver");
+                    only(self.readiness.troubles(), Some(trouble));
                     tokio::time::sleep(wait).await;
                 }
                 Err(error) => return Err(error),
@@ -82,6 +96,8 @@ impl Listener {
     /// Recovery: a kill between the device and its keys leaves one without; the next start finds that and
     /// publishes them.
     async fn mend_device(&self) -> Result<(), KeeperError> {
+        self.readiness.lost("device");
+        let found = now_ms();
         tracing::error!(
             "the homeserver does not know the keeper's device any more; making it again"
         );
@@ -95,7 +111,12 @@ impl Listener {
                     tracing::warn!(%error, ?wait, "the keeper's device could not be made again yet");
                     tokio::time::sleep(wait).await;
                 }
-                done => return done,
+                done => {
+                    done?;
+                    self.readiness.regained("device");
+                    note_lost_device(self.readiness.troubles(), found);
+                    return Ok(());
+                }
             }
         }
     }
@@ -106,13 +127,15 @@ impl Listener {
         Ok(device.republish().await?)
     }
 
-    async fn poll(&self, since: Option<&str>) -> Result<String, KeeperError> {
-        // The first answer is wanted at once: without a token there is nothing to wait for.
-        let timeout = if since.is_some() { POLL } else { Duration::ZERO };
+    async fn poll(&self, since: Option<&str>, at_once: bool) -> Result<String, KeeperError> {
+        // Without a token there is nothing to wait for; and that the homeserver is back is to be known at once.
+        let timeout = if since.is_some() && !at_once { POLL } else { Duration::ZERO };
         let slice = self.homeserver.sync(since, timeout).await?;
         self.count_keys(&slice);
         let next = slice.next_batch.clone();
         self.lanes.heartbeat.hear(&slice, &self.taker.keeper, now_ms());
+        let lacks_keys = self.lanes.heartbeat.lacks_keys(now_ms());
+        self.readiness.troubles().set(Trouble::OneTimeKeys, lacks_keys, now_ms());
         let changed: Vec<OwnedUserId> = slice.device_lists.changed.clone();
         if slice.to_device.is_empty() {
             self.newcomers.serve_first(&changed).await;
@@ -126,6 +149,9 @@ impl Listener {
 
         let mut transaction = self.taker.store.begin().await?;
         set_meta(&mut transaction, SINCE, &next).await?;
+        if changed.contains(&self.taker.keeper) {
+            self.own_changed.notify_one();
+        }
         for user in &changed {
             mark_rooms_of(&self.taker, &mut transaction, user).await?;
         }
@@ -171,6 +197,12 @@ impl Listener {
         let left = i64::try_from(u64::from(left)).unwrap_or(i64::MAX);
         self.taker.metrics.set_one_time_keys(&BTreeMap::from([("signed_curve25519", left)]));
     }
+}
+
+/// The homeserver had lost the keeper's device, as was found at `found` (milliseconds), and it was made again.
+pub(super) fn note_lost_device(troubles: &Troubles, found: i64) {
+    troubles.was(Trouble::Device, found, now_ms());
+    tracing::error!(mend = Trouble::Device.mend(), "{}", Trouble::Device.cause());
 }
 
 /// Promises to look at every room of `user`: his devices changed.

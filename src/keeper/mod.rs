@@ -21,14 +21,14 @@
 //! - [`permits`] and [`pacing`] say what may be done at once and what waits;
 //! - [`asking`] asks members for the keys of what the keeper cannot read;
 //! - [`keys`] lets go of members' keys that are needed no more;
-//! - [`heartbeat`] says what the long poll last said of the keeper's own device;
+//! - [`heartbeat`] says what the long poll last said of the keeper's own device, [`vigil`] looks after it;
 //! - [`hearing`] judges key requests, [`answering`] and [`forwarding`] give what was asked for;
 //! - [`commissions`] makes rooms for administrators;
 //! - [`inherited`] takes the history that whoever invited the keeper gives it;
 //! - [`management`] reads what administrators write in the management room, and answers;
 //! - [`meeting`] makes a newcomer's devices known before he is decided upon;
 //! - [`operator`] answers those who operate the keeper;
-//! - [`opening`] opens what is on the disk; [`listen`] hears to-device messages and device lists; [`service`] starts and
+//! - [`opening`] opens what is on the disk; [`reaching`] waits for the homeserver; [`listen`] hears to-device messages and device lists; [`service`] starts and
 //!   ends all of it.
 
 mod answering;
@@ -68,6 +68,7 @@ pub mod performing;
 mod permits;
 mod places;
 mod plain;
+mod reaching;
 pub mod redaction;
 pub mod reload;
 pub mod renewal;
@@ -88,8 +89,10 @@ mod standing;
 mod state_events;
 mod succession;
 mod upkeep;
+mod vigil;
 
 pub use self::{
     error::KeeperError,
     service::{Ended, Signals, serve},
+    vigil::APART,
 };

@@ -70,6 +70,10 @@ pub(super) struct Settled {
     pub(super) device_id: OwnedDeviceId,
     /// Whether it was made by this very start: what says that its store went back then speaks of another one.
     pub(super) is_new: bool,
+    /// Whether the homeserver has told it something before.
+    pub(super) was_heard: bool,
+    /// Whether the homeserver had lost it.
+    pub(super) was_lost: bool,
 }
 
 /// Finds out which device the keeper is, and makes another one where that is due.
@@ -99,9 +103,13 @@ impl Devices<'_> {
             is_new = true;
         }
         let device_id = self.current().await?.context("the keeper has no device")?;
+        let was_heard = self.store.meta("since").await?.is_some();
+        let published = shown.device_keys.get(self.keeper);
+        let is_published = published.is_some_and(|devices| devices.contains_key(&device_id));
         self.ensure(&device_id).await?;
         life::begin(self.store, self.homeserver).await?;
-        Ok(Settled { device_id, is_new })
+        let was_lost = was_heard && !is_new && !is_published;
+        Ok(Settled { device_id, is_new, was_heard, was_lost })
     }
 
     async fn current(&self) -> Result<Option<OwnedDeviceId>, KeeperError> {

@@ -24,13 +24,14 @@ use super::{
     keys,
     lane::Lanes,
     life,
-    listen::{Listener, hear_late},
+    listen::{Listener, hear_late, note_lost_device},
     management::{Notices, Talker},
     meeting::{self, Newcomer, Newcomers},
     opening::{crypto_folder, open_store},
     operator::{self, Operator},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
+    reaching::reach,
     reload::{Reloader, Reread, weigh_entitlement},
     renewal::{Devices, Settled, publish},
     requests::{
@@ -40,7 +41,6 @@ use super::{
     },
     rotation_pace::RotationPace,
     rule_book::RuleBook,
-    rules::GlobalRules,
     scheduler,
     spaces::{
         Bells,
@@ -53,13 +53,14 @@ use super::{
     standing,
     succession::Successors,
     upkeep,
+    vigil::{Vigil, look_back},
 };
 use crate::{
     admin::{self, AdminSocket, Dashboard, Metrics, Readiness, Supervisor},
     appservice::{self, IncomingEvent, SinkError, TransactionSink},
     config::{Config, registration::Registration},
     crypto::KeeperDevice,
-    homeserver::{Homeserver, HomeserverOptions, RequestObserver, retrying},
+    homeserver::{Homeserver, retrying},
     state::Membership,
     store::{NewEvent, Retired, RoomRow, Store, inbox, marks, outbox, rooms, tuples},
 };
@@ -70,14 +71,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const MOST_LOOKS: u32 = 600;
 /// How long the lanes may take to end what they are at.
 const DRAIN: Duration = Duration::from_secs(20);
-
-struct Counting(Metrics);
-
-impl RequestObserver for Counting {
-    fn request_done(&self, endpoint: &'static str, status: &str, seconds: f64) {
-        self.0.homeserver_request(endpoint, status, seconds);
-    }
-}
 
 /// Commits a transaction's events to the inbox before it is acknowledged.
 struct Inbox {
@@ -210,7 +203,7 @@ pub async fn serve(
     supervisor.started();
     tokio::spawn(supervisor.clone().follow(readiness.clone()));
 
-    let store = open_store(&config).await?;
+    let store = open_store(&config, readiness.troubles()).await?;
     store_latch.release();
     let arrived = Arc::new(Notify::new());
     let rules = Arc::new(RuleBook::new(&config));
@@ -251,7 +244,8 @@ pub async fn serve(
     tasks.spawn(async move { Ok(hearing.await?) });
 
     let starting = async {
-        let homeserver = reach(&config, &registration, &bot, &metrics, pinged).await?;
+        let told = (&metrics, readiness.troubles());
+        let homeserver = reach(&config, &registration, &bot, told, pinged).await?;
         homeserver_latch.release();
         let (keeper, late) = start(
             &config,
@@ -355,47 +349,6 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Waits until the homeserver answers and its ping comes back to us.
-async fn reach(
-    config: &Config,
-    registration: &Registration,
-    bot: &OwnedUserId,
-    metrics: &Metrics,
-    mut pinged: watch::Receiver<Option<ruma::OwnedTransactionId>>,
-) -> anyhow::Result<Homeserver> {
-    let homeserver = Homeserver::new(
-        HomeserverOptions {
-            address: config.homeserver.address.clone(),
-            as_token: registration.as_token.clone(),
-            user_id: bot.clone(),
-            request_timeout: config.homeserver.request_timeout.get(),
-        },
-        Arc::new(Counting(metrics.clone())),
-    )?;
-    retrying(None, || homeserver.versions()).await?;
-    retrying(None, || homeserver.register_bot(&config.appservice.bot.localpart)).await.context(
-        "the bot could not be registered; is the registration file in the homeserver's list?",
-    )?;
-    let transaction = ruma::TransactionId::new();
-    pinged.mark_unchanged();
-    retrying(None, || homeserver.ping(&registration.id, transaction.as_str())).await.context(
-        "the homeserver's ping did not come back; does the registration's `url` lead to \
-             `appservice.listen`?",
-    )?;
-    Ok(homeserver)
-}
-
-/// The budgets of key requests, as the rules state them.
-fn limits_of(rules: &GlobalRules) -> RateLimits {
-    let requests = &rules.requests;
-    RateLimits {
-        device: requests.device,
-        user: requests.user,
-        room: requests.room,
-        overall: requests.overall,
-    }
-}
-
 type Late = tokio::sync::mpsc::UnboundedReceiver<Vec<OwnedUserId>>;
 
 /// Sees to the device, and puts the keeper's parts together.
@@ -410,8 +363,11 @@ async fn start(
 ) -> anyhow::Result<(Keeper, Late)> {
     let bot = config.bot_user_id()?;
     let devices = Devices { config, store: &store, homeserver: &homeserver, keeper: &bot };
-    let Settled { device_id, is_new } = devices.settle().await?;
+    let Settled { device_id, is_new, was_heard, was_lost } = devices.settle().await?;
     let name = config.appservice.bot.displayname.as_str();
+    if was_lost {
+        note_lost_device(readiness.troubles(), now_ms());
+    }
     if let Err(error) = homeserver.set_displayname(name).await {
         tracing::debug!(%error, "the display name could not be set");
     }
@@ -426,6 +382,9 @@ async fn start(
         config.sharing.gate_timeout.get(),
     )
     .await?;
+    if was_heard && !is_new {
+        look_back(&device, readiness.troubles()).await;
+    }
     publish(&device).await?;
     rules.warn_of_noop();
     let taker = Taker {
@@ -454,7 +413,7 @@ async fn start(
         newcomers,
         arrived: arrived.clone(),
         resting: Arc::default(),
-        desk: Arc::new(Desk::new(&limits_of(&global), global.requests.queue, Instant::now())),
+        desk: Arc::new(Desk::new(&RateLimits::of(&global), global.requests.queue, Instant::now())),
         began: Instant::now(),
         checked: Arc::default(),
         heartbeat: Arc::default(),
@@ -529,14 +488,26 @@ impl Keeper {
         tasks.spawn(scheduler_task(self.lanes.clone(), self.promised.clone(), stop));
         let taking = taker.clone();
         tasks.spawn(async move { Ok(taking.run(&arrived, &promised).await?) });
+        let own_changed = Arc::new(Notify::new());
         let listener = Listener {
             taker: taker.clone(),
             lanes: self.lanes.clone(),
             homeserver: self.homeserver.clone(),
             promised: self.promised.clone(),
             newcomers: self.lanes.newcomers.clone(),
-            readiness: self.readiness,
+            readiness: self.readiness.clone(),
+            own_changed: own_changed.clone(),
         };
+        let vigil = Vigil {
+            device: taker.device.clone(),
+            homeserver: self.homeserver.clone(),
+            troubles: self.readiness.troubles().clone(),
+            changed: own_changed,
+        };
+        tasks.spawn(async move {
+            vigil.run().await;
+            Ok(())
+        });
         tasks.spawn(async move { Ok(listener.run().await?) });
         let hearing = hear_late(taker.clone(), late, self.promised.clone());
         tasks.spawn(async move { Ok(hearing.await?) });

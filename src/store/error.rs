@@ -26,14 +26,45 @@ pub enum StoreError {
     },
 }
 
+/// Why a store that was good cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFault {
+    /// Its disk is full.
+    Full,
+    /// It may only be read.
+    ReadOnly,
+    /// Something else: a broken disk, or somebody who writes for long.
+    Other,
+}
+
 /// SQLite's codes for what waiting may mend: locked, read-only, a failed read or write, a full disk.
 const MAY_PASS: [u32; 4] = [5, 8, 10, 13];
+
+/// SQLite's code for a failed write into the file beside the database that its users share, which is how a full disk
+/// shows itself when the store is opened (`SQLITE_IOERR_SHMSIZE`).
+const NO_SPACE_TO_SHARE: u32 = 10 | 19 << 8;
 
 impl StoreError {
     /// Whether the same may succeed later, with nobody changing the configuration: the disk is full, read-only or
     /// broken, or another process writes for long.
     #[must_use]
     pub fn may_pass(&self) -> bool {
+        self.code().is_some_and(|code| MAY_PASS.contains(&(code & 0xff)))
+    }
+
+    /// What is wrong, of one that [`StoreError::may_pass`].
+    #[must_use]
+    pub fn fault(&self) -> StoreFault {
+        match self.code() {
+            Some(NO_SPACE_TO_SHARE) => StoreFault::Full,
+            Some(code) if code & 0xff == 13 => StoreFault::Full,
+            Some(code) if code & 0xff == 8 => StoreFault::ReadOnly,
+            _ => StoreFault::Other,
+        }
+    }
+
+    /// SQLite's code: the lowest byte, of which the others say more.
+    fn code(&self) -> Option<u32> {
         use sqlx::{Error::Database, migrate::MigrateError};
         let (Self::Database(Database(error))
         | Self::Migration(
@@ -41,11 +72,9 @@ impl StoreError {
             | MigrateError::ExecuteMigration(Database(error), _),
         )) = self
         else {
-            return false;
+            return None;
         };
-        let code = error.code().and_then(|code| code.parse::<u32>().ok());
-        // The lowest byte is the code, the others say more of it.
-        code.is_some_and(|code| MAY_PASS.contains(&(code & 0xff)))
+        error.code()?.parse().ok()
     }
 
     /// For `map_err` where a stored `what` does not parse.

@@ -64,7 +64,7 @@ pub use self::{
     commissions::{Blueprint, CommissionKind, CommissionRow, KeptAs, SpaceLink, StateValue, Step},
     companies::Company,
     copies::PlainCopy,
-    error::StoreError,
+    error::{StoreError, StoreFault},
     held_sessions::HeldSession,
     inbox::{InboxRow, NewEvent},
     invites::{Ending, Invitee},

@@ -9,15 +9,15 @@ use crate::support::{
 };
 
 /// An administrator in a management room of the keeper's, and somebody who is held in a room of his.
-struct Office {
-    world: World,
-    admin: JsClient,
-    room_id: String,
+pub struct Office {
+    pub world: World,
+    pub admin: JsClient,
+    pub room_id: String,
 }
 
 impl Office {
     /// With a room that is end-to-end encrypted or not.
-    async fn open(encrypted: bool) -> Self {
+    pub async fn open(encrypted: bool) -> Self {
         let overrides = json!({ "sharing": { "members": "approved" } });
         let mut world = World::with(synapse::Options::default(), &overrides).await;
         let admin = world.js_user("ops").await;
@@ -42,7 +42,7 @@ impl Office {
         Self { world, admin, room_id }
     }
 
-    async fn says(&self, command: &str) -> String {
+    pub async fn says(&self, command: &str) -> String {
         self.admin.send_message(&self.room_id, command).await
     }
 
@@ -70,7 +70,7 @@ impl Office {
     }
 
     /// Waits until the keeper has reacted to a message, with a tick or a cross.
-    async fn reacted(&self, event_id: &str, key: &str) {
+    pub async fn reacted(&self, event_id: &str, key: &str) {
         let path = format!(
             "v1/rooms/{}/relations/{}/m.annotation",
             encode(&self.room_id),

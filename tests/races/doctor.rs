@@ -31,7 +31,7 @@ fn checks(said: &Value, level: &str) -> Vec<String> {
 }
 
 /// Asks until a check finds trouble (or gives a warning). What it says.
-async fn comes_to(stage: &Stage, level: &str, check: &str) -> Value {
+pub async fn comes_to(stage: &Stage, level: &str, check: &str) -> Value {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let (code, said) = examined(stage).await;

@@ -12,7 +12,7 @@ use std::{
 use http::Method;
 use regex::Regex;
 use serde_json::{Value, json};
-use statekeeper::admin::Metrics;
+use statekeeper::admin::{Metrics, Trouble};
 use tempfile::TempDir;
 
 use crate::{
@@ -142,6 +142,9 @@ fn every_alert_has_a_page_and_a_test_and_every_page_has_its_alert() {
         let name = alert["alert"].as_str().unwrap();
         assert!(fired.contains(name), "{RULE_TESTS} never has {name} fire");
         assert_eq!(alert["annotations"]["runbook"], format!("docs/runbooks/{name}.md"));
+        for text in ["summary", "description", "mend"] {
+            assert!(alert["annotations"][text].is_string(), "{name} has no {text}");
+        }
         assert!(pages.remove(&format!("{name}.md")), "{name} has no page");
         let page = read(&format!("docs/runbooks/{name}.md"));
         for part in ["**What it means.**", "**How to see it.**", "**How to mend it.**"] {
@@ -150,6 +153,36 @@ fn every_alert_has_a_page_and_a_test_and_every_page_has_its_alert() {
         assert!(operations.contains(&format!("[{name}](runbooks/{name}.md)")), "{name}");
     }
     assert!(pages.is_empty(), "pages without an alert: {pages:?}");
+}
+
+/// What the keeper's troubles are told by where their alerts do not name them: the general ones of homeserver and store.
+fn is_of(trouble: Trouble, expression: &str) -> bool {
+    let by_part = match trouble {
+        Trouble::Homeserver => {
+            expression.starts_with("statekeeper_missing{part=\"homeserver\"} == 1")
+        }
+        Trouble::Store => expression.starts_with("(statekeeper_missing{part=\"store\"} == 1"),
+        _ => false,
+    };
+    by_part || expression.contains(&format!("{{cause=\"{}\"}}", trouble.as_str()))
+}
+
+#[test]
+fn every_trouble_has_its_alert_which_says_what_the_keeper_says_mends_it() {
+    let operations = read("docs/OPERATIONS.md");
+    let alerts = alerts();
+    for trouble in Trouble::ALL {
+        let is_of = |alert: &&Value| is_of(trouble, alert["expr"].as_str().unwrap());
+        let [alert] = alerts.iter().filter(is_of).collect::<Vec<_>>()[..] else {
+            panic!("{trouble:?} has no alert, or several");
+        };
+        let mend = alert["annotations"]["mend"].as_str().unwrap();
+        assert_eq!(mend, format!("{}.", trouble.mend()), "{}", alert["alert"]);
+        let row = format!("| `{}` | ", trouble.as_str());
+        let page = format!("(runbooks/{}.md)", alert["alert"].as_str().unwrap());
+        let is_row = |line: &str| line.starts_with(&row) && line.contains(&page);
+        assert!(operations.lines().any(is_row), "{trouble:?} is not in OPERATIONS.md");
+    }
 }
 
 fn texts_of_alerts(tests: &Value) -> Vec<Value> {

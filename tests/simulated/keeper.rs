@@ -142,6 +142,16 @@ impl Keeper {
         self.process = Some(child);
     }
 
+    /// Waits until the process has ended by itself.
+    pub async fn wait_for_end(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.is_running() {
+            assert!(Instant::now() < deadline, "it runs on:\n{}", self.log());
+            tokio::time::sleep(POLL).await;
+        }
+        self.kill();
+    }
+
     /// Waits until `/health/ready` says 200.
     pub async fn wait_until_ready(&mut self) {
         let patience = Duration::from_secs(60);

@@ -15,6 +15,7 @@ pub mod asking;
 pub mod builder;
 pub mod crypto;
 pub mod device;
+pub mod disk;
 pub mod e2ee;
 pub mod faults;
 pub mod flood;

@@ -74,8 +74,18 @@ async fn handle(State(sim): State<Sim>, request: axum::extract::Request) -> Resp
             let file = sim.with(|world| world.files.get(id).cloned()).unwrap_or_default();
             Response::new(Body::from(file))
         }
-        _ => response(&reply),
+        _ => dated(response(&reply), sim.with(|world| world.clock_ahead)),
     }
+}
+
+/// With the date of a clock that is off, where it is.
+fn dated(mut response: Response, ahead: i64) -> Response {
+    if ahead != 0 {
+        let date = (chrono::Utc::now() + chrono::Duration::seconds(ahead)).to_rfc2822();
+        let date = date.replace("+0000", "GMT").parse().expect("a date is a header");
+        response.headers_mut().insert(http::header::DATE, date);
+    }
+    response
 }
 
 /// The user whom the call masquerades as, if its token is right.

@@ -71,6 +71,8 @@ pub struct World {
     pub aliases: BTreeMap<String, String>,
     /// Whether the service may move them.
     pub owns_aliases: bool,
+    /// By how many seconds the clock that answers are dated with is ahead of this machine's.
+    pub clock_ahead: i64,
     /// The media repository.
     pub files: BTreeMap<String, Vec<u8>>,
     /// Whether the keeper may remove any of them.
@@ -104,6 +106,7 @@ impl World {
             breaks_creation: 0,
             aliases: BTreeMap::new(),
             owns_aliases: false,
+            clock_ahead: 0,
             files: BTreeMap::new(),
             keeper_is_administrator: false,
             hides_own_events: false,

@@ -101,6 +101,15 @@ impl Keeper {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What the doctor finds.
+    pub fn doctor(&self) -> Value {
+        let args = ["doctor", "--config", "config.yaml", "--json"];
+        let output =
+            Command::new(binary()).args(args).current_dir(self.dir.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"))
+    }
+
     /// The registration that Synapse has to load.
     pub fn registration(&self) -> PathBuf {
         self.dir.path().join("registration.yaml")
@@ -174,6 +183,19 @@ impl Keeper {
         let status = self.process.as_mut().expect("the keeper was started").terminate().await;
         self.process = None;
         status
+    }
+
+    /// Waits until it has ended by itself.
+    pub async fn wait_for_end(&mut self) {
+        let ended = within(PATIENCE, async || self.process.as_mut()?.exited()).await;
+        assert!(ended.is_some(), "the keeper runs on:\n{}", self.output());
+        self.process = None;
+    }
+
+    /// Its metrics, where somebody gives them.
+    pub async fn try_metrics(&self) -> Option<Metrics> {
+        let answer = api::get_text(&format!("{}/metrics", self.admin_url())).await;
+        answer.filter(|(status, _)| *status == 200).map(|(_, text)| Metrics::parse(&text))
     }
 
     pub async fn metrics(&self) -> Metrics {

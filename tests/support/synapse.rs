@@ -51,6 +51,15 @@ impl Synapse {
         Self { process: None, dir, port }
     }
 
+    /// Changes a key of its configuration, for its next start.
+    pub fn configure(&self, key: &str, value: &Value) {
+        let path = self.dir.path().join("homeserver.yaml");
+        let mut config: Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        config[key] = value.clone();
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
     /// Starts the homeserver, again or for the first time, and waits until it answers.
     pub async fn resume(&mut self) {
         let python = repository().join(".work/synapse/bin/python");

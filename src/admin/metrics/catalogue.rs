@@ -29,6 +29,23 @@ pub const MISSING: About = About {
             [`StatekeeperNotReady`](runbooks/StatekeeperNotReady.md).",
 };
 
+/// What is wrong.
+pub const TROUBLE: About = About {
+    name: "statekeeper_trouble",
+    help: "1 for each trouble that lasts, by its cause, as in `/health/ready`; else 0.",
+    labels: &[("cause", "see [Troubles](OPERATIONS.md#troubles)")],
+    worry: "When one stands at 1: each has an alert that says what mends it.",
+};
+
+/// When it last was.
+pub const TROUBLE_LAST_BEGUN: About = About {
+    name: "statekeeper_trouble_last_begun_seconds",
+    help: "When a trouble last began, in seconds since 1970; 0 where there was none since the start.",
+    labels: &[("cause", "see [Troubles](OPERATIONS.md#troubles)")],
+    worry: "When it is of this hour for `device`, which the keeper mends by itself: somebody deletes it. \
+            [`StatekeeperDeviceDeleted`](runbooks/StatekeeperDeviceDeleted.md).",
+};
+
 /// Rooms.
 pub const ROOMS: About = About {
     name: "statekeeper_rooms",

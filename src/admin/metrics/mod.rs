@@ -21,6 +21,7 @@ pub use self::{
     book::{About, Entry, Kind},
     tally::Tally,
 };
+use super::{Trouble, Troubles};
 use crate::appservice::{TransactionObserver, TransactionOutcome};
 
 /// Seconds. A share is measured in tens of milliseconds, and the worst of them is the gate's
@@ -51,6 +52,8 @@ struct Inner {
     registry: Registry,
     entries: Vec<Entry>,
     missing: LabelledGauge,
+    trouble: LabelledGauge,
+    trouble_last_begun: LabelledGauge,
     rooms: LabelledGauge,
     transactions: IntCounterVec,
     events_dropped: IntCounter,
@@ -96,6 +99,8 @@ impl Metrics {
         let build_info = book.labelled_gauge(catalogue::BUILD_INFO)?;
         let mut inner = Inner {
             missing: book.labelled_gauge(catalogue::MISSING)?,
+            trouble: book.labelled_gauge(catalogue::TROUBLE)?,
+            trouble_last_begun: book.labelled_gauge(catalogue::TROUBLE_LAST_BEGUN)?,
             rooms: book.labelled_gauge(catalogue::ROOMS)?,
             transactions: book.counters(catalogue::TRANSACTIONS)?,
             events_dropped: book.counter(catalogue::EVENTS_DROPPED)?,
@@ -135,6 +140,9 @@ impl Metrics {
         (inner.registry, inner.entries) = book.close();
         build_info.set_all(&BTreeMap::from([(env!("CARGO_PKG_VERSION"), 1)]));
         inner.missing.set_all(&BTreeMap::from(PARTS.map(|part| (part, 0))));
+        for gauge in [&inner.trouble, &inner.trouble_last_begun] {
+            gauge.set_all(&Trouble::ALL.iter().map(|trouble| (trouble.as_str(), 0)).collect());
+        }
         // An alert on a rate needs the series before the first failure, not after it.
         for outcome in TransactionOutcome::ALL {
             inner.transactions.with_label_values(&[outcome.as_str()]);
@@ -152,6 +160,15 @@ impl Metrics {
     /// Sets `statekeeper_missing`: the parts that the keeper waits for.
     pub fn set_missing(&self, parts: &[&str]) {
         self.inner.missing.set_all(&parts.iter().map(|part| (*part, 1)).collect());
+    }
+
+    /// Sets `statekeeper_trouble` and `statekeeper_trouble_last_begun_seconds`.
+    pub fn set_troubles(&self, troubles: &Troubles) {
+        let lasting = troubles.lasting();
+        self.inner.trouble.set_all(&lasting.iter().map(|it| (it.trouble.as_str(), 1)).collect());
+        let begun = troubles.last_begun();
+        let begun = begun.iter().map(|(trouble, at)| (trouble.as_str(), at / 1000)).collect();
+        self.inner.trouble_last_begun.set_all(&begun);
     }
 
     /// Sets `statekeeper_one_time_keys`: how many the homeserver says are left, by algorithm.

@@ -2,16 +2,16 @@
 
 use super::report::Finding;
 use crate::{
+    admin::Trouble,
     crypto::Published,
     homeserver::Homeserver,
     keeper::{
         clock::now_ms,
+        heartbeat::FEW_KEYS,
         operator::{Examination, Status},
     },
 };
 
-/// With fewer one-time keys than this there is something wrong: a keeper tops them up to fifty.
-const FEW: u64 = 10;
 /// How old the last answer of the long poll may be, in milliseconds.
 const OLD: i64 = 120_000;
 
@@ -74,7 +74,7 @@ fn device(found: &Examination, shown: Published) -> Finding {
         Published::Other => Finding::trouble(
             "device",
             format!("the homeserver shows other keys for the keeper's device {id} than it has"),
-            "was the store restored from a copy, or does a second keeper run? Stop both before anything else",
+            Trouble::OtherDevice.mend(),
         ),
     }
 }
@@ -87,17 +87,17 @@ fn identity(shown: Published, signed: bool) -> Finding {
         (Published::Same, false) => Finding::trouble(
             "cross_signing",
             "the homeserver shows no signature of the keeper's identity on its device",
-            "restart the keeper: it publishes its signature again",
+            Trouble::Identity.mend(),
         ),
         (Published::Missing, _) => Finding::trouble(
             "cross_signing",
             "the homeserver has no cross-signing identity of the keeper any more",
-            "restart the keeper: it publishes its identity again",
+            Trouble::Identity.mend(),
         ),
         (Published::Other, _) => Finding::trouble(
             "cross_signing",
             "the keeper's cross-signing identity was reset by somebody else: clients do not trust its device",
-            "see who has the `as_token`; then restart the keeper: it publishes an identity of its own again",
+            Trouble::Identity.mend(),
         ),
     }
 }
@@ -110,11 +110,13 @@ fn one_time_keys(found: &Examination) -> Finding {
     };
     match found.one_time_keys {
         None => Finding::skipped("one_time_keys", "the homeserver has not told how many there are"),
-        Some(count @ 0..FEW) => Finding::warning(
+        Some(count @ 0..FEW_KEYS) => Finding::warning(
             "one_time_keys",
             format!("the homeserver has {count} one-time keys of the keeper, {fallback}"),
-            "the keeper publishes new ones at its next sync; if they stay few, somebody takes them all: see \
-             the homeserver's log for `keys/claim`",
+            format!(
+                "the keeper uploads new ones by itself. If they stay few: {}",
+                Trouble::OneTimeKeys.mend()
+            ),
         ),
         Some(count) => {
             Finding::fine("one_time_keys", format!("the homeserver has {count}, {fallback}"))

@@ -4,6 +4,7 @@ use std::{fs::OpenOptions, os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::report::Finding;
 use crate::{
+    admin::Trouble,
     config::Config,
     store::{Beside, NotBeside},
 };
@@ -41,11 +42,7 @@ async fn shape(path: &Path) -> Finding {
 }
 
 fn unusable(error: &NotBeside) -> Finding {
-    Finding::trouble(
-        "store",
-        error.to_string(),
-        "see whether the disk is whole, and the file the keeper's",
-    )
+    Finding::trouble("store", error.to_string(), Trouble::Store.mend())
 }
 
 /// Nothing is written.

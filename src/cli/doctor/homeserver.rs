@@ -7,14 +7,13 @@ use tokio::{net::TcpListener, sync::watch};
 
 use super::report::Finding;
 use crate::{
+    admin::Trouble,
     appservice::{self, IncomingEvent, SinkError, TransactionOutcome, TransactionSink},
     config::{Config, registration::Registration},
     homeserver::{Homeserver, HomeserverError, HomeserverOptions},
-    keeper::clock::now_ms,
+    keeper::{APART, clock::now_ms},
 };
 
-/// How far two clocks may be apart, in milliseconds.
-const APART: i64 = 30_000;
 /// How far they may be apart before something goes wrong: what claims a time a day ahead is refused.
 const FAR_APART: i64 = 600_000;
 /// How long an answer is waited for: whoever calls the doctor waits for it.
@@ -71,12 +70,7 @@ pub(super) async fn examine(
 }
 
 fn away(error: &HomeserverError) -> Finding {
-    Finding::trouble(
-        "homeserver",
-        error.to_string(),
-        "start the homeserver; if it runs, see whether `homeserver.address` leads to its client API from \
-         here",
-    )
+    Finding::trouble("homeserver", error.to_string(), Trouble::Homeserver.mend())
 }
 
 fn clock(homeserver: Option<i64>, now: i64) -> Finding {
@@ -88,7 +82,7 @@ fn clock(homeserver: Option<i64>, now: i64) -> Finding {
         0.. => format!("this machine's clock is {} s ahead of the homeserver's", apart / 1000),
         _ => format!("this machine's clock is {} s behind the homeserver's", -(apart / 1000)),
     };
-    let fix = "let both machines keep time, with chrony or systemd-timesyncd";
+    let fix = Trouble::Clock.mend();
     match apart.saturating_abs() {
         0..APART => Finding::fine("clock", "it agrees with the homeserver's"),
         APART..FAR_APART => Finding::warning("clock", text, fix),
@@ -102,8 +96,7 @@ async fn known(homeserver: &Homeserver, registration: &Registration, bot: &UserI
         Ok(sender) => sender,
         Err(error) if error.is_refused() => {
             let text = format!("the homeserver does not know our `as_token`: {error}");
-            let fix = format!("{REGISTER}; both have to read the same file");
-            return vec![Finding::trouble("token", text, fix)];
+            return vec![Finding::trouble("token", text, Trouble::Token.mend())];
         }
         Err(error) => return vec![Finding::trouble("token", error.to_string(), "try again")],
     };
@@ -132,8 +125,10 @@ async fn known(homeserver: &Homeserver, registration: &Registration, bot: &UserI
         Err(error) => Finding::trouble(
             "namespace",
             format!("the homeserver does not let us speak for {bot}: {error}"),
-            "start the keeper once, which registers its user; see whether the registration's \
-             `namespaces.users` match it, in the homeserver's copy as well",
+            format!(
+                "{}. A keeper that never ran has to be started once",
+                Trouble::Localpart.mend()
+            ),
         ),
     });
     findings

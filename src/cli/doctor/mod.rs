@@ -7,6 +7,7 @@ mod disk;
 mod homeserver;
 mod report;
 mod rooms;
+mod trouble;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -17,13 +18,17 @@ use self::report::Finding;
 use super::{
     beside::block_on,
     check,
-    running::{self, Heard},
+    running::{self, Health, Heard},
 };
 use crate::{
     config::Config,
     keeper::operator::{Answer, Query, RoomSummary},
     store::Beside,
 };
+
+/// What is done about a mistake in a file.
+const MEND_FILE: &str = "mend what the line names, in that file, and start the keeper; where it is the registration, \
+                         the homeserver needs the same file, and a restart";
 
 /// What the command is called with.
 #[derive(Debug, Args)]
@@ -54,7 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Err(mistakes) => mistakes
             .0
             .iter()
-            .map(|mistake| Finding::trouble("config", mistake.to_string(), "mend the file"))
+            .map(|mistake| Finding::trouble("config", mistake.to_string(), MEND_FILE))
             .collect(),
     };
     report::tell(&findings, arguments.json)
@@ -73,13 +78,10 @@ async fn examine(
     let mut findings = disk::examine(config).await;
     let status = ask(config, Query::Status).await;
     let running = matches!(&status, Ok(Some(_)));
+    let health = running::health(config).await;
     match status {
         Ok(Some(Answer::Status(status))) => findings.extend(device::running(&status)),
-        Ok(_) => findings.push(Finding::trouble(
-            "keeper",
-            "no keeper runs",
-            "start it with `statekeeper serve`; if it runs, call this as its user, with its configuration",
-        )),
+        Ok(_) => findings.push(not_at_the_socket(health.as_ref())),
         Err(error) => findings.push(Finding::trouble(
             "keeper",
             format!("the running keeper does not answer properly: {error:#}"),
@@ -93,7 +95,29 @@ async fn examine(
         Ok(known) => rooms::examine(&known),
         Err(error) => vec![Finding::skipped("rooms", format!("{error:#}"))],
     });
+    let troubles = health.map(|health| health.troubles).unwrap_or_default();
+    for told in troubles {
+        trouble::add(&mut findings, &told);
+    }
     findings
+}
+
+/// What it means that nobody listens at the socket.
+fn not_at_the_socket(health: Option<&Health>) -> Finding {
+    match health {
+        Some(health) => Finding::trouble(
+            "keeper",
+            format!("the keeper was started and waits for: {}", health.missing.join(", ")),
+            "mend what is told of these below; it goes on by itself. If nothing is wrong with them, call this as the \
+             keeper's user, with its configuration",
+        ),
+        None => Finding::trouble(
+            "keeper",
+            "no keeper runs",
+            "start it with `statekeeper serve`, and see in its log why it ended; if it runs, call this as its user, \
+             with its configuration",
+        ),
+    }
 }
 
 /// Asks the running keeper; `None` where none runs.

@@ -64,7 +64,10 @@ fn standing(room: &RoomSummary) -> Finding {
         "not_elevated" => Finding::trouble(
             "room",
             "the keeper is not elevated there: it may not send `m.room.encrypted` state",
-            "give the keeper the power that `state_default`, or `events` for `m.room.encrypted`, asks for",
+            match room.power_needed {
+                Some(level) => format!("somebody with the power to do so sets the keeper to {level} in the room's `m.room.power_levels`; it goes on by itself"),
+                None => "give the keeper the power that `state_default`, or `events` for `m.room.encrypted`, asks for; it goes on by itself".to_owned(),
+            },
         ),
         "state_not_encrypted" => Finding::fine(
             "room",

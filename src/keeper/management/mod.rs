@@ -11,6 +11,7 @@
 mod notices;
 mod parse;
 mod render;
+mod trouble;
 
 use std::time::Duration;
 

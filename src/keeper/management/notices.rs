@@ -6,13 +6,16 @@ use std::{
     time::Duration,
 };
 
-use ruma::RoomId;
+use ruma::{OwnedRoomId, RoomId};
 use serde::{Deserialize, Serialize};
 
-use super::{Talker, render};
+use super::{
+    Talker, render,
+    trouble::{Told, tellable},
+};
 use crate::{
     admin::Readiness,
-    keeper::{KeeperError, clock::now_ms},
+    keeper::{KeeperError, clock::now_ms, spaces::advice::give_power},
     state::Membership,
     store::{buried, people, rooms, set_meta, tuples},
 };
@@ -20,7 +23,7 @@ use crate::{
 /// How often it is looked whether there is something to be told.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long after a notice there is no other, in milliseconds.
-const QUIET: i64 = 300_000;
+pub(super) const QUIET: i64 = 300_000;
 /// Under which key it is kept what was told.
 const TOLD: &str = "management_told";
 
@@ -30,6 +33,14 @@ pub struct Notices {
     pub talker: Talker,
     /// What the keeper lacks.
     pub readiness: Readiness,
+}
+
+/// What was found to be told.
+struct Found {
+    news: News,
+    breaches: Vec<Broken>,
+    /// What gives the keeper the power that it lacks, by room.
+    mends: BTreeMap<String, String>,
 }
 
 /// Rooms, users and the rules that these broke there, and how often.
@@ -59,16 +70,39 @@ impl Notices {
     /// [`KeeperError`] when the store fails.
     pub async fn run(self) -> Result<(), KeeperError> {
         let mut told = self.told().await?;
+        let mut told_of = Told::default();
         let mut quiet_until = 0;
         loop {
             let now = now_ms();
-            if now >= quiet_until
-                && self.readiness.missing().is_empty()
-                && self.tell(&mut told).await?
-            {
-                quiet_until = now.saturating_add(QUIET);
+            let room = self.room().await?.filter(|_| self.readiness.missing().is_empty());
+            if let Some(room) = room {
+                self.tell_troubles(&room, &mut told_of).await;
+                if now >= quiet_until && self.tell(&room, &mut told).await? {
+                    quiet_until = now.saturating_add(QUIET);
+                }
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = self.readiness.troubles().changed() => {}
+            }
+        }
+    }
+
+    /// The management room, where there is one and the keeper is in it.
+    async fn room(&self) -> Result<Option<OwnedRoomId>, KeeperError> {
+        let taker = &self.talker.taker;
+        let Some(room) = taker.rules.global().management_room.clone() else { return Ok(None) };
+        let known = rooms::get(&mut *taker.store.read().await?, &room).await?;
+        let is_in = known.is_some_and(|room| room.membership == Membership::Join && room.loaded);
+        Ok(is_in.then_some(room))
+    }
+
+    /// Tells what is wrong with the keeper, and what was while it could not tell.
+    async fn tell_troubles(&self, room: &RoomId, told: &mut Told) {
+        let entries = tellable(told, self.readiness.troubles(), now_ms());
+        if !entries.is_empty() {
+            let message = render::notice("this keeps me from my work, or did:", entries);
+            self.talker.say(room, None, &message).await;
         }
     }
 
@@ -79,11 +113,10 @@ impl Notices {
     }
 
     /// Tells what is new. Returns whether anything was.
-    async fn tell(&self, told: &mut News) -> Result<bool, KeeperError> {
-        let taker = &self.talker.taker;
-        let Some(room) = taker.rules.global().management_room.clone() else { return Ok(false) };
-        let Some((now, breaches)) = self.look(&room, told).await? else { return Ok(false) };
-        let entries = entries(told, &now, &breaches);
+    async fn tell(&self, room: &RoomId, told: &mut News) -> Result<bool, KeeperError> {
+        let found = self.look(told).await?;
+        let entries = entries(told, &found);
+        let now = found.news;
         if entries.is_empty() {
             // What is over is forgotten, so that it is told when it comes again.
             let now = News { breaches_until: told.breaches_until, ..now };
@@ -96,36 +129,32 @@ impl Notices {
         self.keep(&now).await?;
         *told = now;
         let message = render::notice("this may need you:", entries);
-        self.talker.say(&room, None, &message).await;
+        self.talker.say(room, None, &message).await;
         Ok(true)
     }
 
-    /// What there is to be told now; `None` while the keeper is not in the room to tell it.
-    async fn look(
-        &self,
-        room: &RoomId,
-        told: &News,
-    ) -> Result<Option<(News, Vec<Broken>)>, KeeperError> {
-        let db = &mut *self.talker.taker.store.read().await?;
-        let is_there = rooms::get(db, room).await?;
-        if !is_there.is_some_and(|room| room.membership == Membership::Join && room.loaded) {
-            return Ok(None);
-        }
+    /// What there is to be told now.
+    async fn look(&self, told: &News) -> Result<Found, KeeperError> {
+        let taker = &self.talker.taker;
+        let db = &mut *taker.store.read().await?;
         let held = people::holds(db, None, None).await?.into_iter();
         let not_elevated = rooms::all(db).await?;
         let not_elevated = not_elevated.iter().filter(|room| room.status() == "not_elevated");
-        let now = News {
+        let mends: BTreeMap<String, String> = not_elevated
+            .map(|room| (room.room_id.to_string(), give_power(room, &taker.keeper)))
+            .collect();
+        let news = News {
             held: held
                 .map(|hold| (hold.room_id.to_string(), hold.user_id.to_string(), hold.reason))
                 .collect(),
-            not_elevated: not_elevated.map(|room| room.room_id.to_string()).collect(),
+            not_elevated: mends.keys().cloned().collect(),
             undecryptable: tuples::count_unreadable(db).await?,
             lost: buried::by_room(db).await?.into_iter().collect(),
             breaches_until: now_ms(),
         };
         let breaches =
-            tuples::breaches_between(db, told.breaches_until, now.breaches_until).await?;
-        Ok(Some((now, breaches)))
+            tuples::breaches_between(db, told.breaches_until, news.breaches_until).await?;
+        Ok(Found { news, breaches, mends })
     }
 
     /// Before it is told: a kill may lose a notice, and never repeats all of them.
@@ -138,14 +167,16 @@ impl Notices {
 }
 
 /// What is new since `told`, a line each.
-fn entries(told: &News, now: &News, breaches: &[Broken]) -> Vec<String> {
+fn entries(told: &News, found: &Found) -> Vec<String> {
+    let Found { news: now, breaches, mends } = found;
     let mut entries = Vec::new();
     for (room, user, reason) in now.held.difference(&told.held) {
         entries
             .push(format!("{user} is held in {room}: {reason}; `approve {room} {user}` or `deny`"));
     }
     for room in now.not_elevated.difference(&told.not_elevated) {
-        entries.push(format!("I am not elevated in {room}: nothing new is sealed there"));
+        let mend = mends.get(room).map(|mend| format!("; mend it: {mend}")).unwrap_or_default();
+        entries.push(format!("I am not elevated in {room}: nothing new is sealed there{mend}"));
     }
     for (room, count) in &now.lost {
         if told.lost.get(room).is_none_or(|before| before < count) {
@@ -157,8 +188,10 @@ fn entries(told: &News, now: &News, breaches: &[Broken]) -> Vec<String> {
     }
     let lost = |news: &News| news.lost.values().sum::<i64>();
     if now.undecryptable - lost(now) > told.undecryptable - lost(told) {
-        entries
-            .push(format!("{} state events cannot be read: `rooms` says where", now.undecryptable));
+        entries.push(format!(
+            "{} state events cannot be read: `rooms` says where; mend it: have a member who reads them set them once more",
+            now.undecryptable
+        ));
     }
     for (room, user, rule, count) in breaches {
         entries.push(format!("{user} broke the rule `{rule}` in {room}, times: {count}"));
@@ -175,11 +208,16 @@ mod tests {
         let hold = ("!r:h".to_owned(), "@bob:h".to_owned(), "not_vouched".to_owned());
         let held = News { held: BTreeSet::from([hold]), undecryptable: 2, ..News::default() };
         let nothing = News::default();
-        assert_eq!(entries(&nothing, &held, &[]).len(), 2);
-        assert!(entries(&held, &held, &[]).is_empty());
-        assert!(entries(&held, &nothing, &[]).is_empty());
+        let found = |news: &News, breaches: &[Broken]| Found {
+            news: news.clone(),
+            breaches: breaches.to_vec(),
+            mends: BTreeMap::new(),
+        };
+        assert_eq!(entries(&nothing, &found(&held, &[])).len(), 2);
+        assert!(entries(&held, &found(&held, &[])).is_empty());
+        assert!(entries(&held, &found(&nothing, &[])).is_empty());
         let broken = [("!r:h".to_owned(), "@eve:h".to_owned(), "power".to_owned(), 3)];
-        let told = entries(&held, &held, &broken);
+        let told = entries(&held, &found(&held, &broken));
         assert_eq!(told, ["@eve:h broke the rule `power` in !r:h, times: 3"]);
     }
 }

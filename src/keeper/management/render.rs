@@ -174,6 +174,10 @@ fn status(found: &Status) -> Message {
         format!("to decide: {} now, {} later; to send: {}", found.due, found.later, found.sending),
         format!("noop: {}", if found.noop { "on" } else { "off" }),
     ]);
+    if !found.troubles.is_empty() {
+        message.paragraph("trouble:");
+        message.list(found.troubles.iter().cloned());
+    }
     message
 }
 

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{examine::Examination, spaces::Spaces, why::Why};
 use crate::{
-    keeper::{KeeperError, commissions::UpgradePlan},
+    keeper::{KeeperError, commissions::UpgradePlan, ingest::power_levels},
+    state::PowerLevel,
     store::{
         CommandRow, CommissionRow, Done, HistoryRow, HoldRow, Refused, RoomOverview, StoreError,
         TupleOverview,
@@ -73,6 +74,9 @@ pub struct Status {
     pub ready: bool,
     /// What it lacks for that, as `/health/ready` says.
     pub missing: Vec<String>,
+    /// What is wrong, each in a sentence with what mends it.
+    #[serde(default)]
+    pub troubles: Vec<String>,
     /// Whether an administrator has had nothing sent.
     pub noop: bool,
     /// Whether the configuration says of all rooms, or of some, that nothing is sent.
@@ -122,6 +126,9 @@ pub struct RoomSummary {
     pub promises: i64,
     /// When the first of them is due, in milliseconds.
     pub due_at: Option<i64>,
+    /// The power level that the keeper needs there; `None` where it has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_needed: Option<i64>,
 }
 
 /// A room.
@@ -273,7 +280,13 @@ impl From<KeeperError> for Refusal {
 
 impl From<RoomOverview> for RoomSummary {
     fn from(row: RoomOverview) -> Self {
+        let needed = power_levels(&row.room).needed_for_state("m.room.encrypted");
+        let power_needed = match needed {
+            PowerLevel::Level(level) if row.room.status() == "not_elevated" => Some(level),
+            _ => None,
+        };
         Self {
+            power_needed,
             status: row.room.status().to_owned(),
             alias: row.room.canonical_alias,
             room_id: row.room.room_id,

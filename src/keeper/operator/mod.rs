@@ -29,18 +29,28 @@ pub use self::{
     why::{Code, DeviceWhy, Finding, Told, ValueState, ValueWhy, Why},
 };
 use super::{
-    clock::now_ms,
+    clock::{now_ms, to_second},
     commissions::{order, plan},
     lane::Lanes,
     rule_book::RuleBook,
 };
 use crate::{
-    admin::Readiness,
+    admin::{Lasting, Readiness},
     store::{
         Command, Done, Refused, Store, commands, commissions, ledger, marks, outbox, overview,
         people, sessions,
     },
 };
+
+/// A trouble with what mends it.
+fn sentence(lasting: &Lasting) -> String {
+    let Lasting { trouble, since, until } = lasting;
+    let time = match until {
+        Some(until) => format!("from {} to {}", to_second(*since), to_second(*until)),
+        None => format!("since {}", to_second(*since)),
+    };
+    format!("{}, {time}. Mend it: {}", trouble.cause(), trouble.mend())
+}
 
 /// How many of the rooms that are made for administrators are listed.
 const MOST_COMMISSIONS: i64 = 100;
@@ -235,6 +245,13 @@ impl Operator {
             started_at: *started_at,
             ready: missing.is_empty(),
             missing: missing.into_iter().map(str::to_owned).collect(),
+            troubles: parts
+                .readiness
+                .troubles()
+                .to_look_into(now_ms())
+                .iter()
+                .map(sentence)
+                .collect(),
             noop: parts.rules.is_noop(),
             noop_configured: parts.rules.any(|rules| rules.noop),
             rooms,

@@ -27,7 +27,7 @@ use governor::{
 };
 
 use super::fingerprint::Fingerprint;
-use crate::keeper::rules::Rate;
+use crate::keeper::rules::{GlobalRules, Rate};
 
 /// How many buckets each scope may hold at once: 4 MiB of them.
 const MOST_BUCKETS: usize = 65_536;
@@ -43,6 +43,19 @@ pub struct RateLimits {
     pub room: Rate,
     /// For everything.
     pub overall: Rate,
+}
+
+impl RateLimits {
+    /// As the rules state them.
+    pub fn of(rules: &GlobalRules) -> Self {
+        let requests = &rules.requests;
+        Self {
+            device: requests.device,
+            user: requests.user,
+            room: requests.room,
+            overall: requests.overall,
+        }
+    }
 }
 
 /// Whose budget it is.

@@ -338,6 +338,24 @@ class Client {
         );
     }
 
+    /** Waits for a notice that has all these parts in it. */
+    async waitNotice({ room_id, parts, timeout }) {
+        const has = (event) => {
+            const { msgtype, body } = event.getContent();
+            return msgtype === "m.notice" && parts.every((part) => body?.includes(part));
+        };
+        return observe(
+            this.mx,
+            ROOM_EVENTS,
+            () =>
+                this.mx.getRoom(room_id)?.getLiveTimeline().getEvents().some(has)
+                    ? { at: now() }
+                    : undefined,
+            timeout,
+            () => `a notice with ${JSON.stringify(parts)}`,
+        );
+    }
+
     /** Hands an event, as the server keeps it, to the SDK for decryption. */
     async decrypt({ event }) {
         const handed = new MatrixEvent(event);

@@ -69,6 +69,9 @@ fn needs(status: &Status, spaces: &Spaces, oldest: f64) -> Vec<Need> {
         ),
         None,
     );
+    for trouble in &status.troubles {
+        need(true, Tone::Bad, format!("There is trouble: {trouble}."), None);
+    }
     need(
         oldest > LATE,
         Tone::Bad,
@@ -268,6 +271,7 @@ mod tests {
             started_at: 0,
             ready: true,
             missing: Vec::new(),
+            troubles: Vec::new(),
             noop: false,
             noop_configured: false,
             rooms: [("kept".to_owned(), 3)].into(),

@@ -185,6 +185,7 @@ mod tests {
             public_pictures: 0,
             promises: 0,
             due_at: None,
+            power_needed: None,
         }
     }
 
