@@ -1,6 +1,6 @@
 //! What somebody does to a keeper at its homeserver, and to its own files: the doctor, what the alert rests on and the
-//! management room each name the cause and the mend. What is done to the store and the clock is shown in
-//! `tests/races/sabotage.rs`.
+//! management room each name the cause and the mend. What is done to the store, the clock and the
+//! one-time keys is shown in `tests/races/sabotage.rs`.
 
 use std::time::Duration;
 
@@ -18,7 +18,6 @@ use crate::{
         keeper::KEEPER,
         now_ms,
         room::RoomSpec,
-        unique,
     },
 };
 
@@ -167,55 +166,6 @@ async fn a_reset_of_the_keepers_cross_signing_is_named_and_a_restart_mends_it() 
     office.is_over(Trouble::Identity).await;
     office.doctor("fine", "cross_signing").await;
     office.is_at_work().await;
-}
-
-#[tokio::test]
-async fn one_time_keys_that_somebody_drains_are_named() {
-    let office = office().await;
-    let device = office.device().await;
-    let thief = office.world.user("thief").await;
-    let claim = json!({ "one_time_keys": { KEEPER: { &device: "signed_curve25519" } } });
-    // Each message ends the keeper's poll: it hears what is left, and uploads more.
-    let wake = json!({ "messages": { KEEPER: { &device: {} } } });
-    let is_left = |answer: &Value| {
-        let keys = answer["one_time_keys"][KEEPER][&device].as_object();
-        keys.is_some_and(|keys| keys.values().all(|key| key["fallback"] != true))
-    };
-    let drain = async || {
-        loop {
-            let steal = || thief.call(Method::POST, "v3/keys/claim", Some(claim.clone()));
-            // Until there are none left of those that it has just uploaded.
-            let mut any = false;
-            loop {
-                let stolen = futures_util::future::try_join_all((0..30).map(|_| steal())).await;
-                let stolen = stolen.unwrap();
-                any |= stolen.iter().any(is_left);
-                if any && !stolen.iter().all(is_left) {
-                    break;
-                }
-            }
-            let path = format!("v3/sendToDevice/org.example.wake/{}", unique("txn"));
-            thief.call(Method::PUT, &path, Some(wake.clone())).await.unwrap();
-        }
-    };
-    let named = async {
-        office.lasts(Trouble::OneTimeKeys).await;
-        let low = |left| left < 10.0;
-        let label = ("algorithm", "signed_curve25519");
-        office.metric("statekeeper_one_time_keys", label, low).await;
-        let finding = office.doctor("warning", "one_time_keys").await;
-        assert!(
-            finding["fix"].as_str().unwrap().contains(Trouble::OneTimeKeys.mend()),
-            "{finding}"
-        );
-        office.is_told(&[Trouble::OneTimeKeys.cause(), Trouble::OneTimeKeys.mend()]).await;
-    };
-    tokio::select! {
-        () = drain() => unreachable!("it goes on for ever"),
-        () = named => {}
-    }
-    thief.call(Method::PUT, "v3/sendToDevice/org.example.wake/last", Some(wake)).await.unwrap();
-    office.is_over(Trouble::OneTimeKeys).await;
 }
 
 #[tokio::test]

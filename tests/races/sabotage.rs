@@ -90,6 +90,47 @@ async fn a_clock_that_is_off_is_named_everywhere_and_so_is_its_end() {
     office.is_told(&["this is over since", Trouble::Clock.cause()]).await;
 }
 
+/// Ends the keeper's poll from time to time, for ever: each answer says how many keys are left.
+async fn keeps_being_written_to(office: &Office) {
+    let sim = &office.stage.sim;
+    loop {
+        sim.change(|world| {
+            let peer = world.keeper_peer().expect("the keeper has published its device");
+            let recipient = (peer.user_id.as_str(), peer.device_id.as_str());
+            world.send_to_device("@alice:localhost", "org.example.wake", recipient, &json!({}));
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+}
+
+#[tokio::test]
+async fn one_time_keys_that_stay_few_are_named_until_there_are_more() {
+    let mut office = Office::prepare().await;
+    office.stage.keeper.start().await;
+    office.stage.sim.hold("keys/upload");
+    office.stage.sim.change(|world| {
+        let keeper = world.keeper();
+        for device in world.user_mut(&keeper).uploaded.values_mut() {
+            device.one_time_keys.clear();
+        }
+    });
+    let named = async {
+        office.metric_is(Trouble::OneTimeKeys, 1.0).await;
+        let left = "statekeeper_one_time_keys{algorithm=\"signed_curve25519\"}";
+        office.stage.keeper.wait_for_metric(left, 0.0).await;
+        let finding = comes_to(&office.stage, "warning", "one_time_keys").await;
+        let fix = finding["fix"].as_str().unwrap();
+        assert!(fix.contains(Trouble::OneTimeKeys.mend()), "{finding}");
+        office.is_told(&[Trouble::OneTimeKeys.cause(), Trouble::OneTimeKeys.mend()]).await;
+        office.stage.sim.release("keys/upload");
+        office.metric_is(Trouble::OneTimeKeys, 0.0).await;
+    };
+    tokio::select! {
+        () = keeps_being_written_to(&office) => unreachable!("it goes on for ever"),
+        () = named => {}
+    }
+}
+
 #[tokio::test]
 async fn a_full_disk_is_named_while_the_keeper_waits_and_in_the_room_when_there_is_space_again() {
     store_cannot_be_written("full", Trouble::StoreFull, "disk").await;
