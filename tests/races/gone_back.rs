@@ -78,6 +78,10 @@ async fn a_store_that_went_back_is_noticed_at_the_start_and_everything_begins_an
     let copy = copy(&mut stage).await;
     stage.name(&room, "Two").await;
     stage.name(&room, "Three").await;
+    // One refresh and another stand on top of it.
+    for name in ["erin", "frank"] {
+        reader(&stage, &room, name, "Three").await;
+    }
     let old = [session_now(&stage, &room), session_now(&stage, &quiet)];
     stage.keeper.kill();
     stage.keeper.put_store_back(&copy);
@@ -196,9 +200,11 @@ async fn a_store_that_is_lost_is_not_the_end() {
     stage.keeper.start().await;
     is_another(&mut stage, &before).await;
     assert_ne!(identity(&stage), name, "its private keys are lost");
-    // Alice's own value is found under the keeper's, and she is asked for its key.
-    stage.keeper.wait_for_log("looking for what it was made from").await;
+    // Nobody answers, and nothing is put in the place of what is gone; it is said.
+    stage.keeper.wait_for_metric("statekeeper_undecryptable_state_events", 1.0).await;
+    stage.shows(&bob.device(1), &room, "One").await;
     stage.name(&room, "Two").await;
+    stage.keeper.wait_for_metric("statekeeper_undecryptable_state_events", 0.0).await;
     stage.shows(&bob.device(1), &room, "Two").await;
     reader(&stage, &room, "carol", "Two").await;
     assert_eq!(stage.sim.with(|world| world.reused_indices()), []);
@@ -248,4 +254,57 @@ async fn a_restart_is_no_sign_whenever_the_keeper_is_killed() {
     }
     stage.name(&room, "Two").await;
     assert_eq!(published(&stage), before);
+}
+
+/// The keeper with an empty store.
+async fn lose(stage: &mut Stage) {
+    let before = published(stage);
+    stage.keeper.kill();
+    stage.keeper.lose_store();
+    stage.keeper.start().await;
+    is_another(stage, &before).await;
+}
+
+#[tokio::test]
+async fn of_what_a_lost_store_sealed_members_are_asked_for_what_it_was_made_from() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("One").await;
+    let old = session_now(&stage, &room);
+    lose(&mut stage).await;
+    let alice = stage.alice_device();
+    let asked = |world: &mut World| !world.asked_of(&alice).is_empty();
+    stage.sim.wait_for("Alice is asked for her session", asked).await;
+    alice.answer_as_maker(&room);
+    stage.sim.wait_for("it is sealed anew", |world| session(world, &room) != old).await;
+    reader(&stage, &room, "bob", "One").await;
+    stage.keeper.wait_for_metric("statekeeper_undecryptable_state_events", 0.0).await;
+}
+
+#[tokio::test]
+async fn of_what_a_lost_store_sealed_from_plain_state_the_plain_state_is_sealed_again() {
+    let mut stage = Stage::open().await;
+    let room = stage.sim.room().state(("m.room.name", ""), json!({ "name": "Plain" })).create();
+    stage.invite_keeper(&room).await;
+    stage.sealed(&room, NAME, &json!({ "name": "Plain" })).await;
+    reader(&stage, &room, "bob", "Plain").await;
+    let old = session_now(&stage, &room);
+    lose(&mut stage).await;
+    stage.sim.wait_for("it is sealed anew", |world| session(world, &room) != old).await;
+    reader(&stage, &room, "carol", "Plain").await;
+    stage.keeper.wait_for_metric("statekeeper_undecryptable_state_events", 0.0).await;
+}
+
+#[tokio::test]
+async fn a_key_store_that_is_lost_alone_is_the_same() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("One").await;
+    let (before, name) = (published(&stage), identity(&stage));
+    stage.keeper.kill();
+    std::fs::remove_dir_all(stage.keeper.folder().join("statekeeper-crypto")).unwrap();
+    stage.keeper.start().await;
+    is_another(&mut stage, &before).await;
+    assert_ne!(identity(&stage), name);
+    // The store has the value: it is sealed anew without anybody's doing.
+    reader(&stage, &room, "bob", "One").await;
+    assert_eq!(stage.sim.with(|world| world.reused_indices()), []);
 }
