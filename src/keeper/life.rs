@@ -28,6 +28,8 @@ const LASTS: Duration = Duration::from_secs(600);
 /// What stands on the homeserver.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Mark {
+    /// Empty where somebody has cleared it.
+    #[serde(default)]
     life: String,
 }
 
@@ -42,8 +44,8 @@ pub(super) async fn is_another(
     homeserver: &Homeserver,
 ) -> Result<bool, KeeperError> {
     let mark = match retrying(None, || homeserver.kept::<Mark>(TYPE)).await {
-        Ok(Some(mark)) => mark,
-        Ok(None) => return Ok(false),
+        Ok(Some(mark)) if !mark.life.is_empty() => mark,
+        Ok(_) => return Ok(false),
         Err(error) => {
             tell(&error);
             return Ok(false);
@@ -62,7 +64,7 @@ pub(super) async fn begin(store: &Store, homeserver: &Homeserver) -> Result<(), 
     // One that could not be left there leaves the one before it there.
     let mut lives = known(store).await?;
     let there = match homeserver.kept::<Mark>(TYPE).await {
-        Ok(there) => there.map(|mark| mark.life),
+        Ok(there) => there.map(|mark| mark.life).filter(|life| !life.is_empty()),
         Err(error) => {
             tell(&error);
             return Ok(());

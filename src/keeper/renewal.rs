@@ -23,17 +23,19 @@ use std::{
 
 use anyhow::Context;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, api::client::keys::get_keys};
+use serde::{Deserialize, Serialize};
 
 use super::{KeeperError, clock::now_ms, gone_back, life, opening::crypto_folder};
 use crate::{
     config::Config,
     crypto::{KeeperDevice, carry_over, has_key_store, signed_devices},
     homeserver::{Backoff, Homeserver, retrying},
-    store::{Store, renewal, set_meta},
+    store::{Store, meta, renewal, set_meta},
 };
 
 /// Why the keeper's device is replaced by another one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// A backup of the store was imported.
     Restored,
@@ -61,6 +63,19 @@ impl Cause {
             _ => Self::Restored,
         }
     }
+}
+
+/// Why the keeper has another device than it began with, and which; `None` where it has that one.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the store fails.
+pub(super) async fn last(
+    db: &mut sqlx::SqliteConnection,
+) -> Result<Option<(Cause, String)>, KeeperError> {
+    let because = meta(db, renewal::BECAUSE).await?;
+    let device = meta(db, renewal::DEVICE).await?;
+    Ok(because.as_deref().map(Cause::parse).zip(device))
 }
 
 /// The device that the keeper is.
@@ -279,14 +294,16 @@ impl Devices<'_> {
         Ok(())
     }
 
-    /// Deletes every device of the bot's but this one. Returns which those were.
+    /// Deletes every device of the bot's but this one. Returns which those were. One that the homeserver does not let go
+    /// of is left: nothing is encrypted with it any more, and nobody is helped by a keeper that does not start.
     async fn delete_others(&self, device_id: &DeviceId) -> anyhow::Result<Vec<OwnedDeviceId>> {
         let mut others = retrying(None, || self.homeserver.device_ids()).await?;
         others.retain(|other| other != device_id);
         for other in &others {
-            retrying(None, || self.homeserver.delete_device(other)).await.with_context(|| {
-                format!("the keeper's former device {other} could not be deleted")
-            })?;
+            if let Err(error) = retrying(None, || self.homeserver.delete_device(other)).await {
+                tracing::error!(device = %other, %error,
+                    "a former device of the keeper's could not be deleted: have an administrator of the homeserver do it");
+            }
         }
         Ok(others)
     }

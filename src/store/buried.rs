@@ -1,5 +1,7 @@
 //! Values that the keeper sealed in a life of which this store knows nothing.
 
+use std::collections::BTreeMap;
+
 use ruma::{EventId, RoomId};
 use sqlx::SqliteConnection;
 
@@ -133,13 +135,21 @@ pub async fn remove(
     Ok(())
 }
 
-/// How many of them there are in which rooms whose values are not at hand.
+/// How many of them there are in which rooms whose values are not at hand, and were looked for since `before`
+/// (milliseconds) or longer.
 ///
 /// # Errors
 ///
 /// [`StoreError::Database`](super::StoreError::Database) when the database cannot be read.
-pub async fn by_room(connection: &mut SqliteConnection) -> Result<Vec<(String, i64)>> {
-    Ok(sqlx::query_as("SELECT room_id, COUNT(*) FROM buried WHERE found = 0 GROUP BY room_id")
-        .fetch_all(connection)
-        .await?)
+pub async fn by_room(
+    connection: &mut SqliteConnection,
+    before: i64,
+) -> Result<BTreeMap<String, i64>> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT room_id, COUNT(*) FROM buried WHERE found = 0 AND since <= ? GROUP BY room_id",
+    )
+    .bind(before)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().collect())
 }

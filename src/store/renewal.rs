@@ -12,6 +12,9 @@ pub const DEVICE_SINCE: &str = "device_since";
 /// Under which key it is kept why the device has to be replaced by another one.
 pub const DUE: &str = "device_renewal";
 
+/// Under which key it is kept why the keeper has the device that it has.
+pub const BECAUSE: &str = "device_because";
+
 /// Whether a device of this id was the keeper's before the one that it has.
 ///
 /// # Errors
@@ -57,6 +60,9 @@ pub async fn begin_anew(
     device_id: &OwnedDeviceId,
     (now, tick): (i64, i64),
 ) -> Result<u64> {
+    if let Some(cause) = meta(&mut *connection, DUE).await? {
+        set_meta(connection, BECAUSE, &cause).await?;
+    }
     if let Some(before) = meta(&mut *connection, DEVICE).await? {
         put_former(connection, &before, now).await?;
     }

@@ -39,6 +39,17 @@ async fn devices(world: &World) -> Vec<String> {
     devices.iter().map(|device| device["device_id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Clears the mark of the keeper's last life: what it sealed has to say it alone.
+async fn clear_mark(world: &World) {
+    let user = encode(KEEPER);
+    let path = format!("user/{user}/account_data/org.statekeeper.life?user_id={user}");
+    let url = format!("{}/_matrix/client/v3/{path}", world.synapse.url());
+    let token = world.keeper.as_token();
+    let there = send(Method::GET, &url, Some(&token), None).await.unwrap();
+    assert!(there["life"].is_string(), "{there}");
+    send(Method::PUT, &url, Some(&token), Some(&json!({}))).await.unwrap();
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -91,6 +102,7 @@ async fn a_store_that_went_back_goes_on_as_another_device_that_stock_clients_rea
     world.keeper.kill();
     std::fs::remove_dir_all(&data).unwrap();
     std::fs::rename(&backup, &data).unwrap();
+    clear_mark(&world).await;
     world.keeper.start().await;
     is_sealed_anew(&owner, &room_id, &sealed).await;
     let (after, same) = shown(&owner.api).await;

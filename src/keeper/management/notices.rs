@@ -15,7 +15,12 @@ use super::{
 };
 use crate::{
     admin::Readiness,
-    keeper::{KeeperError, clock::now_ms, spaces::advice::give_power},
+    keeper::{
+        KeeperError,
+        clock::now_ms,
+        renewal::{self, Cause},
+        spaces::advice::give_power,
+    },
     state::Membership,
     store::{buried, people, rooms, set_meta, tuples},
 };
@@ -24,6 +29,10 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How long after a notice there is no other, in milliseconds.
 pub(super) const QUIET: i64 = 300_000;
+/// For how long what a lost value was made from is looked for before it is told of, in milliseconds.
+const LOOKED_FOR: i64 = 60_000;
+/// How many rooms are named in one line.
+const NAMED: usize = 5;
 /// Under which key it is kept what was told.
 const TOLD: &str = "management_told";
 
@@ -58,6 +67,8 @@ struct News {
     undecryptable: i64,
     /// Rooms with values that the keeper sealed itself before its store was lost or put back, and how many.
     lost: BTreeMap<String, i64>,
+    /// Why the keeper has another device than before, and which.
+    renewed: Option<(Cause, String)>,
     /// Until when events that broke a rule are counted.
     breaches_until: i64,
 }
@@ -149,7 +160,8 @@ impl Notices {
                 .collect(),
             not_elevated: mends.keys().cloned().collect(),
             undecryptable: tuples::count_unreadable(db).await?,
-            lost: buried::by_room(db).await?.into_iter().collect(),
+            lost: buried::by_room(db, now_ms().saturating_sub(LOOKED_FOR)).await?,
+            renewed: renewal::last(db).await?,
             breaches_until: now_ms(),
         };
         let breaches =
@@ -178,13 +190,27 @@ fn entries(told: &News, found: &Found) -> Vec<String> {
         let mend = mends.get(room).map(|mend| format!("; mend it: {mend}")).unwrap_or_default();
         entries.push(format!("I am not elevated in {room}: nothing new is sealed there{mend}"));
     }
-    for (room, count) in &now.lost {
-        if told.lost.get(room).is_none_or(|before| before < count) {
-            entries.push(format!(
-                "{count} values in {room} were sealed by me before my store was lost or put back, and I cannot read what \
-                 they were made from: have a member who reads them set them once more"
-            ));
-        }
+    let newly = now.lost.iter().filter(|(room, count)| told.lost.get(*room) < Some(*count));
+    let newly: Vec<(&String, &i64)> = newly.collect();
+    if !newly.is_empty() {
+        let values: i64 = newly.iter().map(|(_, count)| *count).sum();
+        let rooms = newly.iter().take(NAMED).map(|(room, _)| room.as_str()).collect::<Vec<_>>();
+        let more = if newly.len() > NAMED { " and others" } else { "" };
+        entries.push(format!(
+            "I sealed {values} values before my store was lost or put back, and cannot read what they were made from: have a \
+             member who reads them set them once more, in {}{more}",
+            rooms.join(", ")
+        ));
+    }
+    if let Some((cause, device)) = now.renewed.as_ref().filter(|_| now.renewed != told.renewed) {
+        let why = match cause {
+            Cause::Restored => "a backup of my store was imported",
+            Cause::GoneBack => "my store was put back from an older copy",
+            Cause::Lost => "my store was lost, and with it my identity: my key has changed",
+        };
+        entries.push(format!(
+            "I have another device, {device}, because {why}; everything is sealed anew"
+        ));
     }
     let lost = |news: &News| news.lost.values().sum::<i64>();
     if now.undecryptable - lost(now) > told.undecryptable - lost(told) {
@@ -202,6 +228,18 @@ fn entries(told: &News, found: &Found) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_device_and_what_went_with_the_old_one_is_told_once() {
+        let lost: BTreeMap<_, _> = (0..9).map(|room| (format!("!{room}:h"), 2)).collect();
+        let renewed = Some((Cause::Lost, "NEW".to_owned()));
+        let now = News { lost, undecryptable: 18, renewed, ..News::default() };
+        let told = entries(&News::default(), &now, &[]);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0].contains("18 values") && told[0].ends_with("!4:h and others"), "{told:?}");
+        assert!(told[1].contains("NEW"), "{told:?}");
+        assert!(entries(&now, &now, &[]).is_empty());
+    }
 
     #[test]
     fn what_was_told_is_not_told_again_and_what_comes_again_is() {
