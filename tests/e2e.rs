@@ -16,6 +16,8 @@ mod support;
 
 #[path = "e2e/asking.rs"]
 mod asking;
+#[path = "e2e/backup.rs"]
+mod backup;
 #[path = "e2e/copies.rs"]
 mod copies;
 #[path = "e2e/enforcing.rs"]

@@ -14,6 +14,7 @@ mod races {
     mod askers_themselves;
     mod asking;
     mod audience;
+    mod backup;
     mod carrying;
     mod copies;
     mod dashboard;

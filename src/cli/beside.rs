@@ -96,7 +96,7 @@ pub(super) fn command(config: &Path, command: Command) -> anyhow::Result<Done> {
 }
 
 /// Who calls this process.
-fn caller() -> Caller {
+pub(super) fn caller() -> Caller {
     let user = std::fs::metadata("/proc/self").as_ref().map(Metadata::uid).unwrap_or(u32::MAX);
     Caller::Machine(user)
 }

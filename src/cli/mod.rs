@@ -8,14 +8,17 @@ mod block;
 mod check;
 mod confirm_identity;
 mod doctor;
+mod export;
 mod generate;
 mod holds;
+mod import;
 mod ledger;
 mod logging;
 mod making;
 mod mend;
 mod output;
 mod pages;
+mod passphrase;
 mod policy;
 mod progress;
 mod registration;
@@ -27,6 +30,7 @@ mod status;
 mod table;
 mod upgrade;
 mod when;
+mod whole_file;
 mod why;
 mod word;
 
@@ -86,6 +90,10 @@ enum Command {
     Why(why::Arguments),
     /// Look into the policies that differ from room to room
     Policy(policy::Arguments),
+    /// Write a backup of the store
+    Export(export::Arguments),
+    /// Put back what was exported
+    Import(import::Arguments),
     /// Print a shell's completions
     Completions(pages::Completions),
     /// Write the manual pages
@@ -140,6 +148,8 @@ pub fn run() -> ExitCode {
         Command::Spaces(arguments) => spaces::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),
         Command::ConfigSchema => generate::schema(),

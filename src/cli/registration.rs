@@ -1,17 +1,15 @@
 //! `statekeeper registration`: writes a registration with fresh secrets.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{io::Write as _, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use rand::{Rng as _, SeedableRng as _, rngs::OsRng, rngs::StdRng};
+use rand::{SeedableRng as _, rngs::OsRng, rngs::StdRng};
 
-use super::output::{say, warn};
+use super::{
+    output::{say, warn},
+    whole_file::WholeFile,
+};
 use crate::config::{Draft, environment, registration::Registration};
 
 /// What the command is called with.
@@ -28,23 +26,17 @@ pub(super) struct Arguments {
     force: bool,
 }
 
-/// Who may read the file: its owner.
-const MODE: u32 = 0o600;
-
 /// Writes the registration, and says what to do with it.
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // The passphrase may well be made later: nothing here needs it.
     let config = Draft::read(&arguments.config, &environment()).finish()?;
     let mut rng = StdRng::try_from_rng(&mut OsRng).context("the system gives no randomness")?;
     let registration = Registration::generate(&config, &mut rng);
-    let suffix: u64 = rng.random();
     let out = arguments.out.display();
-    match write(&arguments.out, registration.to_yaml().as_bytes(), suffix, arguments.force) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => anyhow::bail!(
-            "{out}: there is such a file already; write to another, or replace it and its secrets with --force"
-        ),
-        result => result.with_context(|| format!("{out}: cannot be written"))?,
-    }
+    let mut file = WholeFile::create(&arguments.out, arguments.force)?;
+    let written = file.write_all(registration.to_yaml().as_bytes());
+    written.with_context(|| format!("{out}: cannot be written"))?;
+    file.keep()?;
     let path = std::path::absolute(&arguments.out).unwrap_or_else(|_| arguments.out.clone());
     if config.appservice.registration != path {
         warn(&format!(
@@ -60,29 +52,4 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         path.display().to_string()
     ));
     Ok(())
-}
-
-/// Writes a whole file or none: no reader sees half of one, and a crash leaves the old one. Without
-/// `force` a file that is there stays, also one that appears in the meantime.
-fn write(path: &Path, content: &[u8], suffix: u64, force: bool) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_string_lossy();
-    let draft = folder.join(format!(".{name}.{suffix:016x}"));
-    let written = write_new(&draft, content).and_then(|()| match force {
-        true => fs::rename(&draft, path),
-        false => fs::hard_link(&draft, path),
-    });
-    // After a rename it is gone already.
-    let _ = fs::remove_file(&draft);
-    written?;
-    File::open(folder)?.sync_all()
-}
-
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(path)?;
-    file.write_all(content)?;
-    file.sync_all()
 }

@@ -17,7 +17,7 @@ use matrix_sdk_sqlite::SqliteCryptoStore;
 use ruma::{OwnedUserId, UserId};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::CryptoError;
+use super::{CryptoError, apart::has_key_store};
 
 /// How many users, or sessions, are written at once.
 const AT_ONCE: usize = 500;
@@ -42,7 +42,7 @@ pub async fn carry_over(
     passphrase: &SecretString,
     keeper: &UserId,
 ) -> Result<CarriedOver, CryptoError> {
-    if !super::has_key_store(from) {
+    if !has_key_store(from) {
         return Ok(CarriedOver::default());
     }
     let old = open(from, passphrase).await?;

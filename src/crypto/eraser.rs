@@ -9,17 +9,18 @@
 use std::{path::PathBuf, time::Duration};
 
 use matrix_sdk_store_encryption::StoreCipher;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use sqlx::{
     SqlitePool,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 use tokio::sync::OnceCell;
 
-use super::{CryptoError, KeeperDevice};
+use super::{
+    CryptoError, KeeperDevice,
+    apart::{KEY_STORE, key_store_cipher},
+};
 
-/// The key store's file in its folder, as `matrix-sdk-sqlite` names it.
-pub(super) const FILE: &str = "matrix-sdk-crypto.sqlite3";
 /// The table of Megolm sessions there, which is also what their ids are hashed for.
 const SESSIONS: &str = "inbound_group_session";
 
@@ -46,22 +47,15 @@ impl Eraser {
         self.opened
             .get_or_try_init(|| async {
                 let options = SqliteConnectOptions::new()
-                    .filename(self.folder.join(FILE))
+                    .filename(self.folder.join(KEY_STORE))
                     .busy_timeout(Duration::from_secs(10))
                     .pragma("secure_delete", "ON");
                 let pool =
                     SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
-                let (locked,): (Vec<u8>,) =
-                    sqlx::query_as("SELECT value FROM kv WHERE key = 'cipher'")
-                        .fetch_one(&pool)
-                        .await?;
-                let passphrase = self.passphrase.clone();
-                // Deriving a key from a passphrase takes its time.
-                let cipher = tokio::task::spawn_blocking(move || {
-                    StoreCipher::import(passphrase.expose_secret(), &locked)
-                });
-                let cipher = cipher.await.ok().and_then(Result::ok);
-                Ok((pool, cipher.ok_or(CryptoError::EraserLocked)?))
+                let mut connection = pool.acquire().await?;
+                let cipher = key_store_cipher(&mut connection, &self.passphrase).await?;
+                drop(connection);
+                Ok((pool, cipher))
             })
             .await
     }

@@ -14,14 +14,12 @@ pub enum CryptoError {
     /// The crypto store failed.
     #[error("the device's key store failed: {0}")]
     Store(#[from] matrix_sdk_crypto::CryptoStoreError),
-    /// The key store's file could not be written beside the key store.
-    #[error("the device's key store could not be cleaned up: {0}")]
-    Eraser(#[from] sqlx::Error),
+    /// The key store's file could not be read or written beside the key store.
+    #[error("the file of the device's key store could not be read or written: {0}")]
+    File(#[from] sqlx::Error),
     /// The key store's own cipher does not open with the passphrase.
-    #[error(
-        "the device's key store could not be cleaned up: the passphrase does not open its cipher"
-    )]
-    EraserLocked,
+    #[error("the passphrase does not open the cipher of the device's key store")]
+    Locked,
     /// Olm failed.
     #[error("the Olm machine failed: {0}")]
     Olm(#[from] matrix_sdk_crypto::OlmError),

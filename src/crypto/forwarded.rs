@@ -14,8 +14,8 @@ use matrix_sdk_crypto::{
     types::{EventEncryptionAlgorithm, SigningKeys},
 };
 use ruma::{
-    DeviceKeyAlgorithm, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, events::AnyToDeviceEvent,
-    serde::Raw,
+    DeviceKeyAlgorithm, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId,
+    events::AnyToDeviceEvent, serde::Raw,
 };
 use serde::Deserialize;
 use vodozemac::{
@@ -73,6 +73,25 @@ impl std::fmt::Debug for ForwardedKey {
             .field("sender", &self.sender)
             .field("session_id", &self.session_id)
             .finish_non_exhaustive()
+    }
+}
+
+impl ForwardedKey {
+    /// One that `importer` gave out of a file, where the session's maker has the Ed25519 key `creator_ed25519`.
+    pub(super) fn imported(
+        importer: &UserId,
+        creator_ed25519: String,
+        exported: ExportedRoomKey,
+    ) -> Self {
+        Self {
+            sender: importer.to_owned(),
+            sender_curve25519: String::new(),
+            room_id: exported.room_id,
+            session_id: exported.session_id,
+            creator_curve25519: exported.sender_key.to_base64(),
+            creator_ed25519,
+            key: exported.session_key,
+        }
     }
 }
 

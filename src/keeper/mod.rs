@@ -48,6 +48,7 @@ mod handing_over;
 mod hearing;
 pub mod heartbeat;
 mod hindsight;
+mod imported;
 pub mod ingest;
 mod inherited;
 mod keys;

@@ -1,12 +1,13 @@
 //! Opening what the keeper keeps on the disk.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 
 use super::clock::now_ms;
 use crate::{
     admin::{Trouble, Troubles},
+    backup,
     config::Config,
     store::{Store, StoreFault},
 };
@@ -25,6 +26,7 @@ pub(super) async fn open_store(config: &Config, troubles: &Troubles) -> anyhow::
         std::fs::create_dir_all(folder)
             .with_context(|| format!("store.url: cannot make the folder {}", folder.display()))?;
     }
+    backup::settle_import(path).context("store.url")?;
     let passphrase = config.store.read_passphrase().context("store.passphrase")?;
     loop {
         match Store::open(path, &passphrase).await {
@@ -57,11 +59,4 @@ fn only(troubles: &Troubles, found: Option<Trouble>) {
     for trouble in [Trouble::StoreFull, Trouble::StoreReadOnly, Trouble::Store] {
         troubles.set(trouble, found == Some(trouble), now_ms());
     }
-}
-
-/// Where the device's key store is: a folder beside the database.
-pub(super) fn crypto_folder(database: &Path) -> std::path::PathBuf {
-    let mut name = database.file_stem().unwrap_or_default().to_os_string();
-    name.push("-crypto");
-    database.with_file_name(name)
 }

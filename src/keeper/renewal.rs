@@ -25,10 +25,10 @@ use anyhow::Context;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, api::client::keys::get_keys};
 use serde::{Deserialize, Serialize};
 
-use super::{KeeperError, clock::now_ms, gone_back, life, opening::crypto_folder};
+use super::{KeeperError, clock::now_ms, gone_back, life};
 use crate::{
     config::Config,
-    crypto::{KeeperDevice, carry_over, has_key_store, signed_devices},
+    crypto::{KeeperDevice, carry_over, crypto_folder, has_key_store, signed_devices},
     homeserver::{Backoff, Homeserver, retrying},
     store::{Store, meta, renewal, set_meta},
 };

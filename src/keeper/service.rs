@@ -20,6 +20,7 @@ use super::{
     clock::now_ms,
     commissions::Commissioner,
     gone_back,
+    imported::Importer,
     ingest::{Taker, forget},
     keys,
     lane::Lanes,
@@ -27,7 +28,7 @@ use super::{
     listen::{Listener, hear_late, note_lost_device},
     management::{Notices, Talker},
     meeting::{self, Newcomer, Newcomers},
-    opening::{crypto_folder, open_store},
+    opening::open_store,
     operator::{self, Operator},
     outbox::Sender,
     pacing::{Allowance, Inviters, Pacer},
@@ -59,7 +60,7 @@ use crate::{
     admin::{self, AdminSocket, Dashboard, Metrics, Readiness, Supervisor},
     appservice::{self, IncomingEvent, SinkError, TransactionSink},
     config::{Config, registration::Registration},
-    crypto::KeeperDevice,
+    crypto::{KeeperDevice, crypto_folder},
     homeserver::{Homeserver, retrying},
     state::Membership,
     store::{NewEvent, Retired, RoomRow, Store, inbox, marks, outbox, rooms, tuples},
@@ -551,6 +552,12 @@ impl Keeper {
         tasks.spawn(async move { Ok(successors.run().await?) });
         let asker = Asker { taker: taker.clone(), sender: self.lanes.sender.clone() };
         tasks.spawn(async move { Ok(asker.run().await?) });
+        let importer = Importer {
+            taker: taker.clone(),
+            homeserver: self.homeserver.clone(),
+            promised: self.promised.clone(),
+        };
+        tasks.spawn(async move { Ok(importer.run().await?) });
         let letting_go = keys::let_go(taker.clone());
         tasks.spawn(async move { Ok(letting_go.await?) });
         let tending = upkeep::tend(taker, self.homeserver);

@@ -8,8 +8,8 @@ use super::{KeeperError, clock::now_ms, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
     store::{
-        commands, commissions, inbox, ledger, marks, outbox, people, previews, rooms, sessions,
-        spaces, talk, tuples,
+        commands, commissions, imported, inbox, ledger, marks, outbox, people, previews, rooms,
+        sessions, spaces, talk, tuples,
     },
 };
 
@@ -23,6 +23,8 @@ const STALE: i64 = 24 * 3_600_000;
 const TEND_EVERY: Duration = Duration::from_secs(6 * 3600);
 /// How long the ids of events are remembered, in milliseconds: no homeserver repeats one after that.
 const REMEMBER: i64 = 30 * 24 * 3_600_000;
+/// How long keys are kept that were imported and that nothing waits for, in milliseconds.
+const KEEP_IMPORTED: i64 = 7 * 24 * 3_600_000;
 
 /// How many rows of the ledger's history, or of a room's journal, one transaction drops.
 const PRUNED_AT_ONCE: i64 = 1000;
@@ -115,6 +117,7 @@ pub async fn tend(taker: Taker, homeserver: Homeserver) -> Result<(), KeeperErro
         }
         let mut transaction = taker.store.begin().await?;
         inbox::prune(&mut transaction, now_ms().saturating_sub(REMEMBER)).await?;
+        imported::prune(&mut transaction, now_ms().saturating_sub(KEEP_IMPORTED)).await?;
         transaction.commit().await?;
         prune_ledger(&taker).await?;
         prune_journal(&taker).await?;

@@ -10,15 +10,16 @@ use std::{
 
 use ruma::RoomId;
 use secrecy::SecretString;
+use serde::Serialize;
 use sqlx::{
     Connection as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteSynchronous},
 };
 
 use super::{
-    BEGIN, Command, CommandRow, CommandsFilter, Done, History, HistoryFilter, HoldRow, MIGRATIONS,
-    Refused, RoomOverview, StoreError, TupleOverview, commands, kept_cipher, meta, overview,
-    people,
+    Asked, BEGIN, Command, CommandRow, CommandsFilter, Done, History, HistoryFilter, HoldRow,
+    ImportedKey, MIGRATIONS, Refused, RoomOverview, StoreError, TupleOverview, commands, imported,
+    kept_cipher, meta, overview, people,
     rooms::{self, RoomRow},
 };
 
@@ -145,6 +146,29 @@ impl Beside {
         commands::note(&mut transaction, actor, &command.asked(), &outcome, now).await?;
         transaction.commit().await?;
         done
+    }
+
+    /// Keeps keys that `actor` gives out of a file, at `now` (milliseconds), until the keeper can use them. Returns how
+    /// many sessions they are of.
+    ///
+    /// # Errors
+    ///
+    /// [`NotBeside::NoStore`] when the keeper has not made its cipher yet, [`NotBeside::Store`] when `passphrase` does
+    /// not open the store or it cannot be written.
+    pub async fn import_keys<K: Serialize>(
+        &mut self,
+        passphrase: &SecretString,
+        keys: impl IntoIterator<Item = ImportedKey<K>>,
+        (actor, now): (&str, i64),
+    ) -> Result<u64, NotBeside> {
+        let cipher = kept_cipher(&mut self.connection, passphrase).await?;
+        let cipher = cipher.ok_or_else(|| NotBeside::NoStore(self.path.clone()))?;
+        let mut transaction = self.connection.begin_with(BEGIN).await?;
+        let count = imported::put(&cipher, &mut transaction, keys, now).await?;
+        let asked = Asked::about("import_keys", None, None);
+        commands::note(&mut transaction, actor, &asked, "done", now).await?;
+        transaction.commit().await?;
+        Ok(count)
     }
 
     /// The commands that were given, as far as `filter` lets them through.

@@ -5,6 +5,7 @@
 //! a few readers beside it. Functions take the connection that they shall work on: what belongs into
 //! one commit is called on one transaction.
 
+mod apart;
 pub mod asking;
 mod beside;
 pub mod bundles;
@@ -15,6 +16,7 @@ pub mod companies;
 pub mod copies;
 mod error;
 pub mod held_sessions;
+pub mod imported;
 pub mod inbox;
 pub mod inherited;
 pub mod invites;
@@ -56,6 +58,7 @@ use sqlx::{
 };
 
 pub use self::{
+    apart::{Apart, Unfit, copy_database, is_whole},
     asking::{AskRow, AskedRow, Wanted},
     beside::{Beside, NotBeside},
     bundles::{BundleRow, NewBundle, Secret, Superseded},
@@ -66,6 +69,7 @@ pub use self::{
     copies::PlainCopy,
     error::{StoreError, StoreFault},
     held_sessions::HeldSession,
+    imported::ImportedKey,
     inbox::{InboxRow, NewEvent},
     invites::{Ending, Invitee},
     key_requests::{AskedSession, KeyRequestRow},

@@ -60,12 +60,16 @@ trap 'rm -rf "$scratch"' EXIT
 step "YAML"
 yamllint --strict deploy tests/deploy registration.yaml .yamllint
 
-step "the unit"
-# `verify` wants the program to be there.
-sed "s#/usr/local/bin/statekeeper#$keeper#" deploy/systemd/statekeeper.service >"$scratch/statekeeper.service"
-systemd-analyze verify --man=no "$scratch/statekeeper.service"
-# Exposure in tenths: 1.0 of 10, where an unhardened service has 9.6.
-systemd-analyze security --no-pager --offline=true --threshold=10 deploy/systemd/statekeeper.service | tail -n 1
+step "the units"
+for unit in statekeeper.service statekeeper-backup.service statekeeper-backup.timer; do
+    # `verify` wants the program to be there.
+    sed "s#/usr/local/bin/statekeeper#$keeper#" "deploy/systemd/$unit" >"$scratch/$unit"
+    systemd-analyze verify --man=no "$scratch/$unit"
+done
+for unit in statekeeper.service statekeeper-backup.service; do
+    # Exposure in tenths: 1.0 of 10, where an unhardened service has 9.6.
+    systemd-analyze security --no-pager --offline=true --threshold=10 "deploy/systemd/$unit" | tail -n 1
+done
 
 step "the container"
 hadolint --strict-labels deploy/container/Containerfile

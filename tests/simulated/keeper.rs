@@ -255,14 +255,16 @@ impl Keeper {
         (done.status.code(), text(&done.stdout), text(&done.stderr))
     }
 
+    /// One of the binary's other commands beside the keeper, with its configuration, before it runs.
+    pub fn prepared(&self, names: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(names).arg("--config").arg(self.folder.path().join("statekeeper.yaml"));
+        command.args(arguments);
+        command
+    }
+
     fn command_of(&self, names: &[&str], arguments: &[&str]) -> (Option<i32>, String, String) {
-        let done = Command::new(BINARY)
-            .args(names)
-            .arg("--config")
-            .arg(self.folder.path().join("statekeeper.yaml"))
-            .args(arguments)
-            .output()
-            .expect("the keeper's binary runs");
+        let done = self.prepared(names, arguments).output().expect("the keeper's binary runs");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         (done.status.code(), text(&done.stdout), text(&done.stderr))
     }

@@ -14,7 +14,7 @@ use crate::{
 
 /// Why an answer is not used.
 #[derive(Debug, thiserror::Error)]
-enum Unfit {
+pub(in crate::keeper) enum Unfit {
     #[error("the message came from no device that the keeper knows")]
     UnknownSender,
     #[error("that device was not asked for it")]
@@ -102,7 +102,11 @@ fn is_trusted(device: &KnownDevice, from: &Forwarder) -> bool {
 }
 
 /// Tries the key on the events that wait for it, from the earliest index on: from there it is kept.
-async fn open_first(
+///
+/// # Errors
+///
+/// [`KeeperError`] when a store fails.
+pub(in crate::keeper) async fn open_first(
     taker: &Taker,
     key: &ForwardedKey,
     waiting: &[StateEventRow],
