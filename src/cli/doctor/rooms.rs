@@ -28,7 +28,8 @@ fn of_room(room: &RoomSummary) -> Vec<Finding> {
                  made from cannot be read: joiners cannot read them",
                 room.lost
             ),
-            "have a member who reads them set them once more, for example save the room's name again",
+            "import the keys that were exported (`statekeeper import keys`), or have a member who reads them set them \
+             once more, for example save the room's name again",
         ));
     }
     if not_given > 0 {

@@ -229,16 +229,20 @@ fn entries(told: &News, found: &Found) -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn found(news: &News, breaches: &[Broken]) -> Found {
+        Found { news: news.clone(), breaches: breaches.to_vec(), mends: BTreeMap::new() }
+    }
+
     #[test]
     fn another_device_and_what_went_with_the_old_one_is_told_once() {
         let lost: BTreeMap<_, _> = (0..9).map(|room| (format!("!{room}:h"), 2)).collect();
         let renewed = Some((Cause::Lost, "NEW".to_owned()));
         let now = News { lost, undecryptable: 18, renewed, ..News::default() };
-        let told = entries(&News::default(), &now, &[]);
+        let told = entries(&News::default(), &found(&now, &[]));
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0].contains("18 values") && told[0].ends_with("!4:h and others"), "{told:?}");
         assert!(told[1].contains("NEW"), "{told:?}");
-        assert!(entries(&now, &now, &[]).is_empty());
+        assert!(entries(&now, &found(&now, &[])).is_empty());
     }
 
     #[test]
@@ -246,11 +250,6 @@ mod tests {
         let hold = ("!r:h".to_owned(), "@bob:h".to_owned(), "not_vouched".to_owned());
         let held = News { held: BTreeSet::from([hold]), undecryptable: 2, ..News::default() };
         let nothing = News::default();
-        let found = |news: &News, breaches: &[Broken]| Found {
-            news: news.clone(),
-            breaches: breaches.to_vec(),
-            mends: BTreeMap::new(),
-        };
         assert_eq!(entries(&nothing, &found(&held, &[])).len(), 2);
         assert!(entries(&held, &found(&held, &[])).is_empty());
         assert!(entries(&held, &found(&nothing, &[])).is_empty());
