@@ -66,11 +66,20 @@ async fn main() -> ExitCode {
     if as_hoped { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Cargo builds the example without the binary that it shows.
+/// Cargo builds the example without the binary that it shows. Both are named, since the binary alone is built with other
+/// features of its dependencies, and what Cargo told this process of its package is kept from it, since some of them are
+/// built anew where that changes.
 fn build_the_keeper() {
     let Some(cargo) = std::env::var_os("CARGO") else { return };
-    let built = Command::new(cargo)
-        .args(["build", "--quiet", "--bin", "statekeeper"])
+    let mut build = Command::new(cargo);
+    for (name, _) in std::env::vars_os() {
+        let told = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+        if name.to_str().is_some_and(|name| told.iter().any(|prefix| name.starts_with(prefix))) {
+            build.env_remove(&name);
+        }
+    }
+    let built = build
+        .args(["build", "--quiet", "--bins", "--examples"])
         .current_dir(support::repository())
         .status()
         .unwrap();
