@@ -1,7 +1,6 @@
 //! Taking state events in: who gave a hidden tuple which value, and whether the keeper may stand on it.
 
-use ruma::{OwnedUserId, RoomId, UserId};
-use serde_json::Value;
+use ruma::{OwnedUserId, RoomId};
 use sqlx::SqliteConnection;
 
 use super::{
@@ -12,18 +11,17 @@ use super::{
     enforcing::{broken_on_key, conclude, keep, note_time, plain_beside, refusal_on_key, report},
     gone_back,
     ingest::{Arrival, Taker, power_levels},
+    judging::{Reading, device_trust, judge_encrypted},
     outbox::redaction_of,
     overtaken, places, plain, redaction,
 };
 use crate::{
-    crypto::Decrypted,
     state::{
-        DeviceTrust, ExemptTypes, Form, JsonMap, Judgement, MegolmContent, PayloadFacts,
-        PowerLevels, Refusal, RoomEvent, Rule, StateTuple, Verdict, judge, payload::STANDS_FOR,
+        Form, JsonMap, Judgement, MegolmContent, PowerLevels, Refusal, RoomEvent, Rule, StateTuple,
+        Verdict, judge,
     },
     store::{
-        RoomRow, SourceValue, StateEventRow, TupleRow, held_sessions, inbox, marks, outbox, people,
-        tuples,
+        RoomRow, SourceValue, StateEventRow, TupleRow, held_sessions, inbox, marks, outbox, tuples,
     },
 };
 
@@ -125,7 +123,7 @@ fn warn_of_picture(room: &RoomRow, row: &TupleRow) {
 }
 
 /// The power of somebody who may do everything.
-fn as_creator(room: &RoomRow, sender: &OwnedUserId) -> PowerLevels {
+pub(super) fn as_creator(room: &RoomRow, sender: &OwnedUserId) -> PowerLevels {
     PowerLevels::from_content(None, std::slice::from_ref(sender), &room.version)
 }
 
@@ -490,72 +488,6 @@ async fn judged_before(
         *seen = StateEventRow { live: seen.live, ..before };
     }
     Ok(holds)
-}
-
-/// What a decrypted state event says.
-pub(super) struct Reading {
-    pub(super) content: JsonMap,
-    pub(super) stands_for: Option<Value>,
-}
-
-/// What the keeper makes of the device that encrypted an event, and of the identity behind it: which is noted, so that
-/// the first one counts and an administrator can confirm another.
-async fn device_trust(
-    db: &mut SqliteConnection,
-    sender: &UserId,
-    decrypted: &Decrypted,
-    now: i64,
-) -> Result<DeviceTrust, KeeperError> {
-    if !decrypted.cross_signed {
-        return Ok(DeviceTrust::NotCrossSigned);
-    }
-    if let Some(newest) = &decrypted.vouchers.newest {
-        people::see_identity(db, sender, newest, now).await?;
-    }
-    let known = people::identity(db, sender).await?;
-    let counts = known.is_none_or(|known| decrypted.vouchers.are_all(&known.master_key));
-    Ok(if counts { DeviceTrust::CrossSigned } else { DeviceTrust::OtherIdentity })
-}
-
-pub(super) fn judge_encrypted(
-    taker: &Taker,
-    room: &RoomRow,
-    seen: &StateEventRow,
-    decrypted: &Decrypted,
-    (device, exempt): (DeviceTrust, &ExemptTypes),
-) -> (Verdict, Reading) {
-    let inner: JsonMap = match serde_json::from_str(decrypted.event.get()) {
-        Ok(Value::Object(inner)) => inner,
-        _ => JsonMap::new(),
-    };
-    let content = match inner.get("content") {
-        Some(Value::Object(content)) => content.clone(),
-        _ => JsonMap::new(),
-    };
-    // The power was weighed when the event came; what the sender may do today is not what counts.
-    let power = if seen.powerful { as_creator(room, &seen.sender) } else { power_levels(room) };
-    let text = |field: &str| inner.get(field).and_then(Value::as_str);
-    let rules = taker.rules.of(room);
-    let verdict = judge(&Judgement {
-        room_id: &room.room_id,
-        tuple: &seen.tuple,
-        sender: &seen.sender,
-        power: &power,
-        exempt,
-        content: &content,
-        payload: Some(PayloadFacts {
-            event_type: text("type"),
-            state_key: text("state_key"),
-            // The Olm machine refuses a payload of another room before it gets here.
-            room_id: Some(room.room_id.as_str()),
-            session_owner: (!decrypted.mismatched_sender).then_some(seen.sender.as_ref()),
-            device,
-            seen_in_another_event: false,
-        }),
-        require_cross_signed: rules.require_cross_signed,
-    });
-    let stands_for = inner.get(STANDS_FOR).cloned();
-    (verdict, Reading { content, stands_for })
 }
 
 /// An event that the keeper may stand on becomes the tuple's source, unless it is somebody's reseal of what

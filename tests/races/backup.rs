@@ -13,7 +13,10 @@ use matrix_sdk_crypto::{decrypt_room_key_export, encrypt_room_key_export, olm::E
 use serde_json::{Value, json};
 use vodozemac::megolm::{InboundGroupSession, MegolmMessage, SessionConfig};
 
-use crate::races::stage::{NAME, Stage};
+use crate::{
+    races::stage::{NAME, Stage},
+    simulated::World,
+};
 
 /// The passphrase of all backups here.
 const PASSPHRASE: &str = "a passphrase of the backup's own";
@@ -292,6 +295,30 @@ async fn a_lost_store_and_its_exported_keys_bring_the_names_back() {
     let opened = bob.device(1).opens(&seal).unwrap();
     assert_eq!(opened.payload["io.statekeeper.stands_for"]["sender"], "@alice:localhost");
     assert_eq!(stage.sim.with(|world| world.reused_indices()), []);
+}
+
+#[tokio::test]
+async fn what_was_taken_back_stays_so_though_its_key_is_imported() {
+    let mut stage = Stage::open().await;
+    let (first, taken_back) = (stage.named_room("Tea").await, stage.named_room("Nonsense").await);
+    let last = stage.named_room("Coffee").await;
+    let said = stage.sim.with(|world| world.keeper_seal(&taken_back.room_id, NAME)).unwrap();
+    run(&stage, &["export", "keys"], "keys.txt");
+    stage.keeper.kill();
+    lose_the_store(&stage);
+    // What a value stands for is redacted while the keeper is away; the keeper's own event is not.
+    let said = stage.alice_device().opens(&said).unwrap().payload;
+    taken_back.redact(said["io.statekeeper.stands_for"]["event_id"].as_str().unwrap());
+    stage.keeper.start().await;
+    stage.keeper.wait_for_log("looking for what it was made from").await;
+    run(&stage, &["import", "keys"], "keys.txt");
+    // Those beside it come back, whichever is looked at first.
+    for room in [&first, &last] {
+        let anew = |world: &mut World| world.keeper_seals(&room.room_id, NAME).len() == 2;
+        stage.sim.wait_for("a name is sealed anew", anew).await;
+    }
+    stage.settle(&taken_back, "it is looked at as well").await;
+    assert_eq!(stage.seals(&taken_back, NAME), 1);
 }
 
 #[tokio::test]
