@@ -4,14 +4,15 @@
     tests/guide.py [KEEPER]
 
 Every `sh` block is run as it stands, in one shell; every `file:` block is written as it stands; what a `text` block shows
-has to be in the output of the commands before it. It all happens in name spaces of its own: /etc, /usr/local and
-/var/lib are laid over with memory, and the network has nothing but its loopback. So the machine stays as it is, and the
-guide's ports and paths are the guide's own.
+has to be in the output of the commands before it. It all happens in name spaces of its own: /etc, /usr/local, /var/lib and
+/var/backups are laid over with memory, and the network has nothing but its loopback. So the machine stays as it is, and
+the guides' ports and paths are the guides' own.
 
 What is not as on an operator's machine, and why:
 - Blocks marked `before the test` are not run: the keeper is built already, and there is nobody to type a password.
 - `sudo` and `systemctl` are stand-ins (below). A machine under test may have neither sudo nor a running systemd. The
-  stand-in starts what the installed unit says, as the user that it says, and waits for READY=1 where it says `notify`. The
+  stand-in starts what the installed unit says, as the user that it says, and waits for READY=1 where it says `notify`, or
+  for the end where it says `oneshot`. A timer is looked at and no more. The
   unit's sandbox is not put up: `make deploy-check` has systemd's own tools look at that.
 - Synapse is the one from PyPI and runs as root, started by the stand-in with Debian's folders and arguments. That its user
   can read the registration is looked at.
@@ -20,6 +21,7 @@ What is not as on an operator's machine, and why:
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -27,7 +29,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-GUIDES = ["docs/guides/production.md", "docs/guides/upgrade.md"]
+GUIDES = ["docs/guides/production.md", "docs/guides/upgrade.md", "docs/guides/backup.md"]
 INSIDE = "STATEKEEPER_GUIDE"
 PASSWORD = "a password for this test alone"
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<kind>\w+)\n(?P<body>.*?)```", re.DOTALL)
@@ -65,6 +67,7 @@ report_stats: false
 """
 
 RUN = pathlib.Path("/run/guide")
+LAID_OVER = ("/etc", "/usr/local", "/var/lib", "/var/backups")
 
 
 def blocks(guide):
@@ -103,7 +106,7 @@ def script(out):
 def enter(keeper):
     """Starts this script again where nothing that it does is seen outside."""
     if os.geteuid() != 0:
-        sys.exit("guide: run this as root: it lays over /etc, /usr/local and /var/lib, for itself alone")
+        sys.exit(f"guide: run this as root: it lays over {', '.join(LAID_OVER)}, for itself alone")
     for tool in ("unshare", "runuser", "openssl", "curl"):
         if shutil.which(tool) is None:
             sys.exit(f"guide: {tool} is missing; it is in Debian's package util-linux, openssl or curl")
@@ -119,7 +122,7 @@ def lay_over():
 
     mount("-t", "tmpfs", "tmpfs", "/run")
     RUN.mkdir()
-    for folder in ("/etc", "/usr/local", "/var/lib"):
+    for folder in LAID_OVER:
         upper = RUN / "layers" / folder.replace("/", "-")
         work = upper.with_name(upper.name + ".work")
         upper.mkdir(parents=True)
@@ -187,6 +190,15 @@ def systemctl(arguments):
     if verb == "daemon-reload":
         return
     (name,) = names
+    name = name.removesuffix(".service")
+    if name.endswith(".timer"):
+        # It will start its service some day: the guide does so by hand.
+        if not pathlib.Path(f"/etc/systemd/system/{name}").exists():
+            sys.exit(f"guide: {name} is not installed")
+        return
+    if "Type=oneshot\n" in unit_text(name):
+        run_once(name)
+        return
     if verb in ("stop", "restart"):
         stop(name)
     if verb in ("start", "restart") or (verb == "enable" and "--now" in rest):
@@ -195,14 +207,32 @@ def systemctl(arguments):
         os.kill(int((RUN / f"{name}.pid").read_text()), 1)
 
 
+def unit_text(name):
+    file = pathlib.Path(f"/etc/systemd/system/{name}.service")
+    return file.read_text() if file.exists() else ""
+
+
+def run_once(name):
+    """The commands of a oneshot unit, one after the other, with systemd's own marks resolved (systemd.service(5))."""
+    lines = [line.split("=", 1) for line in unit_text(name).splitlines() if "=" in line and not line.startswith("#")]
+    unit = dict(lines)
+    known = dict(value.split("=", 1) for key, value in lines if key == "Environment")
+    for key, value in lines:
+        if key != "ExecStart":
+            continue
+        words = [re.sub(r"\$\{(\w+)\}", lambda name: known[name[1]], word) for word in shlex.split(value)]
+        words = [word.replace("$$", "$").replace("%%", "%") for word in words]
+        command = ["setpriv", f"--reuid={unit['User']}", f"--regid={unit['Group']}", "--clear-groups", *words]
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+
 def unit_of(name):
     """The settings of a unit's [Service] that the stand-in knows."""
     if name == "matrix-synapse":
         python = ROOT / ".work/synapse/bin/python"
         configs = "--config-path=/etc/matrix-synapse/homeserver.yaml --config-path=/etc/matrix-synapse/conf.d/"
         return {"ExecStart": f"{python} -m synapse.app.homeserver {configs}", "WorkingDirectory": "/var/lib/matrix-synapse"}
-    text = pathlib.Path(f"/etc/systemd/system/{name}.service").read_text()
-    pairs = [line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    pairs = [line.split("=", 1) for line in unit_text(name).splitlines() if "=" in line and not line.startswith("#")]
     return dict(pairs)
 
 
