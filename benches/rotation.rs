@@ -18,16 +18,19 @@ mod simulated;
 
 use std::time::{Duration, Instant};
 
+use ruma::OwnedRoomId;
 use serde_json::json;
 use simulated::{
     Keeper, RoomRef, Sim, World,
-    measure::{mark, median_and_p95, ms, quiet, report, size},
+    measure::{mark, median_and_p95, ms, quiet, size},
     yardstick::{Library, cannot_read, last_handed_over},
 };
 
 const PATIENCE: Duration = Duration::from_secs(600);
 const SETTLE: Duration = Duration::from_millis(200);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// After how many of a rotation's requests the joins elsewhere come, in turns; there are 20 for 5,000 devices.
+const MOMENTS: [usize; 5] = [1, 4, 7, 10, 2];
 const DONE: &str = "statekeeper_rotation_seconds_count";
 
 async fn named(sim: &Sim, room: &RoomRef, name: &str) {
@@ -47,62 +50,84 @@ async fn join(sim: &Sim, room: &RoomRef, name: &str, stranger: &str) -> Duration
     started.elapsed()
 }
 
-async fn keepers_way(devices: usize, rounds: usize) -> Duration {
-    let settle = format!("{}ms", SETTLE.as_millis());
-    let settings = json!({
-        "rotation": { "when": "at_once", "settle": settle },
-        "sharing": { "refresh_window": "1ms", "refresh_per_second": 1000 },
-    });
-    let (sim, mut keeper) = Keeper::with_sim(settings).await;
-    sim.user("alice").create();
-    let elsewhere = sim.room().keeper_power(100).create();
-    // Those who leave are counted in, and so is Alice.
-    let room = sim.room().keeper_power(100).members(devices + rounds - 1).create();
-    println!("start to ready: {}", ms(keeper.start().await));
-    named(&sim, &elsewhere, "Elsewhere").await;
-    named(&sim, &room, "Large").await;
-    quiet(&sim).await;
-    let mut idle = Vec::new();
-    for round in 0..rounds {
-        idle.push(join(&sim, &elsewhere, "Elsewhere", &format!("idle{round}")).await);
+/// A keeper in a large room, and in a small one elsewhere.
+struct Subject {
+    sim: Sim,
+    keeper: Keeper,
+    room: RoomRef,
+    elsewhere: RoomRef,
+    devices: usize,
+    departed: usize,
+    memory: u64,
+}
+
+/// One departure: how long until the last device had the session that follows, and the requests that it took.
+struct Departure {
+    took: Duration,
+    requests: usize,
+    /// Of whoever joined elsewhere in that time.
+    joiner: Option<Duration>,
+}
+
+impl Subject {
+    async fn new(devices: usize, rounds: usize) -> Self {
+        let settle = format!("{}ms", SETTLE.as_millis());
+        let settings = json!({
+            "rotation": { "when": "at_once", "settle": settle },
+            "sharing": { "refresh_window": "1ms", "refresh_per_second": 1000 },
+        });
+        let (sim, mut keeper) = Keeper::with_sim(settings).await;
+        sim.user("alice").create();
+        let elsewhere = sim.room().keeper_power(100).create();
+        // Those who leave are counted in, two in a round, and so is Alice.
+        let room = sim.room().keeper_power(100).members(devices + 2 * rounds - 1).create();
+        println!("start to ready: {}", ms(keeper.start().await));
+        named(&sim, &elsewhere, "Elsewhere").await;
+        named(&sim, &room, "Large").await;
         quiet(&sim).await;
+        Self { sim, keeper, room, elsewhere, devices, departed: 0, memory: 0 }
     }
-    let (mut times, mut busy, mut memory) = (Vec::new(), Vec::new(), 0);
-    let mut requests = 0;
-    for round in 0..rounds {
-        quiet(&sim).await;
-        let (before, started) = (mark(&sim), Instant::now());
-        room.leave(&format!("m{}", round + 1));
-        let handing_over = |world: &mut World| {
-            world.requests.all.iter().skip(before).any(|one| one.endpoint == "sendToDevice")
-        };
-        assert!(sim.holds_within(PATIENCE, handing_over).await, "no rotation");
-        busy.push(join(&sim, &elsewhere, "Elsewhere", &format!("busy{round}")).await);
-        let wanted = round as f64 + 1.0;
-        while keeper.metric(DONE, &[]).await < wanted {
+
+    async fn join_elsewhere(&self, stranger: &str) -> Duration {
+        join(&self.sim, &self.elsewhere, "Elsewhere", stranger).await
+    }
+
+    /// Somebody leaves the large room; `joiner`, if any, joins elsewhere after so many of the rotation's requests.
+    async fn departure(&mut self, joiner: Option<(&str, usize)>) -> Departure {
+        let (before, started) = (mark(&self.sim), Instant::now());
+        self.departed += 1;
+        self.room.leave(&format!("m{}", self.departed));
+        let mut joined = None;
+        if let Some((stranger, so_far)) = joiner {
+            let handing_over = |world: &mut World| {
+                let since = world.requests.all.iter().skip(before);
+                since.filter(|one| one.endpoint == "sendToDevice").count() >= so_far
+            };
+            assert!(self.sim.holds_within(PATIENCE, handing_over).await, "no rotation");
+            joined = Some(self.join_elsewhere(stranger).await);
+        }
+        while self.keeper.metric(DONE, &[]).await < self.departed as f64 {
             assert!(started.elapsed() < PATIENCE, "the rotation does not end");
-            memory = memory.max(keeper.resident_memory());
+            self.memory = self.memory.max(self.keeper.resident_memory());
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        memory = memory.max(keeper.resident_memory());
-        times.push(last_handed_over(&sim, before).duration_since(started).saturating_sub(SETTLE));
-        requests = mark(&sim) - before;
+        self.memory = self.memory.max(self.keeper.resident_memory());
+        let took = last_handed_over(&self.sim, before).duration_since(started);
+        let requests = mark(&self.sim) - before;
+        quiet(&self.sim).await;
+        Departure { took: took.saturating_sub(SETTLE), requests, joiner: joined }
     }
-    report(&sim, "the keeper, per departure (without settle)", &times, mark(&sim) - requests);
-    println!("requests of the last departure, with a join elsewhere: {requests}");
-    println!("peak resident memory: {} MiB", memory / (1024 * 1024));
-    let ((idle, idle_p95), (busy, busy_p95)) = (median_and_p95(&idle), median_and_p95(&busy));
-    println!(
-        "a join elsewhere: idle {} (p95 {}), during a rotation {} (p95 {})",
-        ms(idle),
-        ms(idle_p95),
-        ms(busy),
-        ms(busy_p95)
-    );
-    named(&sim, &room, "Without them").await;
-    let missing = cannot_read(&sim, &room);
-    println!("members' devices that cannot read what came after: {missing}");
-    median_and_p95(&times).0
+
+    /// After how many of its requests a rotation meets the joiner of a round.
+    fn moment(&self, round: usize) -> usize {
+        MOMENTS[round % MOMENTS.len()].min(self.devices.div_ceil(500))
+    }
+}
+
+fn told(what: &str, times: &[Duration]) -> Duration {
+    let (median, p95) = median_and_p95(times);
+    println!("{what:<60} median {:>11}   p95 {:>11}", ms(median), ms(p95));
+    median
 }
 
 #[tokio::main]
@@ -110,12 +135,38 @@ async fn main() {
     let devices = size("STATEKEEPER_BENCH_DEVICES", 5000);
     let rounds = size("STATEKEEPER_BENCH_ROUNDS", 5).max(1);
     println!("== one departure in a room of {devices} devices, at once");
-    let library = median_and_p95(&Library::met(devices).await.shares(rounds).await).0;
-    let keeper = keepers_way(devices, rounds).await;
+    let library = Library::met(devices).await;
+    let mut subject = Subject::new(devices, rounds).await;
+    let (mut shares, mut alone, mut accompanied) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut idle, mut busy, mut requests) = (Vec::new(), Vec::new(), 0);
+    for round in 0..rounds {
+        // In turns, so that all meet the machine in the same mood.
+        let round_of_library = OwnedRoomId::try_from(format!("!round{round}:localhost")).unwrap();
+        shares.push(library.share(&round_of_library).await);
+        idle.push(subject.join_elsewhere(&format!("idle{round}")).await);
+        quiet(&subject.sim).await;
+        let departure = subject.departure(None).await;
+        alone.push(departure.took);
+        requests = departure.requests;
+        let joiner = format!("busy{round}");
+        let departure = subject.departure(Some((&joiner, subject.moment(round)))).await;
+        accompanied.push(departure.took);
+        busy.extend(departure.joiner);
+    }
+    let shares = told("OlmMachine::share_room_key, per share", &shares);
+    let alone = told("the keeper, per departure (without settle)", &alone);
+    told("the same while somebody joins elsewhere", &accompanied);
+    println!("requests per departure: {requests}");
+    println!("peak resident memory: {} MiB", subject.memory / (1024 * 1024));
+    told("a join elsewhere, of an idle keeper", &idle);
+    told("a join elsewhere, during a rotation", &busy);
+    named(&subject.sim, &subject.room, "Without them").await;
+    let missing = cannot_read(&subject.sim, &subject.room);
+    println!("members' devices that cannot read what came after: {missing}");
     println!(
         "keeper {}, library {}; ratio {:.2} (reach: 3)",
-        ms(keeper),
-        ms(library),
-        library.as_secs_f64() / keeper.as_secs_f64(),
+        ms(alone),
+        ms(shares),
+        shares.as_secs_f64() / alone.as_secs_f64(),
     );
 }

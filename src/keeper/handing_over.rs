@@ -28,8 +28,9 @@ use crate::{
 const BATCH: usize = IN_ONE_REQUEST;
 /// How many batches are being encrypted, or wait for their commit.
 const AHEAD: usize = 3;
-/// How many requests are under way at once.
-const MOST_SENT: usize = 4;
+/// How many requests are under way at once: as many as keep the homeserver from waiting. Whoever else asks it for
+/// something waits behind them.
+const MOST_SENT: usize = 2;
 
 /// The session that a tuple's next value is sealed under.
 struct Next {
@@ -216,8 +217,12 @@ impl Visit<'_> {
         transaction.commit().await?;
         next.stands = true;
         self.note_sent(sending, MOST_SENT - 1).await?;
-        let sender = self.lanes.sender.clone();
-        sending.spawn(async move { sender.send_keys(requests).await });
+        let (sender, newcomers) = (self.lanes.sender.clone(), self.lanes.newcomers.clone());
+        sending.spawn(async move {
+            // The homeserver is busy with so many messages for a while, and newcomers need it, too.
+            newcomers.come().await;
+            sender.send_keys(requests).await
+        });
         Ok(true)
     }
 

@@ -106,7 +106,8 @@ impl Follower {
     }
 
     async fn walk_again(&self, at: Option<i64>) {
-        let wait = at.and_then(|at| u64::try_from(at.saturating_sub(now_ms())).ok());
+        // What has fallen due during the walk is due now.
+        let wait = at.map(|at| u64::try_from(at.saturating_sub(now_ms())).unwrap_or(0));
         let wait = wait.map_or(LOOK_EVERY, Duration::from_millis);
         tokio::time::sleep(wait.clamp(SHORTEST_PAUSE, LOOK_EVERY)).await;
     }

@@ -134,7 +134,7 @@ impl Turns for Provider {
 
     /// Serves one batch of each space that has the means. Returns how long to wait where there was none to serve.
     async fn turn(&mut self) -> Result<Option<Duration>, KeeperError> {
-        let store = self.lanes.taker.store.clone();
+        let (store, began) = (self.lanes.taker.store.clone(), now_ms());
         let roots = roots(&self.lanes.taker, &mut *store.read().await?).await?;
         self.paces.retain(&roots);
         let (mut served, mut shortest) = (false, LOOK_EVERY);
@@ -151,7 +151,8 @@ impl Turns for Provider {
         if served {
             return Ok(None);
         }
-        let next = previews::next_due(&mut *store.read().await?, now_ms()).await?;
+        // What has fallen due since is not overlooked.
+        let next = previews::next_due(&mut *store.read().await?, began).await?;
         Ok(Some(until_due(next, shortest)))
     }
 }

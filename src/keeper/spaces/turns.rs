@@ -59,9 +59,24 @@ pub(super) async fn take<T: Turns>(mut taker: T) -> Result<(), KeeperError> {
     }
 }
 
-/// How long there is to wait: until the next promise falls due (milliseconds), but no longer than `most`.
+/// How long there is to wait: until the next promise falls due (milliseconds), but no longer than `most`. One that fell
+/// due while the others were looked at is due now.
 pub(super) fn until_due(next: Option<i64>, most: Duration) -> Duration {
-    let due = next.and_then(|at| u64::try_from(at.saturating_sub(now_ms())).ok());
+    let due = next.map(|at| u64::try_from(at.saturating_sub(now_ms())).unwrap_or(0));
     let due = due.map_or(LOOK_EVERY, Duration::from_millis);
     most.min(due).max(Duration::from_millis(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fell_due_while_the_others_were_looked_at_is_not_waited_for() {
+        let soon = Duration::from_millis(1);
+        assert_eq!(until_due(Some(now_ms() - 5), LOOK_EVERY), soon);
+        assert_eq!(until_due(Some(i64::MIN), LOOK_EVERY), soon);
+        assert_eq!(until_due(Some(i64::MAX), LOOK_EVERY), LOOK_EVERY);
+        assert_eq!(until_due(None, LOOK_EVERY), LOOK_EVERY);
+    }
 }

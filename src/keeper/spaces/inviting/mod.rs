@@ -108,7 +108,7 @@ impl Turns for Host {
     /// Invites one batch of each space that has the means, and of those who knock elsewhere. Returns how long to wait
     /// where there was nobody to invite.
     async fn turn(&mut self) -> Result<Option<Duration>, KeeperError> {
-        let store = self.lanes.taker.store.clone();
+        let (store, began) = (self.lanes.taker.store.clone(), now_ms());
         let roots = roots(&self.lanes.taker, &mut *store.read().await?).await?;
         let mut paces: Vec<_> = roots
             .iter()
@@ -132,7 +132,8 @@ impl Turns for Host {
             return Ok(None);
         }
         self.tidy().await?;
-        let next = invites::next_due(&mut *store.read().await?, now_ms()).await?;
+        // What has fallen due since is not overlooked.
+        let next = invites::next_due(&mut *store.read().await?, began).await?;
         Ok(Some(until_due(next, shortest)))
     }
 }
