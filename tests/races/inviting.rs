@@ -216,8 +216,10 @@ async fn whoever_leaves_the_space_before_his_invite_is_sent_is_not_invited() {
         stage.sim.add_device("bob", 2, Trust::CrossSigned);
         a_late_comer_is_invited(&stage, &space, &room, "carol").await;
         a_late_comer_is_invited(&stage, &space, &room, "dan").await;
-        assert_eq!(stage.sim.with(|world| membership(world, &room, &bob)), "leave", "{killed}");
-        assert_eq!(stage.sim.with(|world| invites(world)), 3, "{killed}");
+        // A keeper that starts may look at what it was about before it hears that he left: then it is withdrawn.
+        is(&stage, &room, &bob, "leave").await;
+        let sent = stage.sim.with(|world| invites(world));
+        assert!(sent == 3 || killed && sent == 4, "{killed}: {sent}");
     }
 }
 
