@@ -29,8 +29,8 @@ use simulated::{
 const PATIENCE: Duration = Duration::from_secs(600);
 const SETTLE: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// After how many of a rotation's requests the joins elsewhere come, in turns; there are 20 for 5,000 devices.
-const MOMENTS: [usize; 5] = [1, 4, 7, 10, 2];
+/// After how many of a rotation's requests the joins elsewhere come, in turns; there are 50 for 5,000 devices.
+const MOMENTS: [usize; 5] = [2, 11, 18, 25, 5];
 const DONE: &str = "statekeeper_rotation_seconds_count";
 
 async fn named(sim: &Sim, room: &RoomRef, name: &str) {
@@ -120,7 +120,7 @@ impl Subject {
 
     /// After how many of its requests a rotation meets the joiner of a round.
     fn moment(&self, round: usize) -> usize {
-        MOMENTS[round % MOMENTS.len()].min(self.devices.div_ceil(500))
+        MOMENTS[round % MOMENTS.len()].min(self.devices.div_ceil(200))
     }
 }
 

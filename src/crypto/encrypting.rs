@@ -25,8 +25,9 @@ use super::{
 
 /// The algorithm of the messages (spec, "m.olm.v1.curve25519-aes-sha2").
 const OLM: &str = "m.olm.v1.curve25519-aes-sha2";
-/// For how many devices one request is at most.
-pub const IN_ONE_REQUEST: usize = 250;
+/// For how many devices one request is at most. Whoever joins elsewhere may have to wait until one is committed, so it
+/// is no larger than throughput asks for.
+pub const IN_ONE_REQUEST: usize = 100;
 /// How many messages are put together before more urgent work is looked for.
 const BETWEEN_LOOKS: usize = 10;
 /// How long one request stands aside for it altogether.

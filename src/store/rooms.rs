@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::Value;
-use sqlx::{Row as _, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, Row as _, SqliteConnection, sqlite::SqliteRow};
 
 use super::{KeptAs, Result, StoreError};
 use crate::state::{HistoryVisibility, Membership, rooms_let_in};
@@ -383,8 +383,8 @@ pub async fn get_member(
     row.map(member).transpose()
 }
 
-/// How many users are looked up one by one; of more, the whole room is read.
-const FEW: usize = 64;
+/// How many users one statement looks up.
+const AT_ONCE: usize = 500;
 
 /// What the members among `users` are in a room.
 ///
@@ -396,14 +396,25 @@ pub async fn memberships<'u>(
     room: &RoomId,
     users: impl ExactSizeIterator<Item = &'u UserId>,
 ) -> Result<HashMap<OwnedUserId, Membership>> {
-    if users.len() > FEW {
-        let present = present_members(connection, room).await?;
-        return Ok(present.into_iter().map(|row| (row.user_id, row.membership)).collect());
-    }
-    let mut memberships = HashMap::new();
-    for user in users {
-        let row = get_member(connection, room, user).await?;
-        memberships.extend(row.map(|row| (row.user_id, row.membership)));
+    let users: Vec<&UserId> = users.collect();
+    let mut memberships = HashMap::with_capacity(users.len());
+    for users in users.chunks(AT_ONCE) {
+        let mut query =
+            QueryBuilder::new("SELECT user_id, membership FROM members WHERE room_id = ");
+        query.push_bind(room.as_str()).push(" AND user_id IN (");
+        let mut list = query.separated(", ");
+        for user in users {
+            list.push_bind(user.as_str());
+        }
+        query.push(")");
+        let rows: Vec<(String, String)> =
+            query.build_query_as().fetch_all(&mut *connection).await?;
+        for (user, membership) in rows {
+            let user = user.try_into().map_err(StoreError::corrupt("user id"))?;
+            let membership = Membership::from_name(&membership)
+                .ok_or(StoreError::Corrupt { what: "membership" })?;
+            memberships.insert(user, membership);
+        }
     }
     Ok(memberships)
 }

@@ -1,6 +1,6 @@
 //! What the store promises, on real files.
 
-use ruma::{event_id, owned_event_id, owned_room_id, room_id, user_id};
+use ruma::{OwnedUserId, event_id, owned_event_id, owned_room_id, room_id, user_id};
 
 use super::*;
 use crate::state::{Membership, StateTuple};
@@ -209,6 +209,41 @@ async fn an_address_is_kept_with_its_room_until_the_rooms_state_is_read_anew() {
     assert!(places::is_said_by(&mut db, room, event).await.unwrap());
     places::forget(&mut db, room).await.unwrap();
     assert_eq!(rooms::get(&mut db, room).await.unwrap().unwrap().canonical_alias, None);
+}
+
+#[tokio::test]
+async fn what_many_users_are_in_a_room_is_looked_up_for_them_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder, "right").await.unwrap();
+    let (room, elsewhere) = (room_id!("!room:localhost"), room_id!("!elsewhere:localhost"));
+    let users: Vec<OwnedUserId> =
+        (0..1203).map(|number| format!("@m{number}:localhost").try_into().unwrap()).collect();
+    let is = |number: usize| match number % 4 {
+        0 => Some(Membership::Join),
+        1 => Some(Membership::Leave),
+        2 => Some(Membership::Invite),
+        _ => None,
+    };
+    let mut db = store.begin().await.unwrap();
+    for (number, user) in users.iter().enumerate() {
+        let row = MemberRow {
+            user_id: user.clone(),
+            membership: is(number).unwrap_or(Membership::Join),
+            since: 1,
+            arrived_at: 1,
+            tick: 1,
+            inviter: None,
+        };
+        let at = if is(number).is_some() { room } else { elsewhere };
+        rooms::put_member(&mut db, at, &row).await.unwrap();
+    }
+    for count in [0, 1, 500, 501, 1201] {
+        let asked = users.iter().take(count).map(AsRef::as_ref);
+        let found = rooms::memberships(&mut db, room, asked).await.unwrap();
+        let expected = users.iter().take(count).enumerate();
+        let expected = expected.filter_map(|(number, user)| Some((user.clone(), is(number)?)));
+        assert_eq!(found, expected.collect(), "of {count}");
+    }
 }
 
 #[tokio::test]

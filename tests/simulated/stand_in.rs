@@ -175,6 +175,8 @@ impl StandIn {
     pub async fn share_room_key(&self, room_id: &OwnedRoomId, users: &[OwnedUserId]) -> usize {
         let settings = EncryptionSettings {
             sharing_strategy: CollectStrategy::AllDevices,
+            // As many as the library allows: a session that wears out is not what is measured.
+            rotation_period_msgs: 10_000,
             ..EncryptionSettings::default()
         };
         let users = users.iter().map(AsRef::as_ref);
