@@ -16,6 +16,7 @@ use super::{
     rules::Rules,
 };
 use crate::{
+    config::Action,
     state::{Refusal, RoomEvent, Rule, StateTuple, rule::is_absurd_time},
     store::{
         NewOutbox, RoomRow, StateEventRow, TupleRow,
@@ -103,8 +104,10 @@ pub(super) async fn keep(
     let rules = taker.rules.of(room);
     let breach = breach_of(taker, db, room, seen).await?;
     // What was found when the keeper came is left.
-    let action =
-        breach.as_ref().map_or("report", |breach| action_label(taker, room, &rules, breach));
+    let action = match &breach {
+        Some(breach) => action_label(taker, db, (room, &rules), breach).await?,
+        None => "report",
+    };
     taker.metrics.policy_violation(rule.as_label(), action);
     let violation = Violation {
         event_id: &seen.event_id,
@@ -118,7 +121,8 @@ pub(super) async fn keep(
     let Some(breach) = breach else { return Ok(()) };
     tracing::warn!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender, action,
         event_type = seen.tuple.event_type, rule = rule.as_label(), "a state event broke a rule");
-    if breach.rounds == MOST_ROUNDS.saturating_add(1) && action == "report" {
+    let waits = matches!(breach.remedy(&rules, now_ms()), Remedy::Wait(_)) && !rules.noop;
+    if waits && breach.rounds == MOST_ROUNDS.saturating_add(1) {
         taker.metrics.state_refused("war");
         tracing::error!(room = %room.room_id, sender = %seen.sender,
             "a member breaks the room's rules again and again; the keeper stops restoring what he changes until he \
@@ -128,27 +132,38 @@ pub(super) async fn keep(
 }
 
 /// What is done about a broken rule, as a label.
-fn action_label(taker: &Taker, room: &RoomRow, rules: &Rules, breach: &Breach) -> &'static str {
+async fn action_label(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    (room, rules): (&RoomRow, &Rules),
+    breach: &Breach,
+) -> Result<&'static str, KeeperError> {
     let power = power_levels(room);
     let redacts = power.may_redact_other(&taker.keeper);
     let says = |event_type: &str| power.may_send_state(&taker.keeper, event_type);
-    match breach.remedy(rules, now_ms()) {
-        Remedy::Report | Remedy::Wait(_) => "report",
-        _ if rules.noop => "noop",
-        Remedy::Restore if breach.rule == Rule::Critical && redacts => "redact",
-        Remedy::Redact if redacts => "redact",
-        Remedy::Restore | Remedy::Redact
-            if breach.rule == Rule::Critical
-                && restating::because_of(&breach.event_id, &breach.tuple).is_some()
-                && says(&breach.tuple.event_type) =>
-        {
-            "restore"
-        }
-        Remedy::Restore | Remedy::Redact if room.elevated && breach.rule != Rule::Critical => {
-            "restore"
-        }
-        Remedy::Restore | Remedy::Redact => "report",
+    let remedy = match breach.remedy(rules, now_ms()) {
+        Remedy::Report | Remedy::Wait(_) => return Ok("report"),
+        _ if rules.noop => return Ok("noop"),
+        remedy => remedy,
+    };
+    let hides_plain = breach.hides_plain(rules);
+    if redacts && (hides_plain || remedy == Remedy::Redact) {
+        return Ok("redact");
     }
+    let is_restored = if hides_plain {
+        restating::because_of(&breach.event_id, &breach.tuple).is_some()
+            && says(&breach.tuple.event_type)
+    } else {
+        // The last allowed value, where there is one.
+        let row = tuples::get(&taker.store, db, &room.room_id, &breach.tuple).await?;
+        room.elevated && row.is_some_and(|row| row.source.is_some())
+    };
+    Ok(if is_restored { "restore" } else { "report" })
+}
+
+/// The rules about which more is done than telling.
+pub(super) fn enforced(rules: &Rules) -> Vec<Rule> {
+    Rule::ALL.into_iter().filter(|rule| rules.action(*rule) != Action::Report).collect()
 }
 
 /// The rule that an event broke, where the keeper may do something about it: it saw it happen, or the type is critical.
@@ -166,12 +181,13 @@ pub(super) async fn breach_of(
         return Ok(None);
     };
     let since = seen.received_at.saturating_sub(WAR_WITHIN);
+    let enforced = enforced(&taker.rules.of(room));
     Ok(Some(Breach {
         event_id: seen.event_id.clone(),
         tuple: seen.tuple.clone(),
         rule,
         at: seen.received_at,
-        rounds: tuples::breaches_since(db, &room.room_id, &seen.sender, since).await?,
+        rounds: tuples::breaches_since(db, &room.room_id, &seen.sender, since, &enforced).await?,
     }))
 }
 
@@ -269,11 +285,11 @@ impl Visit<'_> {
         self.lanes.sender.flush(&room).await
     }
 
-    /// Clients go on showing a forged critical type that they have read: what says the truth in plain, where the keeper
-    /// has the power for it.
+    /// Clients go on showing a forged type that they have read: what says the truth in plain, where the keeper has the
+    /// power for it.
     fn restatement(&self, breach: &Breach) -> Option<NewOutbox> {
         let again = restating::because_of(&breach.event_id, &breach.tuple)
-            .filter(|_| breach.rule == Rule::Critical)?;
+            .filter(|_| breach.hides_plain(&self.rules))?;
         let power = power_levels(&self.room);
         if power.may_send_state(&self.lanes.taker.keeper, &breach.tuple.event_type) {
             return Some(again);

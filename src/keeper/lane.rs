@@ -147,7 +147,8 @@ impl Lanes {
                     self.desk.dismiss(request.name());
                 }
                 // Redactions of what was sealed before policy said otherwise.
-                if room.is_some_and(|room| room.membership == Membership::Join && room.encrypted) {
+                let sends = |room: &RoomRow| room.encrypted && !self.taker.rules.of(room).noop;
+                if room.is_some_and(|room| room.membership == Membership::Join && sends(&room)) {
                     self.sender.flush(room_id).await?;
                 }
                 let mut transaction = store.begin().await?;

@@ -23,12 +23,15 @@ const MARK: &str = "io.statekeeper.said_again";
 const MOST_WORDS: usize = 4;
 /// What anybody who has the power may say in another's place. A membership is its sender's or about him, and a room is
 /// created once.
-const SAYABLE: [&str; 5] = [
+const SAYABLE: [&str; 8] = [
     "m.room.power_levels",
     "m.room.join_rules",
     "m.room.history_visibility",
     "m.room.guest_access",
     "m.room.encryption",
+    "m.room.server_acl",
+    "m.room.tombstone",
+    "m.room.canonical_alias",
 ];
 
 /// The types that the keeper can say again in a room with these power levels.

@@ -182,3 +182,29 @@ fn room_match(matches: &Match) -> RoomMatch {
         servers: matches.servers.iter().map(|glob| ServerGlob::new(glob.as_str())).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ruma::room_id;
+
+    #[test]
+    fn of_policies_that_are_all_a_rooms_the_first_counts() {
+        let room_id = room_id!("!room:localhost");
+        let config = Config::from_yaml_for_test(
+            "homeserver: { address: 'http://127.0.0.1:8008', domain: localhost }\n\
+             appservice: { listen: '127.0.0.1:29330', address: 'http://127.0.0.1:29330', \
+             registration: r.yaml, bot: { localpart: keeper } }\n\
+             store: { passphrase: right }\n\
+             policies:\n\
+             - { rotation: { messages: 1 }, match: { rooms: ['!elsewhere:localhost'] } }\n\
+             - { rotation: { messages: 2 }, match: { rooms: ['!room:localhost'] } }\n\
+             - { rotation: { messages: 3 }, match: { rooms: ['!room:localhost'] } }\n",
+        )
+        .unwrap();
+        let room = RoomRow::new(room_id.to_owned(), crate::state::Membership::Join);
+        assert_eq!(policy_of(&config, &room), Some(1));
+        let book = RuleBook::new(&config);
+        assert_eq!((book.place_of(&room), book.of(&room).rotation_messages), (Some(1), 2));
+    }
+}

@@ -190,6 +190,10 @@ impl Visit<'_> {
         if scope.is_none()
             && let Some(before) = worked.last()
         {
+            // It is worn out by now: another one goes on, in the next round.
+            if worn(&before.kept, rules, now_ms()).is_some() {
+                return Ok(None);
+            }
             let session = StateSession::from_pickle(before.session.pickle());
             let kept = before.kept.clone();
             return Ok(Some(Work { seal: seal.clone(), tuple, session, kept }));

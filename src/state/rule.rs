@@ -28,7 +28,8 @@ pub enum Rule {
 }
 
 impl Rule {
-    const ALL: [Self; 7] = [
+    /// All of them.
+    pub const ALL: [Self; 7] = [
         Self::Power,
         Self::Ownership,
         Self::Critical,

@@ -284,7 +284,7 @@ impl Sim {
     ) -> Done<bool> {
         let first: Vec<Handover> = seals
             .iter()
-            .filter(|seal| seal.recipients.len() > BATCH && known.tuples[seal.tuple].over.is_some())
+            .filter(|seal| seal.recipients.len() > BATCH)
             .map(|seal| Handover { tuple: seal.tuple, recipients: seal.recipients.clone() })
             .collect();
         if first.is_empty() {

@@ -10,6 +10,7 @@ use crate::{
 };
 
 const LEVELS: &str = "m.room.power_levels:";
+const WAR: &str = "statekeeper_state_refused_total{rule=\"war\"}";
 
 /// A room in which anybody may send encrypted state, with a name of Alice's, and Bob in it.
 async fn scene(settings: Value) -> (Stage, RoomRef, DeviceRef) {
@@ -311,10 +312,64 @@ async fn a_restoring_war_ends_and_is_told_of() {
     }
     let last = bob.rename(&room, "Bob's last");
     counted(&stage, ("power", "report")).await;
+    stage.keeper.wait_for_metric(WAR, 1.0).await;
+    logged(&stage, "the keeper stops restoring what he changes").await;
     stage.settle(&room, "after the war").await;
     assert!(stage.sim.with(|world| stands(world, &room, NAME, &last)));
     // Whoever may say it ends it.
     stage.name(&room, "Alice's again").await;
+}
+
+#[tokio::test]
+async fn what_is_only_reported_is_no_war_and_wears_no_patience_out() {
+    let (stage, room, bob) = scene(json!({})).await;
+    room.set_power("bob", 50);
+    for round in 0..6 {
+        room.put_state("bob", ("m.room.name", ""), json!({ "name": format!("plain {round}") }));
+    }
+    let labels = ["plain", "report"];
+    eventually("six are counted", async || {
+        stage.keeper.metric("statekeeper_policy_violations_total", &labels).await >= 6.0
+    })
+    .await;
+    room.set_power("bob", 0);
+    assert!(stage.keeper.metric(WAR, &[]).await < 1.0);
+    let rename = bob.rename(&room, "Bob's");
+    goes_back(&stage, &room, NAME, &rename).await;
+}
+
+#[tokio::test]
+async fn a_sealed_acl_from_whoever_may_not_is_redacted_and_the_true_one_said_again() {
+    const ACL: &str = "m.room.server_acl";
+    let (stage, room, bob) = scene(json!({})).await;
+    let truth = json!({ "allow": ["*"], "deny": ["evil.example"] });
+    room.put_state("alice", (ACL, ""), truth.clone());
+    let said_again = |world: &World, forged: &str| {
+        let event = world.room(&room.room_id).current(ACL, "").expect("it stands");
+        let mut content = event.content.clone();
+        let mark = content.as_object_mut().and_then(|it| it.remove("io.statekeeper.said_again"));
+        content == truth && mark.is_some_and(|mark| mark["because_of"] == forged)
+    };
+    let forged = bob.send_state(&room, (ACL, ""), &json!({ "allow": ["bob.example"] }));
+    stage.sim.wait_for("it is redacted", |world| is_redacted(world, &room, &forged)).await;
+    stage.sim.wait_for("the true one is said again", |world| said_again(world, &forged)).await;
+    counted(&stage, ("power", "redact")).await;
+    // Where nothing stands in plain, nothing is said.
+    let forged = bob.send_state(&room, ("m.room.tombstone", ""), &json!({ "body": "Gone" }));
+    stage.sim.wait_for("it is redacted, too", |world| is_redacted(world, &room, &forged)).await;
+    stage.settle(&room, "afterwards").await;
+    let tombstone =
+        |world: &mut World| world.room(&room.room_id).current("m.room.tombstone", "").is_some();
+    assert!(!stage.sim.with(tombstone));
+}
+
+#[tokio::test]
+async fn where_no_value_was_ever_allowed_it_is_counted_as_reported() {
+    let (stage, room, bob) = scene(json!({})).await;
+    bob.send_state(&room, ("org.example.plan", ""), &json!({ "step": 1 }));
+    counted(&stage, ("power", "report")).await;
+    let labels = ["power", "restore"];
+    assert!(stage.keeper.metric("statekeeper_policy_violations_total", &labels).await < 1.0);
 }
 
 #[tokio::test]

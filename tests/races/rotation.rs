@@ -3,7 +3,7 @@
 //! The names of complement-crypto's scenarios stand in those of the tests that show the same of the keeper.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -153,6 +153,29 @@ async fn room_key_is_cycled_after_enough_messages() {
     assert_eq!(distinct.len(), 3, "two events each: {sessions:?}");
     assert!(sessions.chunks(2).all(|pair| pair[0] == pair[1]), "{sessions:?}");
     retired(&stage, "messages", 3.0).await;
+}
+
+#[tokio::test]
+async fn a_session_for_the_whole_room_is_cycled_between_two_values_of_one_commit() {
+    let settings = json!({
+        "rotation": { "messages": 2 },
+        "state": { "session_scope": "room", "reseal_delay": "300ms" },
+    });
+    let stage = Stage::with(settings).await;
+    let room = stage.named_room("Tea").await;
+    let tuples = ["a", "b", "c", "d", "e"].map(|key| format!("{PLAN}.{key}"));
+    for event_type in &tuples {
+        stage.alice_device().send_state(&room, (event_type, ""), &json!({ "step": 1 }));
+    }
+    let all = |world: &mut World| {
+        tuples.iter().all(|it| world.keeper_seal(&room.room_id, &format!("{it}:")).is_some())
+    };
+    stage.sim.wait_for("all are sealed", all).await;
+    let mut used = BTreeMap::<String, usize>::new();
+    for packed in tuples.iter().map(|it| format!("{it}:")).chain([NAME.to_owned()]) {
+        *used.entry(session(&stage, &room, &packed)).or_default() += 1;
+    }
+    assert!(used.values().all(|count| *count <= 2), "two events each: {used:?}");
 }
 
 #[tokio::test]

@@ -90,6 +90,19 @@ async fn a_clock_that_is_off_is_named_everywhere_and_so_is_its_end() {
     office.is_told(&["this is over since", Trouble::Clock.cause()]).await;
 }
 
+#[tokio::test]
+async fn the_room_is_told_who_broke_a_rule() {
+    let mut office = Office::prepare().await;
+    let room = office.stage.sim.room().encrypted_power(0).keeper_power(100).create();
+    office.stage.keeper.start().await;
+    office.stage.name(&room, "Alice's").await;
+    let bob = office.stage.sim.user("bob").create().device(1);
+    office.stage.sim.join(&room, "bob");
+    office.stage.shows(&bob, &room, "Alice's").await;
+    bob.rename(&room, "Bob's");
+    office.is_told(&["@bob:localhost broke the rule `power` in", &room.room_id]).await;
+}
+
 /// Ends the keeper's poll from time to time, for ever: each answer says how many keys are left.
 async fn keeps_being_written_to(office: &Office) {
     let sim = &office.stage.sim;

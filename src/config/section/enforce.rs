@@ -13,9 +13,9 @@ pub struct Enforce {
     /// The true state key is another user's id.
     pub ownership: Action,
     /// The type is one that the room's own rules are made of, such as `m.room.power_levels`, and
-    /// never counts when it is encrypted.
+    /// never counts when it is encrypted. To restore it is to redact the event and to say again what stands in plain.
     pub critical: Action,
-    /// The event claims a time in the far future.
+    /// The event claims a time in the far future. It is sealed anew and never redacted.
     pub timestamp: Action,
     /// The content has not the form that its type asks for, or is too large.
     pub shape: Action,

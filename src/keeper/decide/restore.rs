@@ -29,7 +29,8 @@ pub struct Breach {
     pub rule: Rule,
     /// When it came, in milliseconds.
     pub at: i64,
-    /// How often its sender broke a rule in this room within [`WAR_WITHIN`], this time included.
+    /// How often its sender broke a rule in this room about which more is done than telling, within [`WAR_WITHIN`], this
+    /// time included.
     pub rounds: u32,
 }
 
@@ -47,6 +48,14 @@ pub enum Remedy {
 }
 
 impl Breach {
+    /// Whether it hides from clients what stands in plain, where the homeserver has checked it: there is nothing to seal
+    /// in its place, so it has to go.
+    pub fn hides_plain(&self, rules: &Rules) -> bool {
+        let stands_in_plain = rules.exempt.contains(&self.tuple.event_type);
+        let allowed = matches!(self.rule, Rule::Timestamp | Rule::Plain);
+        self.rule == Rule::Critical || (stands_in_plain && !allowed)
+    }
+
     /// What the rules say, at `now`.
     pub fn remedy(&self, rules: &Rules, now: i64) -> Remedy {
         let action = rules.action(self.rule);
@@ -92,9 +101,9 @@ pub(super) fn decide_tuple(
     plan.seals.push(Seal { tuple: place, cause: Cause::Restore, recipients, redacts });
 }
 
-/// Decides about an event in whose place the keeper has nothing to seal. A forged critical type is redacted also where
-/// values are only restored: what the homeserver goes by stands in plain, and is said again, also by a keeper that may
-/// not redact.
+/// Decides about an event in whose place the keeper has nothing to seal. A forged critical or exempt type is redacted
+/// also where values are only restored: what the homeserver goes by stands in plain, and is said again, also by a keeper
+/// that may not redact.
 pub(super) fn decide_alone(
     known: &Knowledge,
     rules: &Rules,
@@ -105,10 +114,10 @@ pub(super) fn decide_alone(
     let redacts = match breach.remedy(rules, now) {
         Remedy::Report => false,
         Remedy::Wait(until) => return plan.again(until),
-        Remedy::Restore => breach.rule == Rule::Critical,
+        Remedy::Restore => breach.hides_plain(rules),
         Remedy::Redact => true,
     };
-    let says_again = breach.rule == Rule::Critical
+    let says_again = breach.hides_plain(rules)
         && known.sayable.iter().any(|sayable| *sayable == breach.tuple.event_type);
     if redacts && (known.may_redact || says_again) {
         plan.redactions.push(breach.clone());

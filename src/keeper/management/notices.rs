@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
-use ruma::{OwnedRoomId, RoomId};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
 
 use super::{
     Talker, render,
@@ -18,11 +19,13 @@ use crate::{
     keeper::{
         KeeperError,
         clock::now_ms,
+        decide::{MOST_ROUNDS, WAR_WITHIN},
+        enforcing::enforced,
         renewal::{self, Cause},
         spaces::advice::give_power,
     },
     state::Membership,
-    store::{buried, people, rooms, set_meta, tuples},
+    store::{RoomRow, buried, people, rooms, set_meta, tuples},
 };
 
 /// How often it is looked whether there is something to be told.
@@ -69,6 +72,8 @@ struct News {
     lost: BTreeMap<String, i64>,
     /// Why the keeper has another device than before, and which.
     renewed: Option<(Cause, String)>,
+    /// Whose changes the keeper restores no more for now: room, user.
+    wars: BTreeSet<(String, String)>,
     /// Until when events that broke a rule are counted.
     breaches_until: i64,
 }
@@ -149,8 +154,8 @@ impl Notices {
         let taker = &self.talker.taker;
         let db = &mut *taker.store.read().await?;
         let held = people::holds(db, None, None).await?.into_iter();
-        let not_elevated = rooms::all(db).await?;
-        let not_elevated = not_elevated.iter().filter(|room| room.status() == "not_elevated");
+        let known = rooms::all(db).await?;
+        let not_elevated = known.iter().filter(|room| room.status() == "not_elevated");
         let mends: BTreeMap<String, String> = not_elevated
             .map(|room| (room.room_id.to_string(), give_power(room, &taker.keeper)))
             .collect();
@@ -162,11 +167,36 @@ impl Notices {
             undecryptable: tuples::count_unreadable(db).await?,
             lost: buried::by_room(db, now_ms().saturating_sub(LOOKED_FOR)).await?,
             renewed: renewal::last(db).await?,
+            wars: self.wars(db, &known).await?,
             breaches_until: now_ms(),
         };
         let breaches =
             tuples::breaches_between(db, told.breaches_until, news.breaches_until).await?;
         Ok(Found { news, breaches, mends })
+    }
+
+    /// Who breaks rules so often that the keeper waits for an administrator.
+    async fn wars(
+        &self,
+        db: &mut SqliteConnection,
+        known: &[RoomRow],
+    ) -> Result<BTreeSet<(String, String)>, KeeperError> {
+        let (now, mut wars) = (now_ms(), BTreeSet::new());
+        let since = now.saturating_sub(WAR_WITHIN);
+        for (room, user, _, _) in tuples::breaches_between(db, since, now).await? {
+            let row = known.iter().find(|row| row.room_id.as_str() == room);
+            let (Some(row), Ok(sender)) = (row, OwnedUserId::try_from(user.as_str())) else {
+                continue;
+            };
+            let rules = self.talker.taker.rules.of(row);
+            let enforced = enforced(&rules);
+            let rounds =
+                tuples::breaches_since(db, &row.room_id, &sender, since, &enforced).await?;
+            if rounds > MOST_ROUNDS && !rules.noop {
+                wars.insert((room, user));
+            }
+        }
+        Ok(wars)
     }
 
     /// Before it is told: a kill may lose a notice, and never repeats all of them.
@@ -222,6 +252,12 @@ fn entries(told: &News, found: &Found) -> Vec<String> {
     for (room, user, rule, count) in breaches {
         entries.push(format!("{user} broke the rule `{rule}` in {room}, times: {count}"));
     }
+    for (room, user) in now.wars.difference(&told.wars) {
+        entries.push(format!(
+            "{user} goes on breaking rules in {room}: I restore nothing of theirs there until they have been quiet for ten \
+             minutes; mend it: take their power to send `m.room.encrypted`, or remove them"
+        ));
+    }
     entries
 }
 
@@ -256,5 +292,10 @@ mod tests {
         let broken = [("!r:h".to_owned(), "@eve:h".to_owned(), "power".to_owned(), 3)];
         let told = entries(&held, &found(&held, &broken));
         assert_eq!(told, ["@eve:h broke the rule `power` in !r:h, times: 3"]);
+        let wars = BTreeSet::from([("!r:h".to_owned(), "@eve:h".to_owned())]);
+        let war = News { wars, ..held };
+        let told = entries(&nothing, &found(&war, &[]));
+        assert!(told.iter().any(|entry| entry.starts_with("@eve:h goes on breaking")), "{told:?}");
+        assert!(entries(&war, &found(&war, &[])).is_empty());
     }
 }

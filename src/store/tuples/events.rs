@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{QueryBuilder, Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{event_id, user_id};
 use crate::{
@@ -231,7 +231,7 @@ pub async fn newest_tick(
     Ok(tick)
 }
 
-/// How many events of a user broke a rule in a room and came after `since`, in milliseconds.
+/// How many events of a user broke one of `rules` in a room and came after `since`, in milliseconds.
 ///
 /// # Errors
 ///
@@ -241,16 +241,18 @@ pub async fn breaches_since(
     room: &RoomId,
     sender: &UserId,
     since: i64,
+    rules: &[Rule],
 ) -> Result<u32> {
-    let (count,): (i64,) = sqlx::query_as(
-        "SELECT COUNT(*) FROM state_events WHERE room_id = ? AND sender = ? AND breach IS NOT NULL \
-         AND live AND received_at > ?",
-    )
-    .bind(room.as_str())
-    .bind(sender.as_str())
-    .bind(since)
-    .fetch_one(connection)
-    .await?;
+    let mut query =
+        QueryBuilder::new("SELECT COUNT(*) FROM state_events WHERE live AND room_id = ");
+    query.push_bind(room.as_str()).push(" AND sender = ").push_bind(sender.as_str());
+    query.push(" AND received_at > ").push_bind(since).push(" AND breach IN (");
+    let mut list = query.separated(", ");
+    for rule in rules {
+        list.push_bind(rule.as_label());
+    }
+    query.push(")");
+    let (count,): (i64,) = query.build_query_as().fetch_one(connection).await?;
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
