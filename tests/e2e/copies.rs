@@ -183,8 +183,35 @@ async fn cleared_the_old_name_is_gone_and_clients_show_the_sealed_one() {
     assert_eq!((seen.restarted.sealed, redacted), (RELOADS, true));
 }
 
+/// The room's encryption says nothing of its state, so clients send names in plain. The copy in plain is a stub: whoever
+/// shows the name has opened the sealed one.
 #[tokio::test]
-async fn a_sealed_alias_and_acl_are_put_back_where_synapse_reads_them() {
+async fn where_clients_go_on_in_plain_those_of_both_sdks_show_what_is_sealed_all_the_same() {
+    let overrides = json!({
+        "state": { "seal": "encrypted_rooms", "plain_copy": "stub", "plain_stub": STUB },
+    });
+    let world = World::with(synapse::Options::default(), &overrides).await;
+    let owner = world.js_user("owner").await;
+    let spec = RoomSpec { encrypted_state: false, ..RoomSpec::public() };
+    let room_id = world.room(&owner, &spec.with_keeper()).await;
+    let mut readers = Vec::new();
+    for (sdk, reader, name) in [(Sdk::Js, "browser", "First"), (Sdk::Rust, "native", "Second")] {
+        let said = owner.set_name(&room_id, name).await;
+        let said = owner.api.event(&room_id, &said).await;
+        assert_eq!(said["type"], "m.room.name", "the owner's client goes on in plain");
+        at_rest(&owner, &room_id, &json!({ "name": STUB })).await;
+        let reader = world.stock_user(sdk, reader).await;
+        reader.join(&room_id).await;
+        readers.push(reader);
+        // Those who were there before, too.
+        for reader in &readers {
+            reader.see_name(&room_id, name).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sealed_acl_is_put_back_where_synapse_reads_it() {
     let overrides = json!({ "state": { "exempt_sealed": "publish" } });
     let world = World::with(synapse::Options::default(), &overrides).await;
     let owner = world.js_user("owner").await;
