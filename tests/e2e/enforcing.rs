@@ -207,6 +207,65 @@ async fn forged_power_levels_are_taken_for_true_without_the_keeper() {
     forged_power_levels_are_undone(false).await;
 }
 
+/// Types that stand in plain, for the homeserver to read, and that Bob has no power for.
+async fn sealed_types_that_stand_in_plain_are_undone(sdk: Sdk, with_keeper: bool) {
+    let company = Company::gather(World::shared().await, sdk, with_keeper).await;
+    let (api, room_id) = (&company.alice.api, &company.room_id);
+    let truth = json!({ "allow": ["*"], "deny": ["evil.example"] });
+    api.set_state(room_id, "m.room.server_acl", "", truth.clone()).await;
+    for reader in &company.readers {
+        reader.see_state(room_id, "m.room.server_acl", &truth).await;
+    }
+    let forged = [
+        ("m.room.server_acl", json!({ "allow": ["*"], "deny": [] })),
+        ("m.room.tombstone", json!({ "body": "Follow me", "replacement_room": "!bobs:localhost" })),
+    ];
+    for (kind, content) in forged {
+        let offence = company.bob.set_state(room_id, (kind, ""), content.clone()).await;
+        if !with_keeper {
+            // Of the two SDKs matrix-js-sdk goes by it.
+            company.readers[0].see_state(room_id, kind, &content).await;
+            continue;
+        }
+        eventually(&format!("the forged {kind} is redacted"), async || {
+            let event = api.event(room_id, &offence).await;
+            event["unsigned"]["redacted_because"].is_object().then_some(())
+        })
+        .await;
+    }
+    if !with_keeper {
+        return;
+    }
+    eventually("the true ACL is said again", async || {
+        let event = api.state_event(room_id, "m.room.server_acl", "").await?;
+        (event["sender"] == KEEPER && event["content"]["deny"] == truth["deny"]).then_some(())
+    })
+    .await;
+    company.everybody_has_seen_all().await;
+    for reader in &company.readers {
+        let acl = reader.state_content(room_id, "m.room.server_acl").await.unwrap();
+        assert_eq!((&acl["allow"], &acl["deny"]), (&truth["allow"], &truth["deny"]));
+        let tombstone = reader.state_content(room_id, "m.room.tombstone").await;
+        let leads = tombstone.and_then(|content| content.get("replacement_room").cloned());
+        assert_eq!(leads, None, "it shows no way to Bob's room");
+    }
+}
+
+#[tokio::test]
+async fn a_sealed_acl_and_a_tombstone_of_a_js_sdk_member_are_undone_by_the_keeper() {
+    sealed_types_that_stand_in_plain_are_undone(Sdk::Js, true).await;
+}
+
+#[tokio::test]
+async fn a_sealed_acl_and_a_tombstone_of_a_matrix_sdk_member_are_undone_by_the_keeper() {
+    sealed_types_that_stand_in_plain_are_undone(Sdk::Rust, true).await;
+}
+
+#[tokio::test]
+async fn a_sealed_acl_and_a_tombstone_are_taken_for_true_by_js_sdk_without_the_keeper() {
+    sealed_types_that_stand_in_plain_are_undone(Sdk::Js, false).await;
+}
+
 /// Today Bob may rename the room. When he did he might not: the homeserver shows which levels stood then.
 #[tokio::test]
 async fn what_was_not_allowed_before_the_keeper_came_is_told_of() {
