@@ -8,7 +8,7 @@ use super::{KeeperError, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
     state::RoomEvent,
-    store::{RoomRow, tuples},
+    store::{LevelsThen, RoomRow, tuples},
 };
 
 /// Of how many events it is asked at most, each time that a room's state is fetched: the rest is judged by what
@@ -17,7 +17,7 @@ const MOST_LOOKS: usize = 64;
 
 /// The power levels that stood when events were sent, as JSON; `None` where there were none in the room.
 #[derive(Debug, Default)]
-pub(super) struct Hindsight(BTreeMap<OwnedEventId, Option<String>>);
+pub(super) struct Hindsight(BTreeMap<OwnedEventId, LevelsThen>);
 
 impl Hindsight {
     /// Asks which levels stood when those of `events` were sent that others encrypted and that the keeper has never
@@ -33,12 +33,8 @@ impl Hindsight {
         events: &[(RoomEvent, &str)],
     ) -> Result<Self, KeeperError> {
         let mut levels = BTreeMap::new();
-        let hidden = events.iter().map(|(event, _)| event).filter(|event| {
-            event.event_type == "m.room.encrypted"
-                && event.sender != taker.keeper
-                && !event.is_redacted
-        });
-        for event in hidden {
+        let hidden = events.iter().map(|(event, _)| event);
+        for event in hidden.filter(|event| is_judged(taker, event)) {
             if levels.len() >= MOST_LOOKS {
                 break;
             }
@@ -63,12 +59,38 @@ impl Hindsight {
     }
 }
 
+/// The levels that stood when an event was sent of which the homeserver never told, where they decide about it; `None`
+/// where they do not, and where the homeserver does not say.
+///
+/// # Errors
+///
+/// [`KeeperError`] when the homeserver is away.
+pub(super) async fn levels_of_fetched(
+    taker: &Taker,
+    homeserver: &Homeserver,
+    room: &RoomId,
+    event: &RoomEvent,
+) -> Result<Option<LevelsThen>, KeeperError> {
+    if !is_judged(taker, event) {
+        return Ok(None);
+    }
+    levels_at(homeserver, room, &event.event_id).await
+}
+
+/// Whether the levels of its time decide about an event: somebody else sealed it.
+fn is_judged(taker: &Taker, event: &RoomEvent) -> bool {
+    event.event_type == "m.room.encrypted"
+        && event.state_key.is_some()
+        && event.sender != taker.keeper
+        && !event.is_redacted
+}
+
 /// The levels that stood when an event was sent; the outer `None` where the homeserver does not say.
 async fn levels_at(
     homeserver: &Homeserver,
     room: &RoomId,
     event: &EventId,
-) -> Result<Option<Option<String>>, KeeperError> {
+) -> Result<Option<LevelsThen>, KeeperError> {
     let types = ["m.room.create", "m.room.power_levels"];
     let state = match homeserver.state_at(room, event, &types).await {
         Ok(state) => state.unwrap_or_default(),

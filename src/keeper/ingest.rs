@@ -152,6 +152,11 @@ impl Taker {
         if room.state_encrypted {
             rooms::touch(db, &row.room_id, arrival.at).await?;
         }
+        // What was fetched may be older than the levels that stand today.
+        let room = match &row.levels {
+            Some(then) => RoomRow { power_levels: then.clone(), ..room },
+            None => room,
+        };
         self.take_event(db, room, &event, &row.body, arrival).await
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::{
     KeeperError,
     clock::now_ms,
-    hindsight::Hindsight,
+    hindsight::{Hindsight, levels_of_fetched},
     ingest::{Arrival, Taker},
     inherited::take as inherit,
     overtaken,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     homeserver::Homeserver,
-    state::{Membership, RoomEvent},
+    state::{Membership, RoomEvent, rule::is_absurd_time},
     store::{
         NewEvent, Retired, RoomRow, held_sessions, inbox, inherited, marks, people,
         places as belonging, rooms, sessions, spaces,
@@ -167,7 +167,8 @@ pub async fn load(
         }
     }
     // Members after sealed state: who came first is not known here, and whoever came later lacks a key.
-    events.sort_by_key(|(event, _)| (rank(event), event.origin_server_ts));
+    let now = now_ms();
+    events.sort_by_key(|(event, _)| order(event, now));
     let users = present_users(&events);
     // Whoever shared a key with the keeper has to be known before what he said is weighed.
     taker.device.track(users.iter().map(AsRef::as_ref)).await?;
@@ -248,7 +249,14 @@ pub async fn load(
     Ok(())
 }
 
-/// In which order the events of a fetched state are taken in; those of one rank as they were sent.
+/// In which order the events of a fetched state are taken in: those of one rank as they were sent. One that claims a time
+/// in the far future is newer than none.
+fn order(event: &RoomEvent, now: i64) -> (u8, i64) {
+    let sent_at = event.origin_server_ts;
+    (rank(event), if is_absurd_time(sent_at, now) { i64::MIN } else { sent_at })
+}
+
+/// What is read before what.
 fn rank(event: &RoomEvent) -> u8 {
     match event.event_type.as_str() {
         "m.room.create" => 0,
@@ -285,6 +293,10 @@ pub async fn fetch_missed(
             Some(body) => overtaken::newer(taker, homeserver, room_id, body.get()).await?,
             None => None,
         };
+        let levels = match body.as_ref().map(|body| RoomEvent::parse_str(body.get())) {
+            Some(Ok(event)) => levels_of_fetched(taker, homeserver, room_id, &event).await?,
+            _ => None,
+        };
         let mut transaction = taker.store.begin().await?;
         // One that was not told of yet comes into the inbox behind this one, and needs no care.
         let behind = match &newer {
@@ -294,7 +306,8 @@ pub async fn fetch_missed(
         if let Some(body) = body {
             let body = body.get().to_owned();
             let event = NewEvent { event_id: event_id.clone(), room_id: room_id.to_owned(), body };
-            inbox::insert_fetched(&mut transaction, &event, behind, now_ms()).await?;
+            inbox::insert_fetched(&mut transaction, &event, behind, levels.as_ref(), now_ms())
+                .await?;
         }
         inbox::found(&mut transaction, &event_id).await?;
         transaction.commit().await?;
@@ -368,7 +381,6 @@ async fn find_untold(
     };
     let mut newest = std::collections::BTreeSet::new();
     let mut untold = Vec::new();
-    let mut transaction = taker.store.begin().await?;
     for body in bodies {
         let Ok(event) = RoomEvent::parse_str(body.get()) else { continue };
         let tells = match &event.state_key {
@@ -379,15 +391,25 @@ async fn find_untold(
             }
             None => event.event_type == "m.room.redaction" && event.sender != taker.keeper,
         };
-        if tells && !inbox::knows(&mut transaction, &event.event_id).await? {
+        let db = &mut *taker.store.read().await?;
+        if tells && !inbox::knows(db, &event.event_id).await? {
             tracing::warn!(room = %room_id, event = %event.event_id,
                 "the homeserver has not told of an event; it is taken in now");
+            let levels = match levels_of_fetched(taker, homeserver, room_id, &event).await {
+                Ok(levels) => levels,
+                Err(error) => {
+                    tracing::debug!(room = %room_id, %error, "the levels of the past are not shown");
+                    None
+                }
+            };
             let body = body.get().to_owned();
-            untold.push(NewEvent { event_id: event.event_id, room_id: room_id.to_owned(), body });
+            let event = NewEvent { event_id: event.event_id, room_id: room_id.to_owned(), body };
+            untold.push((event, levels));
         }
     }
-    for event in untold.iter().rev() {
-        inbox::insert_fetched(&mut transaction, event, false, now_ms()).await?;
+    let mut transaction = taker.store.begin().await?;
+    for (event, levels) in untold.iter().rev() {
+        inbox::insert_fetched(&mut transaction, event, false, levels.as_ref(), now_ms()).await?;
     }
     transaction.commit().await?;
     arrived.notify_one();
@@ -412,4 +434,24 @@ fn users_of(events: &[(RoomEvent, &str)], memberships: &[Membership]) -> Vec<Own
         .filter(|(event, _)| event.event_type == "m.room.member" && is_one(event))
         .filter_map(|(event, _)| ruma::UserId::parse(event.state_key.as_deref()?).ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_claims_the_far_future_is_newer_than_nothing() {
+        let at = |event_type: &str, sent_at: i64| {
+            let event = json!({ "event_id": "$event", "type": event_type, "state_key": "",
+                "sender": "@alice:localhost", "content": {}, "origin_server_ts": sent_at });
+            order(&RoomEvent::parse_str(&event.to_string()).unwrap(), 1_000)
+        };
+        let (child, sealed) = ("m.space.child", "m.room.encrypted");
+        assert!(at(child, 10) < at(sealed, 20) && at(sealed, 10) < at(child, 20));
+        assert!(at(child, i64::MAX) < at(sealed, 10));
+        assert!(at("m.room.power_levels", i64::MAX) < at(sealed, i64::MAX));
+    }
 }

@@ -5,6 +5,9 @@ use sqlx::SqliteConnection;
 
 use super::{Result, StoreError};
 
+/// What stands in the column where a room had no power levels.
+const NO_LEVELS: &str = "null";
+
 /// An event as a transaction brought it.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
@@ -31,7 +34,12 @@ pub struct InboxRow {
     pub fetched: bool,
     /// Whether it was fetched, and is known to be older than another member's.
     pub behind: bool,
+    /// The power levels that stood when it was sent, where it was fetched and they were shown.
+    pub levels: Option<LevelsThen>,
 }
+
+/// The content of the `m.room.power_levels` that stood at some time, as JSON; `None` where there was none in the room.
+pub type LevelsThen = Option<String>;
 
 /// Puts events into the inbox; one that was there before is passed over. Returns how many were new.
 ///
@@ -60,7 +68,8 @@ pub async fn insert(
 }
 
 /// Puts an event into the inbox of which the homeserver did not tell; one that was there before is passed over.
-/// `behind` is whether a member has said something newer, of which the homeserver may have told.
+/// `behind` is whether a member has said something newer, of which the homeserver may have told; `levels` are those that
+/// stood when it was sent, where that is known.
 ///
 /// # Errors
 ///
@@ -69,11 +78,13 @@ pub async fn insert_fetched(
     connection: &mut SqliteConnection,
     event: &NewEvent,
     behind: bool,
+    levels: Option<&LevelsThen>,
     now: i64,
 ) -> Result<()> {
     if insert(connection, std::slice::from_ref(event), now).await? > 0 {
-        sqlx::query("UPDATE inbox SET fetched = ? WHERE event_id = ?")
+        sqlx::query("UPDATE inbox SET fetched = ?, levels = ? WHERE event_id = ?")
             .bind(1 + i64::from(behind))
+            .bind(levels.map(|levels| levels.as_deref().unwrap_or(NO_LEVELS)))
             .bind(event.event_id.as_str())
             .execute(connection)
             .await?;
@@ -87,18 +98,19 @@ pub async fn insert_fetched(
 ///
 /// [`StoreError`] when the database cannot be read.
 pub async fn waiting(connection: &mut SqliteConnection, limit: i64) -> Result<Vec<InboxRow>> {
-    let rows: Vec<(i64, String, i64, String, i64)> = sqlx::query_as(
-        "SELECT seq, room_id, received_at, body, fetched FROM inbox \
+    let rows: Vec<(i64, String, i64, String, i64, Option<String>)> = sqlx::query_as(
+        "SELECT seq, room_id, received_at, body, fetched, levels FROM inbox \
          WHERE body IS NOT NULL AND held = 0 ORDER BY seq LIMIT ?",
     )
     .bind(limit)
     .fetch_all(connection)
     .await?;
     rows.into_iter()
-        .map(|(seq, room_id, received_at, body, fetched)| {
+        .map(|(seq, room_id, received_at, body, fetched, levels)| {
             let room_id = OwnedRoomId::try_from(room_id).map_err(StoreError::corrupt("room id"))?;
             let (fetched, behind) = (fetched > 0, fetched > 1);
-            Ok(InboxRow { seq, room_id, received_at, body, fetched, behind })
+            let levels = levels.map(|levels| Some(levels).filter(|levels| levels != NO_LEVELS));
+            Ok(InboxRow { seq, room_id, received_at, body, fetched, behind, levels })
         })
         .collect()
 }
@@ -109,7 +121,7 @@ pub async fn waiting(connection: &mut SqliteConnection, limit: i64) -> Result<Ve
 ///
 /// [`StoreError::Database`] when the database cannot be written.
 pub async fn taken(connection: &mut SqliteConnection, seq: i64) -> Result<()> {
-    sqlx::query("UPDATE inbox SET body = NULL, held = 0 WHERE seq = ?")
+    sqlx::query("UPDATE inbox SET body = NULL, levels = NULL, held = 0 WHERE seq = ?")
         .bind(seq)
         .execute(connection)
         .await?;

@@ -70,7 +70,7 @@ pub use self::{
     error::{StoreError, StoreFault},
     held_sessions::HeldSession,
     imported::ImportedKey,
-    inbox::{InboxRow, NewEvent},
+    inbox::{InboxRow, LevelsThen, NewEvent},
     invites::{Ending, Invitee},
     key_requests::{AskedSession, KeyRequestRow},
     ledger::{Grant, GrantRow, History, HistoryFilter, HistoryRow, NewGrant, OutcomeKind, Refusal},

@@ -165,6 +165,50 @@ async fn what_somebody_was_allowed_before_the_keeper_came_is_sealed() {
     stage.sealed(&room, NAME, &json!({ "name": "Bob's" })).await;
 }
 
+/// Bob names a room with one power and has another one when the keeper learns of it, under whose own event it lies.
+async fn untold(then: i64, today: i64) -> (Stage, RoomRef) {
+    let stage = Stage::open().await;
+    let room = stage.sim.room().encrypted_power(0).create();
+    stage.invite_keeper(&room).await;
+    stage.name(&room, "First").await;
+    let bob = stage.sim.user("bob").create();
+    stage.sim.join(&room, "bob");
+    stage.shows(&bob.device(1), &room, "First").await;
+    room.set_power("bob", then);
+    stage.settle(&room, "after Bob's power").await;
+    let bobs = bob.device(1).seal(&room, ("m.room.name", ""), &json!({ "name": "Bob's" }));
+    let (room_id, bob) = (room.room_id.clone(), bob.user_id.clone());
+    stage.sim.before_next_state_put(move |world| {
+        world.append(&room_id, &bob, ("m.room.encrypted", Some(NAME)), bobs);
+        world.lose_newest();
+        let levels = world.room(&room_id).current("m.room.power_levels", "");
+        let mut content = levels.map_or(json!({}), |event| event.content.clone());
+        content["users"][&bob] = json!(today);
+        let alice = "@alice:localhost";
+        world.append(&room_id, alice, ("m.room.power_levels", Some("")), content);
+    });
+    stage.alice_device().rename(&room, "Older");
+    let looked = |world: &mut World| world.requests.to("context").count() > 0;
+    stage.sim.wait_for("what stood then is looked at", looked).await;
+    stage.settle(&room, "after the missed one").await;
+    (stage, room)
+}
+
+#[tokio::test]
+async fn what_somebody_was_allowed_when_the_keeper_was_not_told_is_sealed() {
+    let (stage, room) = untold(100, 0).await;
+    stage.sealed(&room, NAME, &json!({ "name": "Bob's" })).await;
+    assert!(stage.keeper.metric("statekeeper_policy_violations_total", &["power"]).await < 1.0);
+}
+
+#[tokio::test]
+async fn what_somebody_was_not_allowed_when_the_keeper_was_not_told_is_not_sealed() {
+    let (stage, room) = untold(0, 100).await;
+    stage.settle(&room, "later").await;
+    stage.sealed(&room, NAME, &json!({ "name": "Older" })).await;
+    assert!(stage.keeper.metric("statekeeper_policy_violations_total", &["power"]).await >= 1.0);
+}
+
 #[tokio::test]
 async fn what_somebody_was_not_allowed_before_the_keeper_came_is_not_sealed() {
     let (stage, room) = found(0, 100).await;
