@@ -1,5 +1,7 @@
 //! Whoever goes does not read what comes after, with all the keys that his client ever had.
 
+use std::collections::BTreeMap;
+
 use http::Method;
 use serde_json::{Value, json};
 
@@ -9,6 +11,7 @@ use crate::support::{
     eventually,
     js::JsClient,
     room::RoomSpec,
+    synapse,
     world::World,
 };
 
@@ -107,6 +110,94 @@ async fn room_key_is_cycled_on_device_logout(sdk: Sdk) {
     let after = rename(world, &company.owner, &company.room_id, "Without him").await;
     company.is_without_him(&phone, &after).await;
     assert!(company.goes.can_decrypt(&company.room_id, &after).await, "his other device stays");
+}
+
+/// A room whose name is read by a client of either SDK, and a world of its own with these settings.
+async fn readers_of_both_sdks(
+    settings: &Value,
+    name: &str,
+) -> (World, JsClient, String, [StockClient; 2]) {
+    let world = World::with(synapse::Options::default(), settings).await;
+    let owner = world.js_user("owner").await;
+    let room_id = world.room(&owner, &RoomSpec::public().with_keeper()).await;
+    rename(&world, &owner, &room_id, name).await;
+    let readers =
+        [world.stock_user(Sdk::Js, "browser").await, world.stock_user(Sdk::Rust, "native").await];
+    for reader in &readers {
+        reader.join(&room_id).await;
+        reader.see_name(&room_id, name).await;
+    }
+    (world, owner, room_id, readers)
+}
+
+fn session(sealed: &Value) -> String {
+    sealed["content"]["session_id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_after_enough_messages() {
+    let settings = json!({ "rotation": { "messages": 2 } });
+    let (world, owner, room_id, readers) = readers_of_both_sdks(&settings, "Counted").await;
+    let mut used = BTreeMap::<String, usize>::new();
+    for number in 0..6 {
+        let name = format!("rename {number}");
+        let sealed = rename(&world, &owner, &room_id, &name).await;
+        *used.entry(session(&sealed)).or_default() += 1;
+        for reader in &readers {
+            reader.see_name(&room_id, &name).await;
+            assert!(reader.can_decrypt(&room_id, &sealed).await);
+        }
+    }
+    assert!(used.values().all(|count| *count <= 2), "two events each at most: {used:?}");
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_after_enough_time() {
+    const AGE: i64 = 3_000;
+    let settings = json!({ "rotation": { "milliseconds": AGE } });
+    let (world, owner, room_id, readers) = readers_of_both_sdks(&settings, "Timed").await;
+    let sent_at = |sealed: &Value| sealed["origin_server_ts"].as_i64().unwrap();
+    let first = rename(&world, &owner, &room_id, "first").await;
+    let (mut sealed, mut began, mut cycles) = (first.clone(), sent_at(&first), 0);
+    let mut renames = 0;
+    while cycles < 2 {
+        renames += 1;
+        let now = rename(&world, &owner, &room_id, &format!("rename {renames}")).await;
+        if session(&now) == session(&sealed) {
+            // What is decided in time may be sent a little later.
+            assert!(sent_at(&now) - began <= AGE + 2_000, "it is in use for too long");
+        } else {
+            (began, cycles) = (sent_at(&now), cycles + 1);
+        }
+        sealed = now;
+    }
+    for reader in &readers {
+        reader.see_name(&room_id, &format!("rename {renames}")).await;
+        assert!(reader.can_decrypt(&room_id, &sealed).await);
+    }
+}
+
+#[tokio::test]
+async fn room_key_is_not_cycled_nor_is_it_on_client_restart() {
+    let (mut world, owner, room_id, readers) = readers_of_both_sdks(&Value::Null, "Kept").await;
+    let before = rename(&world, &owner, &room_id, "before").await;
+    let later = world.stock_user(Sdk::Rust, "later").await;
+    later.join(&room_id).await;
+    later.see_name(&room_id, "before").await;
+    let path = format!("v3/profile/{}/displayname", encode(readers[0].user_id()));
+    let renamed = json!({ "displayname": "Another" });
+    readers[0].api().call(Method::PUT, &path, Some(renamed)).await.unwrap();
+    let phone = world.second_device(&readers[0]).await;
+    readers[0].sign_device(&phone.api().device_id).await;
+    phone.see_name(&room_id, "before").await;
+    let after = rename(&world, &owner, &room_id, "after all that").await;
+    assert_eq!(session(&after), session(&before));
+    world.keeper.restart().await;
+    let after = rename(&world, &owner, &room_id, "after the restart").await;
+    assert_eq!(session(&after), session(&before));
+    for reader in readers.iter().chain([&later, &phone]) {
+        reader.see_name(&room_id, "after the restart").await;
+    }
 }
 
 macro_rules! on_both {
