@@ -64,6 +64,18 @@ impl Company {
         .await;
     }
 
+    /// Waits until it is noted that a user was given a key for each room: before that the keeper does not go by it.
+    async fn noted(&self, user_id: &str) {
+        eventually("it is noted that he has the keys", async || {
+            let arguments = ["ledger", "--config", "config.yaml", "--json", "--user", user_id];
+            let rows = self.world.keeper.run(&arguments);
+            let rows = rows.lines().filter_map(|row| serde_json::from_str::<Value>(row).ok());
+            let delivered = rows.into_iter().filter(|row| row["outcome"] == "delivered");
+            (delivered.count() >= ROOMS).then_some(())
+        })
+        .await;
+    }
+
     async fn already_given(&self) -> f64 {
         let name = "statekeeper_space_provisioned_total";
         self.world.keeper.metrics().await.sum(name, &[("outcome", "given")])
@@ -86,6 +98,7 @@ async fn a_member_of_the_space_opens_each_room_and_its_name_is_there() {
         let newcomer = company.world.stock_user(sdk, "newcomer").await;
         newcomer.join(&company.space_id).await;
         company.given(before + all_rooms()).await;
+        company.noted(newcomer.user_id()).await;
         for (number, (room_id, _)) in company.rooms.iter().enumerate() {
             newcomer.join(room_id).await;
             newcomer.see_name(room_id, &name_of(number)).await;
