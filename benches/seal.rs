@@ -91,7 +91,8 @@ async fn keepers_way(devices: usize, rounds: usize) -> (Duration, Duration) {
     (small, large)
 }
 
-/// What a visit does for one event between its decision and its sending: how long, and how long its commit.
+/// What the library's call does, with the keeper's parts: how long, and how long the commit. A visit looks at more: that
+/// is in the time of a whole rename.
 async fn seal_one(store: &Store, tuple: &StateTuple, name: &str) -> (Duration, Duration) {
     let (room, started) = (room_id!("!room:localhost"), Instant::now());
     let kept = sessions::active(&mut store.read().await.unwrap(), room, Some(tuple)).await;

@@ -185,8 +185,9 @@ fn room_match(matches: &Match) -> RoomMatch {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use ruma::room_id;
+
+    use super::*;
 
     #[test]
     fn of_policies_that_are_all_a_rooms_the_first_counts() {

@@ -161,7 +161,8 @@ pub async fn release(
     fence: Option<i64>,
 ) -> Result<()> {
     sqlx::query(
-        "UPDATE inbox SET body = NULL, held = 0 WHERE room_id = ? AND held = 1 AND seq <= ?",
+        "UPDATE inbox SET body = NULL, levels = NULL, held = 0 \
+         WHERE room_id = ? AND held = 1 AND seq <= ?",
     )
     .bind(room.as_str())
     .bind(fence.unwrap_or(i64::MAX))
