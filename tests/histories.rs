@@ -68,6 +68,9 @@ const HISTORIES: u64 = 10_000;
 /// How often the keeper may come back to a room that nobody changes any more.
 const MOST_VISITS: usize = 400;
 
+/// Longer than anything waits but for a session's age, in milliseconds.
+const LONG: i64 = 400 * 24 * 3_600_000;
+
 /// Why the keeper stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Halt {
@@ -307,6 +310,8 @@ impl Sim {
 
     fn come_to_rest(&mut self) -> Done<()> {
         self.note(|| "calm".to_owned());
+        // What is sealed anew for its age is so for ever: here, not before everything else has come to rest.
+        self.rules.rotation_age = 2 * LONG;
         for _ in 0..MOST_VISITS {
             while !self.world.pushed.is_empty() {
                 self.take_event();
@@ -315,7 +320,14 @@ impl Sim {
                 self.poll();
             }
             self.pump();
-            let Some(due) = self.rows.marks.values().map(|(due, _)| *due).min() else {
+            let due = self.rows.marks.values().map(|(due, _)| *due).min();
+            let Some(due) = due.filter(|due| *due < self.now + LONG) else {
+                // An administrator has a look at the wars.
+                let wars: Vec<OwnedUserId> = self.rows.wars.keys().cloned().collect();
+                let settled = wars.iter().filter(|user| self.rows.settle_war(user, self.now));
+                if settled.count() > 0 {
+                    continue;
+                }
                 return Ok(());
             };
             self.now = self.now.max(due);

@@ -1,4 +1,4 @@
-//! `statekeeper rotate`, `refresh` and `share`: an administrator has something done over. And `noop`.
+//! `statekeeper rotate`, `refresh`, `share` and `resume`: an administrator has something done over. And `noop`.
 
 use std::path::PathBuf;
 
@@ -35,6 +35,18 @@ pub(super) struct Share {
     user: OwnedUserId,
     /// The room's id
     room: OwnedRoomId,
+}
+
+/// What `resume` is called with.
+#[derive(Debug, Args)]
+pub(super) struct Resume {
+    /// The configuration
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The room's id
+    room: OwnedRoomId,
+    /// The user's id
+    user: OwnedUserId,
 }
 
 /// What `noop` is called with.
@@ -101,6 +113,15 @@ fn warn_of_others(why: &Why) {
     for device in why.devices.iter().filter(|device| !device.entitled) {
         warn(&format!("{} gets none: {}", device.device_id, device.finding.text));
     }
+}
+
+/// Has what a user breaks restored again.
+pub(super) fn resume(arguments: &Resume) -> anyhow::Result<()> {
+    let (room, user) = (arguments.room.clone(), arguments.user.clone());
+    let command = Command::Resume { room: room.clone(), user: user.clone() };
+    beside::command(&arguments.config, command)?;
+    say(&format!("{room}: what {user} breaks is restored again"));
+    Ok(())
 }
 
 /// Has nothing sent, or takes that back.

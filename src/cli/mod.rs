@@ -76,6 +76,8 @@ enum Command {
     Refresh(mend::Room),
     /// Give a member's entitled devices a room's keys once more
     Share(mend::Share),
+    /// Restore again what a user breaks who had gone on breaking a room's rules
+    Resume(mend::Resume),
     /// Decide and report everything and send nothing, or take that back
     Noop(mend::Noop),
     /// Say how the running keeper fares
@@ -141,6 +143,7 @@ pub fn run() -> ExitCode {
         Command::Rotate(arguments) => mend::rotate(&arguments),
         Command::Refresh(arguments) => mend::refresh(&arguments),
         Command::Share(arguments) => mend::share(&arguments),
+        Command::Resume(arguments) => mend::resume(&arguments),
         Command::Noop(arguments) => mend::noop(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Rooms(arguments) => rooms::rooms(&arguments),

@@ -125,6 +125,11 @@ fn lines(room: &RoomDetail) -> Vec<String> {
     ];
     lines.extend(room.policy.as_ref().map(|policy| format!("policy     {policy}")));
     lines.extend(room.noop.filter(|noop| *noop).map(|_| "noop       on".to_owned()));
+    lines.extend(room.wars.iter().map(|user| {
+        format!(
+            "war        {user} goes on breaking rules; what they change is restored after `resume`"
+        )
+    }));
     if !room.tuples.is_empty() {
         lines.push(String::new());
         let rows = room.tuples.iter().map(|tuple| {

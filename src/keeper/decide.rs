@@ -29,7 +29,6 @@ pub use self::{
 };
 use super::rules::{Reseal, Rules};
 use crate::{
-    config::RotateWhen,
     policy::{self, DeviceFacts, Entitlement, HoldReason, MemberFacts, UserFacts},
     state::{Membership, Rule, StateTuple},
     store::{Grant, Over, Retired},
@@ -305,7 +304,7 @@ pub struct Plan {
     pub needs_whole_room: bool,
     /// When to decide again though nothing happens, in milliseconds.
     pub again_at: Option<i64>,
-    /// When the first of the sessions is too old that are to be followed at once, in milliseconds.
+    /// When the first of the sessions is too old that are to be followed though nothing changes, in milliseconds.
     pub wears_out_at: Option<i64>,
 }
 
@@ -345,12 +344,10 @@ pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
         plain::decide_exempt(rules, now, view, &mut plan);
     }
     for breach in &known.forged {
-        restore::decide_alone(known, rules, now, breach, &mut plan);
+        restore::decide_alone(known, rules, breach, &mut plan);
     }
     asked::decide_requests(known, rules, now, &mut plan);
-    if rules.rotate_when == RotateWhen::AtOnce {
-        plan.wears_out_at = known.tuples.iter().filter_map(|view| view.wears_out_at).min();
-    }
+    plan.wears_out_at = rotation::wears_out_at(known, rules);
     plan
 }
 
@@ -389,11 +386,11 @@ fn decide_tuple(
         return;
     }
     if let Some(breach) = &view.breach
-        && breach.remedy(rules, now) != Remedy::Report
-        // A value that is not read yet may be an allowed one, whatever its time.
-        && (view.current_fit || breach.rule != Rule::Timestamp)
+        && breach.remedy(rules) != Remedy::Report
+        // A value that is not read yet may be an allowed one, whatever its time and whatever stands in plain.
+        && (view.current_fit || !matches!(breach.rule, Rule::Timestamp | Rule::Plain))
     {
-        return restore::decide_tuple(known, rules, now, (place, view, breach), plan);
+        return restore::decide_tuple(known, rules, (place, view, breach), plan);
     }
     if !view.current_fit {
         return;

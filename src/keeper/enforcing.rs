@@ -7,16 +7,17 @@ use sqlx::SqliteConnection;
 use super::{
     KeeperError,
     clock::now_ms,
-    decide::{Breach, MOST_ROUNDS, Plan, Remedy, WAR_WITHIN},
+    decide::{Breach, Plan, Remedy},
     ingest::{Arrival, Taker, power_levels},
     lane::Visit,
     outbox::redaction_of,
     requests::Outcome,
     restating,
     rules::Rules,
+    wars,
 };
 use crate::{
-    config::Action,
+    config::{Action, ExemptSealed},
     state::{Refusal, RoomEvent, Rule, StateTuple, rule::is_absurd_time},
     store::{
         NewOutbox, RoomRow, StateEventRow, TupleRow,
@@ -27,6 +28,9 @@ use crate::{
 
 /// The verdict on a forged event that the keeper may not redact, and in whose place it has said the truth again.
 const SAID_AGAIN: &str = "said_again";
+
+/// The rule that a member breaks who seals an exempt type, in the ledger and in metrics.
+const EXEMPT: &str = "exempt";
 
 /// Tells of an event that is not sealed.
 pub(super) fn report(
@@ -53,8 +57,15 @@ pub(super) fn broken_on_key(
     Rule::broken_on_key(tuple, sender, &power_levels(room), &rules.exempt)
 }
 
+/// A room with the power levels that stood when an event was sent, as far as they are known.
+pub(super) fn then(room: &RoomRow, seen: &StateEventRow) -> RoomRow {
+    let levels = seen.levels.clone().unwrap_or_else(|| room.power_levels.clone());
+    RoomRow { power_levels: levels, ..room.clone() }
+}
+
 /// What is wrong with an event that broke a rule by its packed key, which needs no reading to be said.
 pub fn refusal_on_key(room: &RoomRow, seen: &StateEventRow) -> Option<Refusal> {
+    let room = &then(room, seen);
     match seen.breach? {
         Rule::Critical => Some(Refusal::Critical),
         Rule::Ownership => Some(Refusal::NotOwner),
@@ -80,9 +91,7 @@ pub(super) fn conclude(taker: &Taker, room: &RoomRow, seen: &mut StateEventRow, 
     seen.breach = known.or_else(|| Rule::of_refusal(refusal)).or(seen.breach);
     // A device may be signed yet, an identity confirmed: these are judged again when its owner's devices change, or
     // an administrator has spoken.
-    if !matches!(refusal, Refusal::DeviceNotCrossSigned | Refusal::IdentityChanged) {
-        seen.body = None;
-    }
+    seen.awaits = matches!(refusal, Refusal::DeviceNotCrossSigned | Refusal::IdentityChanged);
     if !told {
         report(taker, room, seen.event_id.as_str(), &seen.sender, &seen.tuple, refusal);
     }
@@ -98,37 +107,67 @@ pub(super) async fn keep(
 ) -> Result<(), KeeperError> {
     let before = tuples::get_event(&taker.store, db, &seen.event_id).await?;
     tuples::put_event(&taker.store, db, &room.room_id, seen).await?;
+    let rules = taker.rules.of(room);
+    let was_exempt = before.as_ref().is_some_and(|before| before.verdict == seen.verdict);
+    if seen.verdict == Refusal::Exempt.as_label() && seen.breach.is_none() && !was_exempt {
+        let action = exempt_label(taker, db, (room, &rules), seen).await?;
+        return tell(taker, db, (room, &rules), seen, (EXEMPT, action)).await;
+    }
     let told =
         before.is_some_and(|before| before.breach == seen.breach && before.live == seen.live);
     let Some(rule) = seen.breach.filter(|_| !told) else { return Ok(()) };
-    let rules = taker.rules.of(room);
+    wars::note(taker, db, room, seen).await?;
     let breach = breach_of(taker, db, room, seen).await?;
     // What was found when the keeper came is left.
     let action = match &breach {
         Some(breach) => action_label(taker, db, (room, &rules), breach).await?,
         None => "report",
     };
-    taker.metrics.policy_violation(rule.as_label(), action);
+    tell(taker, db, (room, &rules), seen, (rule.as_label(), action)).await?;
+    if breach.is_none() {
+        return Ok(());
+    }
+    tracing::warn!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender, action,
+        event_type = seen.tuple.event_type, rule = rule.as_label(), "a state event broke a rule");
+    Ok(marks::mark(db, &room.room_id, None, now_ms(), taker.store.next_tick()).await?)
+}
+
+/// Counts an event that broke a rule, and writes it into the ledger, from which administrators are told.
+async fn tell(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    (room, rules): (&RoomRow, &Rules),
+    seen: &StateEventRow,
+    (rule, action): (&'static str, &'static str),
+) -> Result<(), KeeperError> {
+    taker.metrics.policy_violation(rule, action);
     let violation = Violation {
         event_id: &seen.event_id,
         sender: &seen.sender,
         tuple: &seen.tuple,
-        rule: rule.as_label(),
+        rule,
         action,
         policy: &rules.policy,
     };
-    ledger::violated(&taker.store, db, &room.room_id, violation, now_ms()).await?;
-    let Some(breach) = breach else { return Ok(()) };
-    tracing::warn!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender, action,
-        event_type = seen.tuple.event_type, rule = rule.as_label(), "a state event broke a rule");
-    let waits = matches!(breach.remedy(&rules, now_ms()), Remedy::Wait(_)) && !rules.noop;
-    if waits && breach.rounds == MOST_ROUNDS.saturating_add(1) {
-        taker.metrics.state_refused("war");
-        tracing::error!(room = %room.room_id, sender = %seen.sender,
-            "a member breaks the room's rules again and again; the keeper stops restoring what he changes until he \
-             has been quiet for ten minutes: take his power to send encrypted state, or remove him");
-    }
-    Ok(marks::mark(db, &room.room_id, None, now_ms(), taker.store.next_tick()).await?)
+    Ok(ledger::violated(&taker.store, db, &room.room_id, violation, now_ms()).await?)
+}
+
+/// What is done about an exempt type that a member sealed, as a label.
+async fn exempt_label(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    (room, rules): (&RoomRow, &Rules),
+    seen: &StateEventRow,
+) -> Result<&'static str, KeeperError> {
+    let row = tuples::get(&taker.store, db, &room.room_id, &seen.tuple).await?;
+    let is_value =
+        row.and_then(|row| row.source).is_some_and(|source| source.event_id == seen.event_id);
+    let may = power_levels(room).may_send_state(&taker.keeper, &seen.tuple.event_type);
+    Ok(match rules.exempt_sealed {
+        ExemptSealed::Publish if is_value && may && rules.noop => "noop",
+        ExemptSealed::Publish if is_value && may => "publish",
+        _ => "report",
+    })
 }
 
 /// What is done about a broken rule, as a label.
@@ -141,8 +180,8 @@ async fn action_label(
     let power = power_levels(room);
     let redacts = power.may_redact_other(&taker.keeper);
     let says = |event_type: &str| power.may_send_state(&taker.keeper, event_type);
-    let remedy = match breach.remedy(rules, now_ms()) {
-        Remedy::Report | Remedy::Wait(_) => return Ok("report"),
+    let remedy = match breach.remedy(rules) {
+        Remedy::Report | Remedy::Wait => return Ok("report"),
         _ if rules.noop => return Ok("noop"),
         remedy => remedy,
     };
@@ -180,14 +219,11 @@ pub(super) async fn breach_of(
     let Some(rule) = seen.breach.filter(|_| open) else {
         return Ok(None);
     };
-    let since = seen.received_at.saturating_sub(WAR_WITHIN);
-    let enforced = enforced(&taker.rules.of(room));
     Ok(Some(Breach {
         event_id: seen.event_id.clone(),
         tuple: seen.tuple.clone(),
         rule,
-        at: seen.received_at,
-        rounds: tuples::breaches_since(db, &room.room_id, &seen.sender, since, &enforced).await?,
+        waits: wars::waits(db, room, &seen.sender).await?,
     }))
 }
 
@@ -206,8 +242,7 @@ pub(super) async fn plain_beside(
     (event, row): (&RoomEvent, &TupleRow),
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    let ours = row.current_sender.as_ref() == Some(&taker.keeper);
-    if !arrival.live || event.sender == taker.keeper || !ours || !room.state_encrypted {
+    if !arrival.live || event.sender == taker.keeper {
         return Ok(());
     }
     let seen = StateEventRow {
@@ -218,10 +253,13 @@ pub(super) async fn plain_beside(
         received_at: arrival.at,
         session_id: None,
         powerful: true,
+        levels: arrival.levels_known.then(|| room.power_levels.clone()),
         verdict: "plain".to_owned(),
         breach: Some(Rule::Plain),
         live: true,
+        awaits: false,
         body: None,
+        content: Some(event.content.clone()),
     };
     keep(taker, db, room, &seen).await
 }
@@ -238,15 +276,18 @@ impl Visit<'_> {
             return Ok(None);
         };
         let ours = row.current_sender.as_ref() == Some(&self.lanes.taker.keeper);
-        let seen = if ours {
-            let plain = tuples::newest_plain_breach(store, db, room, &row.tuple).await?;
-            let sealed = row.sealed.as_ref().map_or(0, |sealed| sealed.tick);
-            plain.filter(|plain| plain.tick > sealed)
-        } else {
-            tuples::get_event(store, db, current).await?
-        };
-        match seen {
-            Some(seen) => breach_of(&self.lanes.taker, db, &self.room, &seen).await,
+        let stands = if ours { None } else { tuples::get_event(store, db, current).await? };
+        if let Some(stands) = &stands
+            && let Some(breach) = breach_of(&self.lanes.taker, db, &self.room, stands).await?
+        {
+            return Ok(Some(breach));
+        }
+        // What is said in plain after what stands under encryption.
+        let sealed = row.sealed.as_ref().filter(|_| ours).map(|sealed| sealed.tick);
+        let since = stands.map(|stands| stands.tick).or(sealed).unwrap_or_default();
+        let plain = tuples::newest_plain_breach(store, db, room, &row.tuple).await?;
+        match plain.filter(|plain| plain.tick > since) {
+            Some(plain) => breach_of(&self.lanes.taker, db, &self.room, &plain).await,
             None => Ok(None),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use ruma::{EventId, OwnedEventId, RoomId};
 
 use super::{KeeperError, ingest::Taker};
@@ -12,16 +13,18 @@ use crate::{
 };
 
 /// Of how many events it is asked at most, each time that a room's state is fetched: the rest is judged by what
-/// stands today.
-const MOST_LOOKS: usize = 64;
+/// stands today, until it is fetched the next time.
+const MOST_LOOKS: usize = 1024;
+/// Of how many at a time.
+const AT_A_TIME: usize = 4;
 
 /// The power levels that stood when events were sent, as JSON; `None` where there were none in the room.
 #[derive(Debug, Default)]
 pub(super) struct Hindsight(BTreeMap<OwnedEventId, LevelsThen>);
 
 impl Hindsight {
-    /// Asks which levels stood when those of `events` were sent that others encrypted and that the keeper has never
-    /// seen.
+    /// Asks which levels stood when those of `events` were sent that others encrypted and of which the keeper does not
+    /// know that yet.
     ///
     /// # Errors
     ///
@@ -32,21 +35,34 @@ impl Hindsight {
         room: &RoomId,
         events: &[(RoomEvent, &str)],
     ) -> Result<Self, KeeperError> {
-        let mut levels = BTreeMap::new();
+        let mut unknown = Vec::new();
         let hidden = events.iter().map(|(event, _)| event);
         for event in hidden.filter(|event| is_judged(taker, event)) {
-            if levels.len() >= MOST_LOOKS {
-                break;
-            }
             let db = &mut *taker.store.read().await?;
-            if tuples::get_event(&taker.store, db, &event.event_id).await?.is_some() {
-                continue;
-            }
-            if let Some(then) = levels_at(homeserver, room, &event.event_id).await? {
-                levels.insert(event.event_id.clone(), then);
+            let known = tuples::get_event(&taker.store, db, &event.event_id).await?;
+            let is_known =
+                known.is_some_and(|known| known.levels.is_some() || known.verdict == "redacted");
+            if !is_known {
+                unknown.push(event.event_id.clone());
             }
         }
-        Ok(Self(levels))
+        if unknown.len() > MOST_LOOKS {
+            tracing::info!(%room, events = unknown.len(), asked = MOST_LOOKS,
+                "too many hidden events to ask for the power levels that stood when each was sent; the rest is judged \
+                 by today's until the room's state is fetched the next time");
+        }
+        unknown.truncate(MOST_LOOKS);
+        let looks = stream::iter(unknown).map(async |event| {
+            let then = levels_at(homeserver, room, &event).await?;
+            Ok::<_, KeeperError>(then.map(|then| (event, then)))
+        });
+        let found: Vec<_> = looks.buffer_unordered(AT_A_TIME).try_collect().await?;
+        Ok(Self(found.into_iter().flatten().collect()))
+    }
+
+    /// Whether the levels that stood when an event was sent were found.
+    pub(super) fn knows(&self, event: &EventId) -> bool {
+        self.0.contains_key(event)
     }
 
     /// The room with the levels that stood when an event was sent, as far as that is known.

@@ -102,7 +102,7 @@ impl Importer {
         let taker = &self.taker;
         let waiting = {
             let db = &mut *taker.store.read().await?;
-            tuples::unreadable(&taker.store, db, &room_id, Some(&session_id)).await?
+            tuples::awaiting(&taker.store, db, &room_id, Some(&session_id)).await?
         };
         let weighed = match key.into_forwarded(&taker.keeper) {
             Some(key) => Some((answers::open_first(taker, &key, &waiting).await?, key)),
@@ -132,7 +132,7 @@ impl Importer {
         };
         let mut transaction = taker.store.begin().await?;
         keys::note(taker, &mut transaction, vec![session]).await?;
-        taker.retry_unreadable(&mut transaction, &room_id, Some(&session_id)).await?;
+        taker.read_session(&mut transaction, &room_id, &session_id).await?;
         imported::remove(&mut transaction, &room_id, &session_id).await?;
         transaction.commit().await?;
         tracing::info!(room = %room_id, session = session_id, "a member's key was imported");

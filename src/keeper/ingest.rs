@@ -17,7 +17,7 @@ use super::{
     places, plain, redaction, rotation,
     rule_book::RuleBook,
     spaces::{Bells, inviting::hearing, news},
-    standing, state_events, succession,
+    standing, state_events, succession, wars,
 };
 use crate::{
     admin::Metrics,
@@ -26,12 +26,14 @@ use crate::{
     state::{JsonMap, Membership, PowerLevels, RoomEvent, creators_of, power::room_version_of},
     store::{
         InboxRow, MemberRow, Retired, RoomRow, Store, held_sessions, inbox, ledger, marks, people,
-        rooms, sessions, successions,
+        rooms, sessions, successions, tuples,
     },
 };
 
 /// How many events are taken in by one commit.
 const BATCH: i64 = 64;
+/// How many times a few hundred events of one session are read at once.
+const MOST_PAGES: u32 = 16;
 
 /// What everything that takes events in works with.
 #[derive(Clone)]
@@ -69,12 +71,14 @@ pub struct Arrival {
     pub fetched: bool,
     /// Whether it is known to be older than what a member has said since.
     pub behind: bool,
+    /// Whether the power levels that it comes with are those of its time.
+    pub levels_known: bool,
 }
 
 impl Arrival {
     /// Of something that happens now, at `at` (milliseconds).
     pub fn live(at: i64, tick: i64) -> Self {
-        Self { at, tick, live: true, fetched: false, behind: false }
+        Self { at, tick, live: true, fetched: false, behind: false, levels_known: true }
     }
 }
 
@@ -139,6 +143,7 @@ impl Taker {
             live: true,
             fetched: row.fetched,
             behind: row.behind,
+            levels_known: !row.fetched || row.levels.is_some(),
         };
         if self.is_own_membership(&event) {
             if let Some(room) = &known {
@@ -241,6 +246,9 @@ impl Taker {
             }
             return Ok(());
         };
+        if room.state_encrypted {
+            state_events::keep_setting(self, db, &room, event, arrival).await?;
+        }
         succession::take(self, db, &room, event, arrival).await?;
         if places::take(self, db, &room, event, arrival).await? {
             room = rooms::get(db, &room.room_id).await?.unwrap_or(room);
@@ -258,6 +266,7 @@ impl Taker {
                 // Encrypted from now on: what stands there already has to be looked at.
                 room.loaded &= !arrival.live || before.0 == room.state_encrypted;
                 rooms::put(db, &room).await?;
+                wars::take_power(db, &room.room_id, &power_levels(&room), arrival).await?;
                 news::take_setting(self, db, &room, event, arrival).await?;
                 places::mark_changed(self, db, rules).await?;
                 let changed = before != (room.state_encrypted, room.elevated);
@@ -343,6 +352,8 @@ impl Taker {
         hearing::take_member(self, db, room, &event.sender, change, arrival).await?;
         if !matches!(membership, Membership::Join | Membership::Invite) {
             people::left(db, &room.room_id, &user_id).await?;
+            let of = (user_id.as_ref(), event.sender.as_ref());
+            wars::take_leave(db, &room.room_id, of, arrival).await?;
         }
         if arrival.live {
             mark_let_in(self, db, &room.room_id, &user_id).await?;
@@ -369,22 +380,65 @@ impl Taker {
         Ok(())
     }
 
-    /// Tries again to read what could not be read: the key of `session_id` arrived, or the process started.
+    /// Looks again at what waits for a key, a signature or an administrator's word: one of these may be there now.
     ///
     /// # Errors
     ///
     /// [`KeeperError`] when the store fails.
-    pub async fn retry_unreadable(
+    pub async fn look_again(
         &self,
         db: &mut SqliteConnection,
         room_id: &RoomId,
-        session_id: Option<&str>,
     ) -> Result<(), KeeperError> {
         let Some(room) = rooms::get(db, room_id).await? else { return Ok(()) };
-        let waiting =
-            crate::store::tuples::unreadable(&self.store, db, room_id, session_id).await?;
-        for row in waiting {
+        for row in tuples::awaiting(&self.store, db, room_id, None).await? {
             state_events::read_again(self, db, &room, row, now_ms()).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads what could not be read before, allowed or not: the key of a session has arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the store fails.
+    pub async fn read_session(
+        &self,
+        db: &mut SqliteConnection,
+        room_id: &RoomId,
+        session_id: &str,
+    ) -> Result<(), KeeperError> {
+        let Some(room) = rooms::get(db, room_id).await? else { return Ok(()) };
+        let mut after = i64::MIN;
+        for _ in 0..MOST_PAGES {
+            let rows = tuples::never_read(&self.store, db, room_id, session_id, after).await?;
+            let Some(last) = rows.last() else { break };
+            after = last.tick;
+            for row in rows {
+                state_events::read_again(self, db, &room, row, now_ms()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges what stands in a room and was left for its type anew: the rules may be others now.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError`] when the store fails.
+    pub async fn judge_anew(
+        &self,
+        db: &mut SqliteConnection,
+        room: &RoomRow,
+    ) -> Result<(), KeeperError> {
+        let rules = self.rules.of(room);
+        if room.membership != Membership::Join || !room.state_encrypted {
+            return Ok(());
+        }
+        for row in tuples::left_by_rule(&self.store, db, &room.room_id).await? {
+            if !rules.exempt.contains(&row.tuple.event_type) {
+                state_events::read_again(self, db, room, row, now_ms()).await?;
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 
 use super::{
     KeeperError,
+    enforcing::then,
     ingest::{Taker, power_levels},
     state_events::as_creator,
 };
@@ -51,16 +52,13 @@ pub(super) fn judge_encrypted(
     decrypted: &Decrypted,
     (device, exempt): (DeviceTrust, &ExemptTypes),
 ) -> (Verdict, Reading) {
-    let inner: JsonMap = match serde_json::from_str(decrypted.event.get()) {
-        Ok(Value::Object(inner)) => inner,
-        _ => JsonMap::new(),
-    };
-    let content = match inner.get("content") {
-        Some(Value::Object(content)) => content.clone(),
-        _ => JsonMap::new(),
-    };
+    let inner = inner(decrypted);
+    let reading = Reading::of_inner(&inner);
     // The power was weighed when the event came; what the sender may do today is not what counts.
-    let power = if seen.powerful { as_creator(room, &seen.sender) } else { power_levels(room) };
+    let power = match seen.powerful {
+        true => as_creator(room, &seen.sender),
+        false => power_levels(&then(room, seen)),
+    };
     let text = |field: &str| inner.get(field).and_then(Value::as_str);
     let rules = taker.rules.of(room);
     let verdict = judge(&Judgement {
@@ -69,7 +67,7 @@ pub(super) fn judge_encrypted(
         sender: &seen.sender,
         power: &power,
         exempt,
-        content: &content,
+        content: &reading.content,
         payload: Some(PayloadFacts {
             event_type: text("type"),
             state_key: text("state_key"),
@@ -81,6 +79,27 @@ pub(super) fn judge_encrypted(
         }),
         require_cross_signed: rules.require_cross_signed,
     });
-    let stands_for = inner.get(STANDS_FOR).cloned();
-    (verdict, Reading { content, stands_for })
+    (verdict, reading)
+}
+
+impl Reading {
+    /// What stands in a decrypted event, whatever that is worth.
+    pub(super) fn of(decrypted: &Decrypted) -> Self {
+        Self::of_inner(&inner(decrypted))
+    }
+
+    fn of_inner(inner: &JsonMap) -> Self {
+        let content = match inner.get("content") {
+            Some(Value::Object(content)) => content.clone(),
+            _ => JsonMap::new(),
+        };
+        Self { content, stands_for: inner.get(STANDS_FOR).cloned() }
+    }
+}
+
+fn inner(decrypted: &Decrypted) -> JsonMap {
+    match serde_json::from_str(decrypted.event.get()) {
+        Ok(Value::Object(inner)) => inner,
+        _ => JsonMap::new(),
+    }
 }

@@ -206,12 +206,12 @@ impl Lanes {
     /// Somebody's devices changed: what was left because its device was not signed is judged again.
     async fn read_again(&self, room: &RoomId) -> Result<(), KeeperError> {
         let store = &self.taker.store;
-        let waiting = tuples::unreadable(store, &mut *store.read().await?, room, None).await?;
+        let waiting = tuples::awaiting(store, &mut *store.read().await?, room, None).await?;
         if waiting.is_empty() {
             return Ok(());
         }
         let mut transaction = store.begin().await?;
-        self.taker.retry_unreadable(&mut transaction, room, None).await?;
+        self.taker.look_again(&mut transaction, room).await?;
         Ok(transaction.commit().await?)
     }
 }

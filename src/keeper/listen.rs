@@ -162,7 +162,7 @@ impl Listener {
         let sessions = received.sessions.into_iter().chain(forwarded).collect();
         keys::note(&self.taker, &mut transaction, sessions).await?;
         for (room, session) in received.keys.into_iter().chain(forwarded_now) {
-            self.taker.retry_unreadable(&mut transaction, &room, Some(&session)).await?;
+            self.taker.read_session(&mut transaction, &room, &session).await?;
         }
         for (room, sender) in received.bundles {
             inherited::told(&self.taker, &mut transaction, &room, &sender).await?;

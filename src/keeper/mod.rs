@@ -93,6 +93,7 @@ mod state_events;
 mod succession;
 mod upkeep;
 mod vigil;
+mod wars;
 
 pub use self::{
     error::KeeperError,

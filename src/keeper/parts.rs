@@ -196,8 +196,11 @@ impl Keeper {
         for room_id in outbox::rooms(&mut transaction).await? {
             mark(store, &mut transaction, &room_id).await?;
         }
-        for room_id in tuples::rooms_with_unreadable(&mut transaction).await? {
-            self.lanes.taker.retry_unreadable(&mut transaction, &room_id, None).await?;
+        for room_id in tuples::rooms_awaiting(&mut transaction).await? {
+            self.lanes.taker.look_again(&mut transaction, &room_id).await?;
+        }
+        for room in rooms::all(&mut transaction).await? {
+            self.lanes.taker.judge_anew(&mut transaction, &room).await?;
         }
         transaction.commit().await?;
         upkeep::set_gauges(&self.lanes.taker).await

@@ -38,10 +38,24 @@ pub(super) async fn take_redaction(
         return Ok(());
     }
     let broke = seen.as_ref().is_some_and(was_never_allowed);
-    if let Some(mut seen) = seen {
-        seen.verdict = "redacted".to_owned();
-        seen.body = None;
-        tuples::put_event(&taker.store, db, &room.room_id, &seen).await?;
+    let in_plain = seen.as_ref().is_some_and(|seen| seen.verdict == tuples::IN_PLAIN);
+    // What the keeper's own event says goes with it.
+    let said = match (&seen, &own) {
+        (None, Some((_, stands_for))) => tuples::get_event(&taker.store, db, stands_for).await?,
+        _ => seen,
+    };
+    if let Some(said) = said {
+        let said = StateEventRow {
+            verdict: "redacted".to_owned(),
+            awaits: false,
+            body: None,
+            content: None,
+            ..said
+        };
+        tuples::put_event(&taker.store, db, &room.room_id, &said).await?;
+    }
+    if in_plain {
+        return Ok(());
     }
     let row = tuples::get(&taker.store, db, &room.room_id, &tuple).await?;
     let mut row = row.unwrap_or_else(|| TupleRow::new(tuple));
@@ -170,10 +184,13 @@ mod tests {
             received_at: tick,
             session_id: None,
             powerful: true,
+            levels: None,
             verdict: "redacted".to_owned(),
             breach,
             live: true,
+            awaits: false,
             body: None,
+            content: None,
         }
     }
 

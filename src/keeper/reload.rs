@@ -104,15 +104,13 @@ impl Reloader {
                 let tick = taker.store.next_tick();
                 marks::mark(&mut transaction, &room.room_id, None, now_ms(), tick).await?;
             }
+            taker.judge_anew(&mut transaction, &room).await?;
             before.push((room.room_id.clone(), former.of(&room)));
         }
         let changed = places::mark_changed(taker, &mut transaction, before).await?;
         end_if_others_are_entitled(taker, &mut transaction, config).await?;
         transaction.commit().await?;
-        taker.spaces.note_walk();
-        taker.spaces.note_provide();
-        taker.spaces.note_invite();
-        taker.spaces.ring();
+        taker.spaces.ring_all();
         self.promised.notify_one();
         tracing::info!(rooms = changed, "the configuration is reloaded");
         taker.rules.warn_of_noop();

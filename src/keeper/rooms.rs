@@ -211,7 +211,8 @@ pub async fn load(
     belonging::forget(&mut transaction, &room_id).await?;
     for (event, body) in &events {
         let tick = taker.store.next_tick();
-        let arrival = Arrival { live: false, ..Arrival::live(now, tick) };
+        let levels_known = past.knows(&event.event_id);
+        let arrival = Arrival { live: false, levels_known, ..Arrival::live(now, tick) };
         let then = past.room_at(&room, &event.event_id);
         taker.take_event(&mut transaction, then, event, body, arrival).await?;
         if matches!(

@@ -68,6 +68,11 @@ impl RuleBook {
         self.noop.load(Ordering::SeqCst)
     }
 
+    /// Whether nothing is sent where no policy says otherwise.
+    pub fn is_noop_by_default(&self) -> bool {
+        self.is_noop() || self.edition().default.noop
+    }
+
     /// Whether the rules of any room are such, whether there is a room like that or not.
     pub fn any(&self, such: impl Fn(&Rules) -> bool) -> bool {
         let edition = self.edition();

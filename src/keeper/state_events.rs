@@ -8,7 +8,9 @@ use super::{
     clock::now_ms,
     copies,
     echoes::silence,
-    enforcing::{broken_on_key, conclude, keep, note_time, plain_beside, refusal_on_key, report},
+    enforcing::{
+        broken_on_key, conclude, keep, note_time, plain_beside, refusal_on_key, report, then,
+    },
     gone_back,
     ingest::{Arrival, Taker, power_levels},
     judging::{Reading, device_trust, judge_encrypted},
@@ -16,6 +18,7 @@ use super::{
     overtaken, places, plain, redaction,
 };
 use crate::{
+    crypto::Decrypted,
     state::{
         Form, JsonMap, Judgement, MegolmContent, PowerLevels, Refusal, RoomEvent, Rule, StateTuple,
         Verdict, judge,
@@ -24,6 +27,15 @@ use crate::{
         RoomRow, SourceValue, StateEventRow, TupleRow, held_sessions, inbox, marks, outbox, tuples,
     },
 };
+
+/// The types of which the room itself is made, besides memberships.
+const SETTINGS: [&str; 5] = [
+    "m.room.create",
+    "m.room.power_levels",
+    "m.room.encryption",
+    "m.room.join_rules",
+    "m.room.history_visibility",
+];
 
 /// Notes the session and index of an encrypted message, so that its ciphertext can never pass for state.
 pub(super) async fn record_message(
@@ -49,10 +61,41 @@ pub(super) async fn take_state(
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     if event.event_type == "m.room.encrypted" {
-        take_encrypted(taker, db, room, event, body, arrival).await
-    } else {
-        take_plain(taker, db, room, event, arrival).await
+        return take_encrypted(taker, db, room, event, body, arrival).await;
     }
+    take_plain(taker, db, room, event, arrival).await?;
+    keep_plain(taker, db, room, event, arrival).await
+}
+
+/// Keeps an event of a type that says how the room itself is set: the homeserver has checked it.
+pub(super) async fn keep_setting(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    // Who is in the room stands with its members.
+    let is_setting = SETTINGS.contains(&event.event_type.as_str());
+    if is_setting { keep_plain(taker, db, room, event, arrival).await } else { Ok(()) }
+}
+
+/// Keeps an event in plain of which nothing else is kept yet.
+async fn keep_plain(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let Some(tuple) = event.outer_tuple() else { return Ok(()) };
+    if event.is_redacted
+        || event.sender == taker.keeper
+        || tuples::is_kept(db, &event.event_id).await?
+    {
+        return Ok(());
+    }
+    remember(taker, db, room, event, &tuple, tuples::IN_PLAIN, arrival).await
 }
 
 /// State in plain counts where the tuple has nothing sealed yet, or where [`plain::counts`] says so.
@@ -181,10 +224,13 @@ pub(super) async fn remember(
         received_at: arrival.at,
         session_id: None,
         powerful: true,
+        levels: arrival.levels_known.then(|| room.power_levels.clone()),
         verdict: verdict.to_owned(),
         breach: None,
         live: arrival.live,
+        awaits: false,
         body: None,
+        content: Some(event.content.clone()),
     };
     Ok(tuples::put_event(&taker.store, db, &room.room_id, &row).await?)
 }
@@ -199,7 +245,7 @@ async fn take_encrypted(
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     let Some(tuple) = event.state_key.as_deref().and_then(StateTuple::from_packed) else {
-        return Ok(());
+        return keep_unnamed(taker, db, room, (event, body), arrival).await;
     };
     let mut row = tuple_row(taker, db, room, &tuple).await?;
     if arrival.fetched && event.sender == taker.keeper {
@@ -262,7 +308,7 @@ async fn take_encrypted(
             row.redacted = true;
             return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
         }
-        recall(db, room, before, &mut seen).await?;
+        recall(taker, db, room, before, &mut seen).await?;
     }
     if !fresh {
         row.current_fit = false;
@@ -272,6 +318,28 @@ async fn take_encrypted(
     }
     weigh(taker, db, room, &mut row, &mut seen, arrival.at).await?;
     places::take_sealed(taker, db, room, &row, arrival.live).await
+}
+
+/// Keeps an encrypted event whose state key names no tuple: no client knows what it is about.
+async fn keep_unnamed(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (event, body): (&RoomEvent, &str),
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let Some(tuple) = event.outer_tuple() else { return Ok(()) };
+    if event.is_redacted
+        || event.sender == taker.keeper
+        || tuples::is_kept(db, &event.event_id).await?
+    {
+        return Ok(());
+    }
+    let (seen, fresh) = see(taker, db, room, (event, body), tuple, arrival).await?;
+    let refusal = if fresh { Refusal::PackedKeyMismatch } else { Refusal::Replayed };
+    let mut seen = StateEventRow { breach: None, ..seen };
+    conclude(taker, room, &mut seen, &refusal);
+    keep(taker, db, room, &seen).await
 }
 
 /// An event as it comes, before it is read, and whether its index stood in no other one.
@@ -301,19 +369,25 @@ async fn see(
         received_at: arrival.at,
         session_id: megolm.as_ref().ok().map(|content| content.session_id.clone()),
         powerful: power.may_send_state(&event.sender, &tuple.event_type),
+        levels: arrival.levels_known.then(|| room.power_levels.clone()),
         verdict: "unreadable".to_owned(),
         breach: broken_on_key(taker, room, &tuple, &event.sender),
         tuple,
         live: arrival.live || inbox::was_told(db, &event.event_id).await?,
+        awaits: fresh,
+        // What was a replay once is never read as anything else.
         body: fresh.then(|| body.to_owned()),
+        content: None,
     };
     note_time(event, &mut seen);
     Ok((seen, fresh))
 }
 
 /// What was known of an event when it came holds when it is looked at anew: the power that its sender had then, what it
-/// broke, and its place among the others, unless one of these stood in between.
+/// broke, and its place among the others, unless one of these stood in between. Where the levels of its time were not
+/// known then and are now, it is judged by these.
 async fn recall(
+    taker: &Taker,
     db: &mut SqliteConnection,
     room: &RoomRow,
     before: StateEventRow,
@@ -322,11 +396,23 @@ async fn recall(
     if !tuples::is_superseded(db, &room.room_id, &seen.tuple, before.tick).await? {
         seen.tick = before.tick;
     }
-    seen.powerful = before.powerful;
-    seen.breach = before.breach;
     seen.live |= before.live;
     seen.received_at = before.received_at;
     seen.verdict = before.verdict;
+    seen.awaits = before.awaits;
+    seen.content = before.content;
+    if before.levels.is_some() || seen.levels.is_none() {
+        (seen.powerful, seen.levels) = (before.powerful, before.levels);
+        seen.breach = before.breach;
+    }
+    // The types that the rules speak of may be others than they were.
+    if seen.levels.is_some() {
+        let then = then(room, seen);
+        let on_key = broken_on_key(taker, &then, &seen.tuple, &seen.sender);
+        let was_on_key =
+            |rule: &Rule| matches!(rule, Rule::Power | Rule::Ownership | Rule::Critical);
+        seen.breach = on_key.or(before.breach.filter(|rule| !was_on_key(rule)));
+    }
     Ok(())
 }
 
@@ -388,8 +474,10 @@ pub(super) async fn read_again(
     let mut row = tuple_row(taker, db, room, &seen.tuple).await?;
     // What was taken back stays so: nothing older comes in its place.
     if tuples::is_superseded(db, &room.room_id, &seen.tuple, seen.tick).await? {
-        seen.verdict = "superseded".to_owned();
-        seen.body = None;
+        if let Some(decrypted) = decrypt(taker, room, &seen).await? {
+            seen.content = Some(Reading::of(&decrypted).content);
+        }
+        (seen.verdict, seen.awaits) = ("superseded".to_owned(), false);
         return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
     }
     weigh(taker, db, room, &mut row, &mut seen, now).await?;
@@ -406,13 +494,13 @@ async fn weigh(
     now: i64,
 ) -> Result<(), KeeperError> {
     let stands = row.current_event_id.as_ref() == Some(&seen.event_id);
-    let body = seen.body.clone().unwrap_or_default();
-    let decrypted = taker.device.decrypt(&room.room_id, &body).await?;
+    let decrypted = decrypt(taker, room, seen).await?;
     let verdict = match &decrypted {
         Some(decrypted) => {
             let device = device_trust(db, &seen.sender, decrypted, now).await?;
             let exempt = &taker.rules.of(room).exempt;
             let judged = judge_encrypted(taker, room, seen, decrypted, (device, exempt));
+            seen.content = Some(judged.1.content.clone());
             if matches!(judged.0, Verdict::Refuse(Refusal::Exempt))
                 && copies::take_exempt(taker, room, row, seen, (decrypted, device), now)
             {
@@ -433,7 +521,7 @@ async fn weigh(
             if let Some(refusal) = refusal_on_key(room, seen) {
                 conclude(taker, room, seen, &refusal);
             } else {
-                seen.verdict = "unreadable".to_owned();
+                (seen.verdict, seen.awaits) = ("unreadable".to_owned(), true);
                 tracing::info!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender,
                     event_type = seen.tuple.event_type, "a state event's key is not here yet");
             }
@@ -443,6 +531,7 @@ async fn weigh(
                 row.current_fit = false;
             }
             conclude(taker, room, seen, &refusal);
+            without(taker, db, room, row, seen).await?;
         }
         // What it was not allowed when it came, it is not because its sender was given more power since.
         Some((Verdict::Accept, _)) if refusal_on_key(room, seen).is_some() => {
@@ -452,16 +541,56 @@ async fn weigh(
             if let Some(refusal) = refusal_on_key(room, seen) {
                 conclude(taker, room, seen, &refusal);
             }
+            without(taker, db, room, row, seen).await?;
         }
         Some((Verdict::Accept, value)) => {
             seen.verdict = "accepted".to_owned();
             seen.breach = seen.breach.filter(|rule| *rule == Rule::Timestamp);
-            seen.body = None;
+            seen.awaits = false;
             accept(taker, db, room, row, seen, value, now).await?;
         }
     }
     tuples::put(&taker.store, db, &room.room_id, row).await?;
     keep(taker, db, room, seen).await
+}
+
+/// An event's body in the clear; `None` where its key is not here, or it was never to be read.
+async fn decrypt(
+    taker: &Taker,
+    room: &RoomRow,
+    seen: &StateEventRow,
+) -> Result<Option<Decrypted>, KeeperError> {
+    let Some(body) = &seen.body else { return Ok(None) };
+    Ok(taker.device.decrypt(&room.room_id, body).await?)
+}
+
+/// An event turns out not to have been allowed. If it was taken for its tuple's value, that is the newest other one that
+/// was allowed.
+async fn without(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    row: &mut TupleRow,
+    seen: &StateEventRow,
+) -> Result<(), KeeperError> {
+    let is_value = row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id);
+    // Of what waits for a signature it is not known yet.
+    if !is_value || seen.awaits || taker.rules.of(room).exempt.contains(&row.tuple.event_type) {
+        return Ok(());
+    }
+    let but = (&seen.tuple, seen.event_id.as_ref());
+    let allowed = tuples::newest_allowed(&taker.store, db, &room.room_id, but).await?;
+    row.source = allowed.and_then(|allowed| {
+        Some(SourceValue {
+            event_id: allowed.event_id,
+            sender: allowed.sender,
+            form: if allowed.session_id.is_some() { Form::Encrypted } else { Form::Plain },
+            at: allowed.received_at,
+            tick: allowed.tick,
+            content: allowed.content?,
+        })
+    });
+    Ok(marks::mark(db, &room.room_id, None, now_ms(), taker.store.next_tick()).await?)
 }
 
 /// Whether an event that cannot be read was read and judged when its key was here: what was said of it then holds.
@@ -479,7 +608,7 @@ async fn judged_before(
     let holds = match before.verdict.as_str() {
         "unreadable" | "superseded" => false,
         "accepted" => is_source || taker.rules.of(room).sender_bound.binds(&row.tuple),
-        _ => before.body.is_none(),
+        _ => !before.awaits,
     };
     if holds {
         if row.current_event_id.as_ref() == Some(&seen.event_id) {

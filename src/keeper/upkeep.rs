@@ -9,7 +9,7 @@ use crate::{
     homeserver::Homeserver,
     store::{
         commands, commissions, imported, inbox, ledger, marks, outbox, people, previews, rooms,
-        sessions, spaces, talk, tuples,
+        sessions, spaces, talk, tuples, wars,
     },
 };
 
@@ -63,6 +63,7 @@ pub async fn set_gauges(taker: &Taker) -> Result<(), KeeperError> {
     taker.metrics.set_intents(&intents);
     taker.metrics.set_undecryptable_state_events(tuples::count_unreadable(db).await?);
     taker.metrics.set_holds(people::count_holds(db).await?);
+    taker.metrics.set_wars(wars::standing(db, None).await?.len());
     let (followed, beneath) = spaces::count(db).await?;
     taker.metrics.set_spaces(&followed, &beneath);
     let backlog = previews::backlog(db, super::clock::now_ms()).await?;
@@ -97,9 +98,7 @@ pub async fn heed(taker: Taker, promised: Arc<Notify>) -> Result<(), KeeperError
         let version = taker.store.others_version().await?;
         if heeded.replace(version).is_some_and(|before| before != version) {
             promised.notify_one();
-            taker.spaces.note_provide();
-            taker.spaces.note_invite();
-            taker.spaces.ring();
+            taker.spaces.ring_all();
         }
         tokio::time::sleep(HEED_EVERY).await;
     }
@@ -150,13 +149,14 @@ async fn prune_journal(taker: &Taker) -> Result<(), KeeperError> {
     let rooms = rooms::all(&mut *taker.store.read().await?).await?;
     for room in rooms {
         let before = now_ms().saturating_sub(taker.rules.of(&room).journal);
+        let room_id = &room.room_id;
         loop {
             let mut transaction = taker.store.begin().await?;
-            let room_id = &room.room_id;
-            let pruned =
-                tuples::prune_events(&mut transaction, room_id, before, PRUNED_AT_ONCE).await?;
+            let db = &mut *transaction;
+            let pruned = tuples::prune_events(db, room_id, before, PRUNED_AT_ONCE).await?;
+            let shortened = tuples::shorten_events(db, room_id, before, PRUNED_AT_ONCE).await?;
             transaction.commit().await?;
-            if pruned == 0 {
+            if pruned == 0 && shortened == 0 {
                 break;
             }
         }

@@ -197,7 +197,7 @@ pub async fn needless(
     let rows: Vec<(String, String)> = sqlx::query_as(
         "SELECT h.room_id, h.session_id FROM held_sessions h WHERE h.needless_since <= ?1 \
          AND NOT EXISTS (SELECT 1 FROM state_events e WHERE e.room_id = h.room_id \
-         AND e.session_id = h.session_id AND e.body IS NOT NULL) \
+         AND e.session_id = h.session_id AND e.awaits = 1) \
          AND NOT (?2 AND EXISTS (SELECT 1 FROM state_events e JOIN tuples t \
          ON t.room_id = e.room_id AND t.event_type = e.event_type AND t.state_key = e.state_key \
          AND t.current_event_id = e.event_id \
@@ -279,10 +279,13 @@ mod tests {
             received_at: 10,
             session_id: Some(session_id.to_owned()),
             powerful: true,
+            levels: None,
             verdict: "accepted".to_owned(),
             breach: None,
             live: true,
+            awaits: body.is_some(),
             body: body.map(str::to_owned),
+            content: None,
         };
         let mut row = TupleRow::new(event.tuple.clone());
         row.current_event_id = Some(event.event_id.clone());

@@ -105,7 +105,7 @@ pub async fn awaited<K: DeserializeOwned>(
     let rows: Vec<(String, String, i64, Vec<u8>)> = sqlx::query_as(
         "SELECT room_id, session_id, first_index, key FROM imported_keys i WHERE due_at <= ?1 AND EXISTS \
          (SELECT 1 FROM state_events e WHERE e.room_id = i.room_id AND e.session_id = i.session_id \
-         AND e.body IS NOT NULL AND e.verdict = 'unreadable') ORDER BY due_at LIMIT ?2",
+         AND e.awaits = 1 AND e.verdict = 'unreadable') ORDER BY due_at LIMIT ?2",
     )
     .bind(now)
     .bind(limit)

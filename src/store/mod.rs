@@ -38,6 +38,7 @@ pub mod spaces;
 pub mod successions;
 pub mod talk;
 pub mod tuples;
+pub mod wars;
 
 use std::{
     path::Path,

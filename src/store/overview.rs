@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 
-use ruma::RoomId;
+use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 
 use super::{
     Result,
     rooms::{self, RoomRow},
+    wars,
 };
 
 /// A room with what can be counted in it.
@@ -34,6 +35,8 @@ pub struct RoomOverview {
     pub promises: i64,
     /// When the first of them is due, in milliseconds.
     pub due_at: Option<i64>,
+    /// Whose changes are restored no more before an administrator says so.
+    pub wars: Vec<OwnedUserId>,
 }
 
 /// A state tuple of a room, without its content.
@@ -87,6 +90,10 @@ pub async fn rooms(
     let lost = count(connection, lost, room).await?;
     let pictures = count(connection, pictures, room).await?;
     let promises = count(connection, promises, room).await?;
+    let mut wars: HashMap<OwnedRoomId, Vec<OwnedUserId>> = HashMap::new();
+    for (room, user) in wars::standing(connection, room).await? {
+        wars.entry(room).or_default().push(user);
+    }
     let at = |counts: &HashMap<String, Counted>, room: &RoomRow| {
         counts.get(room.room_id.as_str()).copied().unwrap_or_default()
     };
@@ -102,6 +109,7 @@ pub async fn rooms(
             public_pictures: at(&pictures, &room).count,
             promises: at(&promises, &room).count,
             due_at: at(&promises, &room).due_at,
+            wars: wars.remove(&room.room_id).unwrap_or_default(),
             room,
         })
         .collect())

@@ -86,8 +86,8 @@ impl Retired {
 pub struct Over {
     /// When it, or the last one of those that followed it, was retired, in milliseconds.
     pub at: i64,
-    /// Whether nothing but age and use retired them: nobody had to go.
-    pub by_wear: bool,
+    /// Whether nothing but use retired them: nobody had to go, and what was sealed anew would use up the next one.
+    pub by_use: bool,
 }
 
 /// A state session as it is kept.
@@ -398,7 +398,7 @@ pub async fn over(
 ) -> Result<Option<Over>> {
     let (event_type, state_key) = columns(scope);
     let (at, others): (Option<i64>, Option<bool>) = sqlx::query_as(
-        "SELECT MAX(retired_at), MAX(retired NOT IN ('age', 'messages')) FROM sessions WHERE room_id = ? AND \
+        "SELECT MAX(retired_at), MAX(retired <> 'messages') FROM sessions WHERE room_id = ? AND \
          event_type = ? AND state_key = ? AND retired IS NOT NULL AND created_at >= \
          (SELECT created_at FROM sessions WHERE session_id = ? AND retired IS NOT NULL)",
     )
@@ -408,7 +408,7 @@ pub async fn over(
     .bind(session_id)
     .fetch_one(connection)
     .await?;
-    Ok(at.map(|at| Over { at, by_wear: others != Some(true) }))
+    Ok(at.map(|at| Over { at, by_use: others != Some(true) }))
 }
 
 /// Notes that a session was given to all who are to have it, at `now` (milliseconds). Returns when the one before it

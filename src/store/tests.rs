@@ -104,10 +104,13 @@ async fn a_members_session_is_its_states_only_from_behind_its_last_message_on() 
             received_at: 1,
             session_id: Some("s".to_owned()),
             powerful: true,
+            levels: None,
             verdict: "accepted".to_owned(),
             breach: None,
             live: true,
+            awaits: false,
             body: None,
+            content: None,
         };
         tuples::put_event(&store, &mut db, room, &event).await.unwrap();
     }
@@ -153,7 +156,7 @@ async fn a_departure_retires_what_the_leaver_was_granted_and_nothing_else() {
     assert!(sessions::is_retired(&mut db, "known").await.unwrap());
     assert!(!sessions::is_retired(&mut db, "unknown").await.unwrap());
     let over = sessions::over(&mut db, room, None, "known").await.unwrap();
-    assert_eq!(over, Some(Over { at: 7, by_wear: false }));
+    assert_eq!(over, Some(Over { at: 7, by_use: false }));
     assert_eq!(sessions::over(&mut db, room, None, "unknown").await.unwrap(), None);
     assert_eq!(sessions::count(&mut db).await.unwrap(), (1, 1));
     let counted = [("member_left".to_owned(), 1)];

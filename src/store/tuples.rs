@@ -14,12 +14,12 @@ mod seals;
 
 pub use self::{
     events::{
-        StateEventRow, breaches_between, breaches_since, count_unreadable, get_event,
-        is_superseded, newest_plain_breach, newest_tick, put_event, rooms_with_unreadable, unread,
-        unreadable,
+        IN_PLAIN, StateEventRow, awaiting, breaches_since, count_unreadable, get_event, is_kept,
+        is_superseded, left_by_rule, never_read, newest_allowed, newest_plain_breach, newest_tick,
+        put_event, rooms_awaiting, unread,
     },
     indices::{last_message, record_index, record_message},
-    journal::prune_events,
+    journal::{prune_events, shorten_events},
     seals::{put_prepared, put_seal, seal, take_prepared, take_seal, take_seals_of},
 };
 
@@ -305,18 +305,4 @@ pub async fn snapshot(
     .fetch_optional(connection)
     .await?;
     Ok(row.and_then(|(snapshot,)| snapshot))
-}
-
-/// Forgets every tuple of a room, and all that is known of its state events.
-///
-/// # Errors
-///
-/// [`StoreError::Database`] when the database cannot be written.
-pub async fn clear(connection: &mut SqliteConnection, room: &RoomId) -> Result<()> {
-    for sql in
-        ["DELETE FROM tuples WHERE room_id = ?", "DELETE FROM state_events WHERE room_id = ?"]
-    {
-        sqlx::query(sql).bind(room.as_str()).execute(&mut *connection).await?;
-    }
-    Ok(())
 }

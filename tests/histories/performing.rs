@@ -78,7 +78,7 @@ impl Sim {
             self.track(&users);
             self.meanwhile()?;
             self.pump();
-            self.retry_unreadable(None);
+            self.look_again(None);
         }
         if due.is_empty() {
             return Ok(());

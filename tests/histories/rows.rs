@@ -67,6 +67,8 @@ pub struct Rows {
     pub identities: BTreeMap<OwnedUserId, Identity>,
     pub blocks: BTreeSet<OwnedUserId>,
     pub words: BTreeMap<OwnedUserId, Word>,
+    /// Since when there is a war with whom, and when the last one was settled.
+    pub wars: BTreeMap<OwnedUserId, (bool, i64)>,
 }
 
 impl Rows {
@@ -95,6 +97,7 @@ impl Rows {
             identities: BTreeMap::new(),
             blocks: BTreeSet::new(),
             words: BTreeMap::new(),
+            wars: BTreeMap::new(),
         }
     }
 
@@ -132,22 +135,55 @@ impl Rows {
     }
 
     /// `tuples::breaches_since`.
-    pub fn breaches_since(&self, sender: &OwnedUserId, since: i64) -> u32 {
+    pub fn breaches_since(
+        &self,
+        sender: &OwnedUserId,
+        (after, until): (i64, i64),
+        rules: &[Rule],
+    ) -> u32 {
         let breaches = self.events.values().filter(|row| {
-            row.sender == *sender && row.breach.is_some() && row.live && row.received_at > since
+            row.sender == *sender
+                && row.breach.is_some_and(|rule| rules.contains(&rule))
+                && row.live
+                && row.received_at > after
+                && row.received_at <= until
         });
         u32::try_from(breaches.count()).unwrap()
     }
 
-    /// `tuples::unreadable`.
-    pub fn unreadable(&self, session: Option<&str>) -> Vec<StateEventRow> {
-        let waits = |row: &&StateEventRow| {
-            row.body.is_some()
-                && session.is_none_or(|session| row.session_id.as_deref() == Some(session))
+    /// `tuples::awaiting` and, of one session, `tuples::never_read`.
+    pub fn unread(&self, session: Option<&str>) -> Vec<StateEventRow> {
+        let waits = |row: &&StateEventRow| match session {
+            None => row.awaits,
+            Some(session) => {
+                row.session_id.as_deref() == Some(session)
+                    && row.body.is_some()
+                    && (row.awaits || row.content.is_none())
+            }
         };
         let mut rows: Vec<_> = self.events.values().filter(waits).cloned().collect();
         rows.sort_by_key(|row| row.tick);
         rows
+    }
+
+    /// `tuples::newest_allowed`.
+    pub fn newest_allowed(&self, tuple: &StateTuple, but: &OwnedEventId) -> Option<&StateEventRow> {
+        let counts = |row: &&StateEventRow| {
+            row.tuple == *tuple
+                && row.event_id != *but
+                && matches!(row.verdict.as_str(), "accepted" | "redacted")
+                && row.breach.is_none_or(|rule| rule == Rule::Timestamp)
+        };
+        let newest = self.events.values().filter(counts).max_by_key(|row| row.tick)?;
+        Some(newest).filter(|row| row.verdict == "accepted")
+    }
+
+    /// `wars::settle`, and the mark with it. Whether there was a war.
+    pub fn settle_war(&mut self, user: &OwnedUserId, now: i64) -> bool {
+        let Some(war) = self.wars.get_mut(user).filter(|war| war.0) else { return false };
+        *war = (false, now);
+        self.mark(None, now);
+        true
     }
 
     /// `tuples::is_superseded`.
@@ -238,9 +274,9 @@ impl Rows {
             .filter(|session| session.scope.as_ref() == scope && session.row.created_at >= since)
             .filter_map(|session| session.retired)
             .collect();
-        let by_wear = |(why, _): &(Retired, i64)| matches!(why, Retired::Age | Retired::Messages);
+        let by_use = |(why, _): &(Retired, i64)| matches!(why, Retired::Messages);
         let at = retired.iter().map(|(_, at)| *at).max()?;
-        Some(Over { at, by_wear: retired.iter().all(by_wear) })
+        Some(Over { at, by_use: retired.iter().all(by_use) })
     }
 
     /// `ledger::grant`.

@@ -48,6 +48,7 @@ pub enum Act {
     Unblock(usize),
     Say(usize, bool),
     Rotate,
+    Resume(usize),
     Take(usize),
     Poll(usize),
     Pump,
@@ -110,7 +111,8 @@ pub fn act(rng: &mut StdRng) -> Act {
         77..82 => Act::Poll(rng.random_range(1..4)),
         82..83 => Act::Pump,
         83..93 => Act::Visit,
-        93..98 => Act::Wait(wait(rng)),
+        93..97 => Act::Wait(wait(rng)),
+        97..98 => Act::Resume(who),
         _ => Act::Kill,
     }
 }
@@ -147,7 +149,12 @@ impl Sim {
             Act::Visit => return self.visit(),
             Act::Wait(time) => self.now += time,
             Act::Kill => self.start(),
-            Act::Confirm(_) | Act::Block(_) | Act::Unblock(_) | Act::Say(..) | Act::Rotate => {
+            Act::Confirm(_)
+            | Act::Block(_)
+            | Act::Unblock(_)
+            | Act::Say(..)
+            | Act::Rotate
+            | Act::Resume(_) => {
                 self.hear_administrator(step.act);
             }
             _ => self.world_acts(step.act),
@@ -351,6 +358,11 @@ impl Sim {
                 user
             }
             Act::Rotate => return self.rotate(),
+            Act::Resume(n) => {
+                let user = user(n);
+                self.rows.settle_war(&user, self.now);
+                return;
+            }
             _ => return,
         };
         let member = self.rows.members.get(&user).map(|member| member.membership);

@@ -12,9 +12,9 @@ use super::{
     world::{Cipher, Event, News, Said},
 };
 use statekeeper::{
-    config::{RotateReseal, RotateWhen},
+    config::{Action, RotateReseal, RotateWhen},
     keeper::{
-        decide::Breach,
+        decide::{Breach, MOST_ROUNDS, WAR_WITHIN},
         echoes::silent_for,
         enforcing::refusal_on_key,
         ingest::power_levels,
@@ -62,7 +62,14 @@ impl Sim {
             Said::Member(user, membership) => self.take_member(&event, &user, membership, tick),
             Said::Power(levels) => {
                 self.rows.room.power_levels = Some(serde_json::to_string(&levels).unwrap());
-                self.rows.room.elevated = power_levels(&self.rows.room).elevated(&self.keeper());
+                let power = power_levels(&self.rows.room);
+                self.rows.room.elevated = power.elevated(&self.keeper());
+                // `wars::take_power`.
+                for user in self.rows.wars.keys().cloned().collect::<Vec<_>>() {
+                    if !power.may_send_state(&user, "m.room.encrypted") {
+                        self.rows.settle_war(&user, self.now);
+                    }
+                }
             }
             Said::Visibility(visibility) => self.take_visibility(visibility),
             Said::Redaction(target) => self.take_redaction(&event, &target),
@@ -100,6 +107,13 @@ impl Sim {
                 // `people::left`: an approval goes with the member.
                 if self.rows.words.get(user) == Some(&Word::Approved) {
                     self.rows.words.remove(user);
+                }
+                // `wars::take_leave`.
+                if self.rows.wars.get(user).is_some_and(|war| war.0) {
+                    if event.sender != *user {
+                        self.rows.settle_war(user, self.now);
+                    }
+                    self.rows.mark(None, self.now);
                 }
                 let invited = before.is_some_and(|before| before.membership == Membership::Invite);
                 let why = if invited { Retired::InviteWithdrawn } else { Retired::MemberLeft };
@@ -165,10 +179,13 @@ impl Sim {
             received_at: self.now,
             session_id: Some(session.clone()),
             powerful: power.may_send_state(&event.sender, &tuple.event_type),
+            levels: Some(self.rows.room.power_levels.clone()),
             verdict: if fresh { "unreadable" } else { "replayed" }.to_owned(),
             breach: breach.or(absurd),
             live: true,
+            awaits: fresh,
             body: fresh.then(String::new),
+            content: None,
         };
         if !fresh {
             row.current_fit = false;
@@ -198,20 +215,22 @@ impl Sim {
     pub fn read_again(&mut self, mut seen: StateEventRow, now: i64) {
         let row = self.tuple_row(&seen.tuple);
         if self.rows.is_superseded(&seen.tuple, seen.tick) {
-            seen.verdict = "superseded".to_owned();
-            seen.body = None;
+            if let Some((_, content)) = self.read(&seen) {
+                seen.content = Some(content);
+            }
+            (seen.verdict, seen.awaits) = ("superseded".to_owned(), false);
             self.rows.events.insert(seen.event_id.clone(), seen);
             return;
         }
         self.weigh(row, seen, now);
     }
 
-    /// `Taker::retry_unreadable`.
-    pub fn retry_unreadable(&mut self, session: Option<&str>) {
+    /// `Taker::look_again` and, of one session, `Taker::read_session`.
+    pub fn look_again(&mut self, session: Option<&str>) {
         if self.is(Fault::LateKeyForgotten) {
             return;
         }
-        for seen in self.rows.unreadable(session) {
+        for seen in self.rows.unread(session) {
             self.read_again(seen, self.now);
         }
     }
@@ -220,7 +239,11 @@ impl Sim {
     fn weigh(&mut self, mut row: TupleRow, mut seen: StateEventRow, now: i64) {
         let stands = row.current_event_id.as_ref() == Some(&seen.event_id);
         let on_key = refusal_on_key(&self.rows.room, &seen);
-        match self.read(&seen) {
+        let read = self.read(&seen);
+        if let Some((_, content)) = &read {
+            seen.content = Some(content.clone());
+        }
+        match read {
             None => {
                 row.current_fit &= !stands;
                 if let Some(refusal) = on_key {
@@ -230,20 +253,39 @@ impl Sim {
             Some((Verdict::Refuse(refusal), _)) => {
                 row.current_fit &= !stands;
                 conclude(&mut seen, &refusal);
+                self.without(&mut row, &seen);
             }
             Some((Verdict::Accept, _)) if on_key.is_some() => {
                 row.current_fit &= !stands;
                 conclude(&mut seen, &on_key.unwrap());
+                self.without(&mut row, &seen);
             }
             Some((Verdict::Accept, content)) => {
-                seen.verdict = "accepted".to_owned();
-                seen.body = None;
+                (seen.verdict, seen.awaits) = ("accepted".to_owned(), false);
                 self.accepted.insert(seen.event_id.clone());
                 self.accept(&mut row, &seen, content, now);
             }
         }
         self.put_tuple(row);
         self.keep(seen);
+    }
+
+    /// `state_events::without`.
+    fn without(&mut self, row: &mut TupleRow, seen: &StateEventRow) {
+        let is_value = row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id);
+        if !is_value || seen.awaits {
+            return;
+        }
+        let allowed = self.rows.newest_allowed(&seen.tuple, &seen.event_id);
+        row.source = allowed.map(|allowed| SourceValue {
+            event_id: allowed.event_id.clone(),
+            sender: allowed.sender.clone(),
+            form: Form::Encrypted,
+            at: allowed.received_at,
+            tick: allowed.tick,
+            content: allowed.content.clone().unwrap(),
+        });
+        self.rows.mark(None, self.now);
     }
 
     /// `KeeperDevice::decrypt`, `state_events::device_trust` and `judge_encrypted`.
@@ -343,21 +385,47 @@ impl Sim {
     fn keep(&mut self, seen: StateEventRow) {
         let before = self.rows.events.insert(seen.event_id.clone(), seen.clone());
         let told = before.is_some_and(|before| before.breach == seen.breach);
-        if seen.breach.is_some() && !told && self.breach_of(&seen).is_some() {
+        if seen.breach.is_none() || told {
+            return;
+        }
+        self.note_war(&seen);
+        if self.breach_of(&seen).is_some() {
             self.rows.mark(None, self.now);
+        }
+    }
+
+    /// `wars::note`.
+    fn note_war(&mut self, seen: &StateEventRow) {
+        let enforced: Vec<Rule> = Rule::ALL
+            .into_iter()
+            .filter(|rule| self.rules.action(*rule) != Action::Report)
+            .collect();
+        if !seen.breach.is_some_and(|rule| enforced.contains(&rule)) {
+            return;
+        }
+        let settled = self.rows.wars.get(&seen.sender).map_or(0, |war| war.1);
+        let after = settled.max(seen.received_at - WAR_WITHIN);
+        let within = (after, seen.received_at);
+        if self.rows.breaches_since(&seen.sender, within, &enforced) > MOST_ROUNDS {
+            let war = self.rows.wars.entry(seen.sender.clone()).or_default();
+            war.0 = true;
         }
     }
 
     /// `enforcing::breach_of`.
     pub fn breach_of(&self, seen: &StateEventRow) -> Option<Breach> {
         let rule = seen.breach.filter(|rule| seen.live || *rule == Rule::Critical)?;
-        let since = seen.received_at - statekeeper::keeper::decide::WAR_WITHIN;
+        // `wars::waits`.
+        let stands = self.rows.wars.get(&seen.sender).is_some_and(|war| war.0);
+        let member = self.rows.members.get(&seen.sender).map(|member| member.membership);
+        let power = power_levels(&self.rows.room);
+        let can = member == Some(Membership::Join)
+            && power.may_send_state(&seen.sender, "m.room.encrypted");
         Some(Breach {
             event_id: seen.event_id.clone(),
             tuple: seen.tuple.clone(),
             rule,
-            at: seen.received_at,
-            rounds: self.rows.breaches_since(&seen.sender, since),
+            waits: stands && can,
         })
     }
 
@@ -375,10 +443,15 @@ impl Sim {
             return;
         }
         let broke = seen.as_ref().is_some_and(was_never_allowed);
-        if let Some(mut seen) = seen {
-            seen.verdict = "redacted".to_owned();
-            seen.body = None;
-            self.rows.events.insert(target.clone(), seen);
+        let said = match (seen, &own) {
+            (None, Some(_)) if self.is(Fault::RedactedStaysCurrent) => None,
+            (None, Some(seal)) => self.rows.events.get(&seal.stands_for).cloned(),
+            (seen, _) => seen,
+        };
+        if let Some(mut said) = said {
+            (said.verdict, said.awaits) = ("redacted".to_owned(), false);
+            (said.body, said.content) = (None, None);
+            self.rows.events.insert(said.event_id.clone(), said);
         }
         let mut row = self.tuple_row(&tuple);
         let stands_for = own.map_or_else(|| target.clone(), |seal| seal.stands_for);
@@ -417,7 +490,7 @@ impl Sim {
             News::Key(session) => {
                 let judged_by = self.voucher_of(&session);
                 self.keys.sessions.entry(session.clone()).or_insert(judged_by);
-                self.retry_unreadable(Some(&session));
+                self.look_again(Some(&session));
             }
         }
     }
@@ -480,7 +553,7 @@ impl Sim {
         if !self.rows.outbox.is_empty() {
             self.rows.mark(None, self.now);
         }
-        self.retry_unreadable(None);
+        self.look_again(None);
     }
 }
 
@@ -500,7 +573,5 @@ fn conclude(seen: &mut StateEventRow, refusal: &Refusal) {
     seen.verdict = refusal.as_label().to_owned();
     let known = seen.breach.filter(|rule| *rule != Rule::Timestamp);
     seen.breach = known.or_else(|| Rule::of_refusal(refusal)).or(seen.breach);
-    if !matches!(refusal, Refusal::DeviceNotCrossSigned | Refusal::IdentityChanged) {
-        seen.body = None;
-    }
+    seen.awaits = matches!(refusal, Refusal::DeviceNotCrossSigned | Refusal::IdentityChanged);
 }

@@ -344,6 +344,26 @@ async fn by_default_a_sealed_acl_is_reported_and_left() {
     settle(&stage, &room, "later").await;
     assert_eq!(written(&stage, &room), 0);
     assert!(stage.keeper.metric("statekeeper_state_refused_total", &["exempt"]).await >= 1.0);
+    let told = ["rule=\"exempt\"", "action=\"report\""];
+    assert_eq!(stage.keeper.metric("statekeeper_policy_violations_total", &told).await, 1.0);
+    let (code, rows, err) = stage.keeper.command("ledger", &["--user", ALICE, "--json"]);
+    assert_eq!(code, Some(0), "{err}");
+    let told = rows.lines().filter(|row| row.contains("\"violation:report\"")).count();
+    assert_eq!(told, 1, "{rows}");
+}
+
+#[tokio::test]
+async fn a_type_that_is_exempt_no_more_is_sealed_after_a_reload() {
+    let plan = ("org.example.plan", "");
+    let exempt = json!({ "state": { "exempt": ["m.room.server_acl", "org.example.plan"] } });
+    let stage = Stage::with(exempt).await;
+    let room = stage.named_room("Tea").await;
+    stage.alice_device().send_state(&room, plan, &json!({ "step": 1 }));
+    settle(&stage, &room, "later").await;
+    assert_eq!(stage.seals(&room, "org.example.plan:"), 0);
+    stage.keeper.configure(&json!({ "state": { "exempt": ["m.room.server_acl"] } }));
+    stage.keeper.hang_up();
+    stage.sealed(&room, "org.example.plan:", &json!({ "step": 1 })).await;
 }
 
 #[tokio::test]

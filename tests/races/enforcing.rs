@@ -303,9 +303,9 @@ async fn what_the_keeper_finds_when_it_comes_is_left() {
     assert!(stage.sim.with(|world| stands(world, &room, NAME, &found)));
 }
 
-#[tokio::test]
-async fn a_restoring_war_ends_and_is_told_of() {
-    let (stage, room, bob) = scene(json!({})).await;
+/// Bob names the room again and again, until the keeper leaves it: his last name stands.
+async fn war(settings: Value) -> (Stage, RoomRef, DeviceRef, String) {
+    let (stage, room, bob) = scene(settings).await;
     for round in 0..4 {
         let rename = bob.rename(&room, &format!("Bob's {round}"));
         goes_back(&stage, &room, NAME, &rename).await;
@@ -313,11 +313,74 @@ async fn a_restoring_war_ends_and_is_told_of() {
     let last = bob.rename(&room, "Bob's last");
     counted(&stage, ("power", "report")).await;
     stage.keeper.wait_for_metric(WAR, 1.0).await;
-    logged(&stage, "the keeper stops restoring what he changes").await;
+    logged(&stage, "the keeper restores what he changes no more").await;
     stage.settle(&room, "after the war").await;
     assert!(stage.sim.with(|world| stands(world, &room, NAME, &last)));
-    // Whoever may say it ends it.
+    stage.keeper.wait_for_metric("statekeeper_wars", 1.0).await;
+    (stage, room, bob, last)
+}
+
+#[tokio::test]
+async fn a_restoring_war_waits_for_an_administrator() {
+    let (mut stage, room, bob, last) = war(json!({})).await;
+    // Neither a restart nor another member's value ends it.
+    stage.keeper.kill();
+    stage.keeper.start().await;
+    stage.settle(&room, "after the restart").await;
+    assert!(stage.sim.with(|world| stands(world, &room, NAME, &last)));
+    let (code, _, err) = stage.keeper.command("resume", &[&room.room_id, "@alice:localhost"]);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("has not stopped restoring what @alice:localhost"), "{err}");
+    let (code, out, err) = stage.keeper.command("resume", &[&room.room_id, "@bob:localhost"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    goes_back(&stage, &room, NAME, &last).await;
+    assert!(name_is(&stage, &stage.alice_device(), &room, "Alice's"));
+    // What he did before is not held against him any more.
+    let rename = bob.rename(&room, "Bob's once more");
+    goes_back(&stage, &room, NAME, &rename).await;
+    let wars = || stage.keeper.metric("statekeeper_wars", &[]);
+    eventually("no war is left", async || wars().await < 1.0).await;
+}
+
+#[tokio::test]
+async fn in_a_war_a_value_that_is_allowed_counts() {
+    let (stage, room, _, _) = war(json!({})).await;
     stage.name(&room, "Alice's again").await;
+}
+
+#[tokio::test]
+async fn a_war_is_over_when_its_maker_is_removed_or_has_no_power_any_more() {
+    let (stage, room, bob, last) = war(json!({})).await;
+    room.membership(&room.creator, "@bob:localhost", "leave");
+    goes_back(&stage, &room, NAME, &last).await;
+    drop((stage, bob));
+    let (stage, room, _, last) = war(json!({})).await;
+    room.set_power("bob", -1);
+    goes_back(&stage, &room, NAME, &last).await;
+}
+
+#[tokio::test]
+async fn whoever_leaves_a_war_comes_back_into_it() {
+    let (stage, room, bob, last) = war(json!({})).await;
+    room.leave("@bob:localhost");
+    goes_back(&stage, &room, NAME, &last).await;
+    stage.sim.join(&room, "bob");
+    stage.shows(&bob, &room, "Alice's").await;
+    let rename = bob.rename(&room, "Bob's again");
+    stage.settle(&room, "after he came back").await;
+    assert!(stage.sim.with(|world| stands(world, &room, NAME, &rename)));
+}
+
+#[tokio::test]
+async fn plain_state_beside_what_a_member_sealed_is_told_of_as_well() {
+    let (stage, room, _) = scene(json!({})).await;
+    stage.keeper.configure(&json!({ "state": { "reseal_delay": "1h" } }));
+    stage.keeper.hang_up();
+    logged(&stage, "the configuration is reloaded").await;
+    let hers = stage.alice_device().rename(&room, "Hers");
+    room.put_state("alice", ("m.room.name", ""), json!({ "name": "In plain" }));
+    counted(&stage, ("plain", "report")).await;
+    assert!(stage.sim.with(|world| stands(world, &room, NAME, &hers)), "it is reported");
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Who gave a room's state which value, allowed or not, and what is made of that when more is known.
 
 use serde_json::{Value, json};
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
     races::stage::{NAME, Stage},
-    simulated::{DeviceRef, RoomRef, World},
+    simulated::{DeviceRef, Fault, RoomRef, World, sim::PATIENCE},
 };
 
 const UNREADABLE: &str = "statekeeper_undecryptable_state_events";
@@ -257,4 +258,132 @@ async fn the_ledger_tells_which_event_broke_which_rule_and_what_follows() {
         [&forged, "m.room.power_levels", "critical", "violation:report", &scene.room.room_id],
     ];
     assert_eq!(told, wanted.map(|row| row.map(Value::from)));
+}
+
+/// What is kept of an event: what became of it, whether its ciphertext, its content and the levels of its time are there,
+/// and whether it is looked at again.
+type Kept = (String, bool, bool, bool, bool);
+
+async fn database(stage: &Stage) -> SqliteConnection {
+    let path = stage.keeper.folder().join("statekeeper.db");
+    let options = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE);
+    SqliteConnection::connect_with(&options).await.unwrap()
+}
+
+async fn kept(stage: &Stage, event_id: &str) -> Option<Kept> {
+    sqlx::query_as(
+        "SELECT verdict, body IS NOT NULL, content IS NOT NULL, levels_id IS NOT NULL, awaits \
+         FROM state_events WHERE event_id = ?",
+    )
+    .bind(event_id)
+    .fetch_optional(&mut database(stage).await)
+    .await
+    .unwrap()
+}
+
+/// Waits until this is kept of an event.
+async fn becomes(stage: &Stage, event_id: &str, wanted: &Option<Kept>) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let found = kept(stage, event_id).await;
+        if found == *wanted {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{found:?} and not {wanted:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+fn row(verdict: &str, flags: [bool; 4]) -> Option<Kept> {
+    let [body, content, levels, awaits] = flags;
+    Some((verdict.to_owned(), body, content, levels, awaits))
+}
+
+#[tokio::test]
+async fn what_was_not_allowed_is_kept_and_read_when_its_key_comes() {
+    let scene = Scene::open(json!({})).await;
+    scene.bob.withhold(&scene.room);
+    let his = scene.bob.rename(&scene.room, "Bob's");
+    scene.goes_back(&his).await;
+    assert_eq!(kept(&scene.stage, &his).await, row("no_power", [true, false, true, false]));
+    scene.bob.answer_as_maker(&scene.room);
+    becomes(&scene.stage, &his, &row("no_power", [true, true, true, false])).await;
+    scene.is_sealed("Alice's").await;
+    let broken = "statekeeper_policy_violations_total";
+    assert_eq!(scene.stage.keeper.metric(broken, &["power"]).await, 1.0, "told once");
+}
+
+#[tokio::test]
+async fn every_state_event_is_kept_sealed_or_not() {
+    let scene = Scene::open(json!({})).await;
+    let room = &scene.room;
+    let allowed = scene.carol.rename(room, "Carol's");
+    scene.is_sealed("Carol's").await;
+    let say = |event_type: &str, content: Value| room.put_state("alice", (event_type, ""), content);
+    let acl = say("m.room.server_acl", json!({ "allow": ["*"] }));
+    let rules = say("m.room.join_rules", json!({ "join_rule": "invite" }));
+    let beside = say("m.room.name", json!({ "name": "In plain" }));
+    let first = say("org.example.plan", json!({ "step": 1 }));
+    let strange = scene.bob.seal(room, ("m.room.name", ""), &json!({ "name": "Nowhere" }));
+    let strange = room.put_state("bob", ("m.room.encrypted", "nowhere"), strange);
+    scene.stage.settle(room, "after all of them").await;
+    for (event, wanted) in [
+        (allowed, row("accepted", [true, true, true, false])),
+        (acl, row("in_plain", [false, true, true, false])),
+        (rules, row("in_plain", [false, true, true, false])),
+        (beside, row("plain", [false, true, true, false])),
+        (first, row("accepted", [false, true, true, false])),
+        (strange, row("packed_key_mismatch", [true, false, true, false])),
+    ] {
+        assert_eq!(kept(&scene.stage, &event).await, wanted, "{event}");
+    }
+    // A redaction reaches all of it.
+    let gone = say("m.room.server_acl", json!({ "allow": ["*"], "deny": ["evil.example"] }));
+    let hers = scene.carol.rename(room, "Carol's second");
+    scene.is_sealed("Carol's second").await;
+    room.redact(&gone);
+    room.redact(&hers);
+    scene.stage.settle(room, "after the redactions").await;
+    for event in [gone, hers] {
+        let found = kept(&scene.stage, &event).await;
+        assert_eq!(found, row("redacted", [false, false, true, false]));
+    }
+}
+
+#[tokio::test]
+async fn what_is_older_than_the_journal_is_forgotten_and_current_state_is_not() {
+    let mut scene = Scene::open(json!({ "state": { "journal_days": 30 } })).await;
+    let older = scene.carol.rename(&scene.room, "Carol's");
+    scene.is_sealed("Carol's").await;
+    let his = scene.bob.rename(&scene.room, "Bob's");
+    scene.goes_back(&his).await;
+    let value = scene.carol.rename(&scene.room, "Carol's second");
+    scene.is_sealed("Carol's second").await;
+    scene.stage.settle(&scene.room, "after the names").await;
+    scene.stage.keeper.kill();
+    sqlx::query("UPDATE state_events SET received_at = received_at - 31 * 24 * 3600000")
+        .execute(&mut database(&scene.stage).await)
+        .await
+        .unwrap();
+    scene.stage.keeper.start().await;
+    becomes(&scene.stage, &his, &None).await;
+    // The id of what was sealed is kept, since its redaction has to find the seal; what stood in it is not.
+    becomes(&scene.stage, &older, &row("accepted", [false; 4])).await;
+    assert_eq!(kept(&scene.stage, &value).await, row("accepted", [true, true, true, false]));
+}
+
+#[tokio::test]
+async fn what_was_judged_by_today_s_levels_is_judged_anew_once_those_of_its_time_are_known() {
+    let stage = Stage::with(json!({ "state": { "reseal_delay": "1h" } })).await;
+    let room = stage.sim.room().encrypted_power(0).create();
+    let bob = stage.sim.user("bob").create().device(1);
+    stage.sim.join(&room, "bob");
+    let his = bob.rename(&room, "Bob's");
+    room.set_power("bob", 100);
+    stage.sim.fault("context", Fault::Status(404), 1);
+    stage.invite_keeper(&room).await;
+    becomes(&stage, &his, &row("accepted", [true, true, false, false])).await;
+    stage.keeper.configure(&json!({ "state": { "never_reseal": ["com.example.bound"] } }));
+    stage.keeper.hang_up();
+    becomes(&stage, &his, &row("no_power", [true, true, true, false])).await;
 }

@@ -197,6 +197,142 @@ async fn room_key_is_cycled_after_enough_time() {
 }
 
 #[tokio::test]
+async fn what_the_rules_name_is_sealed_anew_when_its_session_has_grown_old() {
+    let rotation = json!({ "milliseconds": 1500, "reseal": "aesthetic", "settle": "20ms" });
+    let stage = Stage::with(json!({ "rotation": rotation })).await;
+    let room = stage.named_room("Tea").await;
+    stage.set(&room, (PLAN, ""), json!({ "plan": "Scones" })).await;
+    let plan = format!("{PLAN}:");
+    let before = [NAME, &plan].map(|packed| session(&stage, &room, packed));
+    let of = |world: &mut World, packed: &str| {
+        let seal = world.keeper_seal(&room.room_id, packed).expect("it is sealed");
+        megolm_place(seal.sent_content()).expect("a ciphertext").0
+    };
+    let anew = |world: &mut World| of(world, NAME) != before[0];
+    stage.sim.wait_for("the name is sealed anew", anew).await;
+    assert_eq!(session(&stage, &room, &plan), before[1], "nothing but what the rules name");
+    retired(&stage, "age", 1.0).await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_at_once_when_it_has_grown_old() {
+    let more = json!({ "rotation": { "milliseconds": 1500 } });
+    let stage = Stage::with(at_once("20ms", &more)).await;
+    let room = stage.named_room("Tea").await;
+    let bob = reader(&stage, &room, "bob", "Tea").await;
+    let before = session(&stage, &room, NAME);
+    let deadline = Instant::now() + PATIENCE;
+    while sessions_of(&bob).len() < 2 {
+        assert!(Instant::now() < deadline, "nobody is given the next session");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    assert_eq!(session(&stage, &room, NAME), before, "nothing is sealed for it");
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_an_invitee_who_was_given_keys_refuses() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let dave = stage.sim.user("dave").create();
+    room.invite("dave");
+    let has_key = |world: &mut World| {
+        let seal = world.keeper_seal(&room.room_id, NAME).expect("it is sealed");
+        world.open(dave.device(1).id(), &seal).is_ok()
+    };
+    stage.sim.wait_for("the invitee has the key", has_key).await;
+    room.leave(&dave.user_id);
+    stage.name(&room, "Without Dave").await;
+    assert!(!opens(&stage, &dave, &room, NAME));
+    retired(&stage, "invite_withdrawn", 1.0).await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_a_device_loses_its_signature() {
+    let stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let bob = reader(&stage, &room, "bob", "Tea").await;
+    bob.device(1).lose_signature();
+    retired(&stage, "device_unsigned", 1.0).await;
+    stage.name(&room, "Without it").await;
+    assert!(!opens(&stage, &bob, &room, NAME));
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_fewer_may_read_the_past_since_the_keeper_was_away() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    let before = session(&stage, &room, NAME);
+    stage.keeper.kill();
+    let content = json!({ "history_visibility": "joined" });
+    room.put_state(&room.creator, ("m.room.history_visibility", ""), content);
+    stage.keeper.start().await;
+    stage.name(&room, "Later").await;
+    assert_ne!(session(&stage, &room, NAME), before);
+}
+
+#[tokio::test]
+async fn values_are_sealed_anew_no_faster_than_the_rules_say_and_a_room_s_session_for_all_of_them()
+{
+    for scope in ["tuple", "room"] {
+        let rotation = json!({ "reseal": "all", "reseal_per_second": 1, "settle": "20ms" });
+        let settings = json!({ "rotation": rotation, "state": { "session_scope": scope } });
+        let stage = Stage::with(settings).await;
+        let room = stage.named_room("Tea").await;
+        let kinds = ["a", "b", "c"].map(|key| format!("{PLAN}.{key}"));
+        for kind in &kinds {
+            stage.set(&room, (kind, ""), json!({ "plan": "Scones" })).await;
+        }
+        let packed: Vec<String> =
+            kinds.iter().map(|kind| format!("{kind}:")).chain([NAME.to_owned()]).collect();
+        let before: BTreeSet<_> = packed.iter().map(|it| session(&stage, &room, it)).collect();
+        let bob = reader(&stage, &room, "bob", "Tea").await;
+        room.leave(&bob.user_id);
+        let anew = |world: &mut World| {
+            packed.iter().all(|packed| {
+                let seal = world.keeper_seal(&room.room_id, packed).expect("it is sealed");
+                let place = megolm_place(seal.sent_content()).expect("a ciphertext");
+                !before.contains(&place.0)
+            })
+        };
+        stage.sim.wait_for("all are sealed anew", anew).await;
+        let mut times: Vec<u64> = stage.sim.with(|world| {
+            let seals = packed.iter().filter_map(|it| world.keeper_seal(&room.room_id, it));
+            seals.map(|seal| seal.timestamp).collect()
+        });
+        times.sort_unstable();
+        // One may go out at once, each of the others a second after the one before it. The clocks are whole
+        // milliseconds, and the first may have been under way for a while.
+        assert!(times[3] - times[0] >= 2_000, "{scope}: {times:?}");
+        let now: BTreeSet<_> = packed.iter().map(|it| session(&stage, &room, it)).collect();
+        assert_eq!(now.len(), if scope == "room" { 1 } else { 4 });
+        assert!(packed.iter().all(|packed| !opens(&stage, &bob, &room, packed)));
+    }
+}
+
+#[tokio::test]
+async fn a_rotation_is_one_query_one_claim_and_one_send_for_each_batch() {
+    const MEMBERS: usize = 350;
+    let mut stage = Stage::prepare(at_once("20ms", &json!({}))).await;
+    let room = stage.sim.room().keeper_power(100).members(MEMBERS).create();
+    stage.keeper.start().await;
+    stage.alice_device().rename(&room, "Tea");
+    let patience = Duration::from_secs(120);
+    let named = |world: &mut World| world.keeper_seal(&room.room_id, NAME).is_some();
+    assert!(stage.sim.holds_within(patience, named).await);
+    stage.settle(&room, "after the name").await;
+    let start = stage.sim.with(|world| world.requests.all.len());
+    room.leave("m1");
+    let rotated = "statekeeper_rotation_seconds_count";
+    stage.keeper.wait_for_metric(rotated, 1.0).await;
+    let counts = stage.sim.with(|world| world.requests.counts(start));
+    let of = |endpoint: &str| counts.get(endpoint).copied().unwrap_or_default();
+    let batches = MEMBERS.div_ceil(100);
+    assert!((1..=batches).contains(&of("sendToDevice")), "{counts:?}");
+    // Everybody's devices are known, and there is an Olm session with each of them.
+    assert!(of("keys/query") <= 1 && of("keys/claim") <= batches, "{counts:?}");
+}
+
+#[tokio::test]
 async fn room_key_is_not_cycled_by_a_join_a_display_name_or_a_new_device() {
     let stage = Stage::open().await;
     let room = stage.named_room("Tea").await;

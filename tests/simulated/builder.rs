@@ -234,6 +234,15 @@ impl DeviceRef {
     }
 
     /// Lets the owner sign this device.
+    pub fn lose_signature(&self) {
+        self.sim.change(|world| {
+            let device = world.user_mut(&self.user_id).devices.get_mut(&self.device_id);
+            device.expect("it is there").lose_signature();
+            world.devices_changed(&self.user_id);
+        });
+    }
+
+    /// Lets the owner sign a device that was logged in before.
     pub fn cross_sign(&self) {
         self.sim.change(|world| {
             world.create_identity(&self.user_id);

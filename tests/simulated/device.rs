@@ -104,6 +104,14 @@ impl SimDevice {
         self.trust = Trust::CrossSigned;
     }
 
+    /// Takes its owner's signature away.
+    pub fn lose_signature(&mut self) {
+        let own = format!("ed25519:{}", self.device_id);
+        let signatures = self.keys["signatures"][&self.user_id].as_object_mut();
+        signatures.expect("it is signed").retain(|key, _| *key == own);
+        self.trust = Trust::Unsigned;
+    }
+
     /// This device's Curve25519 identity key, unpadded base64.
     pub fn curve25519(&self) -> String {
         self.account.curve25519_key().to_base64()

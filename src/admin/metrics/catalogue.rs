@@ -134,8 +134,11 @@ pub const POLICY_VIOLATIONS: About = About {
     name: "statekeeper_policy_violations_total",
     help: "State events that broke a rule of `enforce`, by what the keeper does about it.",
     labels: &[
-        ("rule", "a key of [`enforce`](OPERATIONS.md#enforcement)"),
-        ("action", "`report`, `restore`, `redact` or `noop`"),
+        (
+            "rule",
+            "a key of [`enforce`](OPERATIONS.md#enforcement), or `exempt`: a member sealed an exempt type",
+        ),
+        ("action", "`report`, `restore`, `redact`, `publish` or `noop`"),
     ],
     worry: "When it rises: the log names room and sender.",
 };
@@ -186,6 +189,15 @@ pub const HOLDS: About = About {
     labels: &[],
     worry: "When it is not 0: somebody waits for your word, and reads no name until then. \
             [`StatekeeperHoldsWaiting`](runbooks/StatekeeperHoldsWaiting.md).",
+};
+
+/// Wars.
+pub const WARS: About = About {
+    name: "statekeeper_wars",
+    help: "Members who went on breaking a room's rules, and whose changes the keeper restores no more.",
+    labels: &[],
+    worry: "When it is not 0: what they changed last stands until you have seen to it. \
+            [`StatekeeperWar`](runbooks/StatekeeperWar.md).",
 };
 
 /// What is to be done.

@@ -67,6 +67,7 @@ struct Inner {
     membership_reasons: IntCounter,
     undecryptable_state_events: IntGauge,
     holds: IntGauge,
+    wars: IntGauge,
     intents: LabelledGauge,
     oldest_due: Gauge,
     join_to_key: Histogram,
@@ -114,6 +115,7 @@ impl Metrics {
             membership_reasons: book.counter(catalogue::MEMBERSHIP_REASONS)?,
             undecryptable_state_events: book.gauge(catalogue::UNDECRYPTABLE)?,
             holds: book.gauge(catalogue::HOLDS)?,
+            wars: book.gauge(catalogue::WARS)?,
             intents: book.labelled_gauge(catalogue::INTENTS)?,
             oldest_due: book.seconds(catalogue::OLDEST_DUE)?,
             join_to_key: book.histogram(catalogue::JOIN_TO_KEY, JOIN_TO_KEY_BUCKETS)?,
@@ -249,6 +251,11 @@ impl Metrics {
     /// Sets `statekeeper_undecryptable_state_events`, over all rooms.
     pub fn set_undecryptable_state_events(&self, count: i64) {
         self.inner.undecryptable_state_events.set(count);
+    }
+
+    /// Sets `statekeeper_wars`, over the rooms that the keeper is in.
+    pub fn set_wars(&self, count: usize) {
+        self.inner.wars.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Sets `statekeeper_holds`, over all rooms.

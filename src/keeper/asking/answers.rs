@@ -89,7 +89,7 @@ async fn weigh(
     if !known.devices.iter().any(|device| is_trusted(device, from)) {
         return Ok(Err(Unfit::DeviceNotTrusted));
     }
-    let waiting = tuples::unreadable(&taker.store, db, &key.room_id, Some(&key.session_id)).await?;
+    let waiting = tuples::awaiting(&taker.store, db, &key.room_id, Some(&key.session_id)).await?;
     open_first(taker, key, &waiting).await
 }
 

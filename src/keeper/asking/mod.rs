@@ -149,7 +149,7 @@ impl Asker {
     async fn ask(&self, ask: &AskRow, wanted: &Wanted, now: i64) -> Result<(), KeeperError> {
         let db = &mut *self.taker.store.read().await?;
         let waiting =
-            tuples::unreadable(&self.taker.store, db, &ask.room_id, Some(ask.session_id.as_str()))
+            tuples::awaiting(&self.taker.store, db, &ask.room_id, Some(ask.session_id.as_str()))
                 .await?;
         let Some(megolm) = waiting.iter().find_map(answers::unread) else { return Ok(()) };
         let candidates = self.candidates(db, &ask.room_id, &wanted.sender).await?;

@@ -220,10 +220,13 @@ impl Sender {
             received_at: now_ms(),
             session_id: None,
             powerful: true,
+            levels: None,
             verdict: String::new(),
             breach: None,
             live: false,
+            awaits: false,
             body: None,
+            content: None,
         });
         let verdict = if seen.verdict == "accepted" { CLEARED } else { EMPTIED };
         let seen = StateEventRow { verdict: verdict.to_owned(), ..seen };

@@ -15,7 +15,7 @@ use crate::{
 
 /// How many rounds the keeper goes with one sender in one room before it stops restoring.
 pub const MOST_ROUNDS: u32 = 4;
-/// Within which time, in milliseconds: and for how long that sender has to be quiet before the keeper restores again.
+/// Within which time, in milliseconds. After that an administrator has to say that it goes on.
 pub const WAR_WITHIN: i64 = 600_000;
 
 /// A state event that stands in the room and breaks a rule.
@@ -27,11 +27,9 @@ pub struct Breach {
     pub tuple: StateTuple,
     /// Which rule.
     pub rule: Rule,
-    /// When it came, in milliseconds.
-    pub at: i64,
-    /// How often its sender broke a rule in this room about which more is done than telling, within [`WAR_WITHIN`], this
-    /// time included.
-    pub rounds: u32,
+    /// Whether its sender has gone on breaking rules for more than [`MOST_ROUNDS`], and still can: an administrator's
+    /// word is awaited.
+    pub waits: bool,
 }
 
 /// What becomes of a broken rule.
@@ -39,8 +37,8 @@ pub struct Breach {
 pub enum Remedy {
     /// It was reported, and that is all.
     Report,
-    /// The keeper and its sender are at war: nothing until this time, in milliseconds.
-    Wait(i64),
+    /// The keeper and its sender are at war: nothing until an administrator says so.
+    Wait,
     /// The last allowed value is sealed again; or, where that cannot be, nothing.
     Restore,
     /// As before, and the event is redacted.
@@ -56,15 +54,11 @@ impl Breach {
         self.rule == Rule::Critical || (stands_in_plain && !allowed)
     }
 
-    /// What the rules say, at `now`.
-    pub fn remedy(&self, rules: &Rules, now: i64) -> Remedy {
-        let action = rules.action(self.rule);
-        let quiet_at = self.at.saturating_add(WAR_WITHIN);
-        match action {
+    /// What the rules say.
+    pub fn remedy(&self, rules: &Rules) -> Remedy {
+        match rules.action(self.rule) {
             Action::Report => Remedy::Report,
-            Action::Restore | Action::Redact if self.rounds > MOST_ROUNDS && now < quiet_at => {
-                Remedy::Wait(quiet_at)
-            }
+            Action::Restore | Action::Redact if self.waits => Remedy::Wait,
             // The value is an allowed one: it is kept, and its time alone goes.
             Action::Redact if self.rule != Rule::Timestamp => Remedy::Redact,
             Action::Restore | Action::Redact => Remedy::Restore,
@@ -76,18 +70,15 @@ impl Breach {
 pub(super) fn decide_tuple(
     known: &Knowledge,
     rules: &Rules,
-    now: i64,
     (place, view, breach): (usize, &TupleView, &Breach),
     plan: &mut Plan,
 ) {
-    let remedy = breach.remedy(rules, now);
-    match remedy {
-        Remedy::Report => return,
-        Remedy::Wait(until) => return plan.again(until),
-        Remedy::Restore | Remedy::Redact => {}
+    let remedy = breach.remedy(rules);
+    if matches!(remedy, Remedy::Report | Remedy::Wait) {
+        return;
     }
     if view.source.is_none() {
-        return decide_alone(known, rules, now, breach, plan);
+        return decide_alone(known, rules, breach, plan);
     }
     if !known.elevated {
         return;
@@ -104,16 +95,9 @@ pub(super) fn decide_tuple(
 /// Decides about an event in whose place the keeper has nothing to seal. A forged critical or exempt type is redacted
 /// also where values are only restored: what the homeserver goes by stands in plain, and is said again, also by a keeper
 /// that may not redact.
-pub(super) fn decide_alone(
-    known: &Knowledge,
-    rules: &Rules,
-    now: i64,
-    breach: &Breach,
-    plan: &mut Plan,
-) {
-    let redacts = match breach.remedy(rules, now) {
-        Remedy::Report => false,
-        Remedy::Wait(until) => return plan.again(until),
+pub(super) fn decide_alone(known: &Knowledge, rules: &Rules, breach: &Breach, plan: &mut Plan) {
+    let redacts = match breach.remedy(rules) {
+        Remedy::Report | Remedy::Wait => false,
         Remedy::Restore => breach.hides_plain(rules),
         Remedy::Redact => true,
     };

@@ -112,13 +112,25 @@ pub(super) fn decide_rotation(
     }
 }
 
-/// Whether a value is sealed anew because its session was retired. One that is merely worn calls for nothing: nobody
-/// had to go.
+/// When the first session is too old, where that is to be followed without a change: the next one is made at once, or
+/// values are sealed anew under it.
+pub(super) fn wears_out_at(known: &Knowledge, rules: &Rules) -> Option<i64> {
+    let followed =
+        |tuple: &StateTuple| rules.rotate_when == RotateWhen::AtOnce || is_resealed(rules, tuple);
+    let followed = known.tuples.iter().filter(|view| !view.redacted && followed(&view.tuple));
+    followed.filter_map(|view| view.wears_out_at).min()
+}
+
+/// Whether a value is sealed anew because its session was retired. One that is merely used up calls for nothing: each
+/// value that were sealed anew would use up the next one.
 fn is_sealed_anew(rules: &Rules, tuple: &StateTuple, over: Over) -> bool {
-    !over.by_wear
-        && match rules.rotate_reseal {
-            RotateReseal::None => false,
-            RotateReseal::Aesthetic => tuple.is_aesthetic(),
-            RotateReseal::All => true,
-        }
+    !over.by_use && is_resealed(rules, tuple)
+}
+
+fn is_resealed(rules: &Rules, tuple: &StateTuple) -> bool {
+    match rules.rotate_reseal {
+        RotateReseal::None => false,
+        RotateReseal::Aesthetic => tuple.is_aesthetic(),
+        RotateReseal::All => true,
+    }
 }

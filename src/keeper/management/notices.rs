@@ -6,9 +6,8 @@ use std::{
     time::Duration,
 };
 
-use ruma::{OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{OwnedRoomId, RoomId};
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 
 use super::{
     Talker, render,
@@ -19,13 +18,11 @@ use crate::{
     keeper::{
         KeeperError,
         clock::now_ms,
-        decide::{MOST_ROUNDS, WAR_WITHIN},
-        enforcing::enforced,
         renewal::{self, Cause},
         spaces::advice::give_power,
     },
     state::Membership,
-    store::{RoomRow, buried, people, rooms, set_meta, tuples},
+    store::{buried, ledger, people, rooms, set_meta, tuples, wars},
 };
 
 /// How often it is looked whether there is something to be told.
@@ -72,7 +69,7 @@ struct News {
     lost: BTreeMap<String, i64>,
     /// Why the keeper has another device than before, and which.
     renewed: Option<(Cause, String)>,
-    /// Whose changes the keeper restores no more for now: room, user.
+    /// Whose changes the keeper restores no more before an administrator says so: room, user.
     wars: BTreeSet<(String, String)>,
     /// Until when events that broke a rule are counted.
     breaches_until: i64,
@@ -167,36 +164,17 @@ impl Notices {
             undecryptable: tuples::count_unreadable(db).await?,
             lost: buried::by_room(db, now_ms().saturating_sub(LOOKED_FOR)).await?,
             renewed: renewal::last(db).await?,
-            wars: self.wars(db, &known).await?,
+            wars: wars::standing(db, None)
+                .await?
+                .into_iter()
+                .map(|(room, user)| (room.to_string(), user.to_string()))
+                .collect(),
             breaches_until: now_ms(),
         };
         let breaches =
-            tuples::breaches_between(db, told.breaches_until, news.breaches_until).await?;
+            ledger::found_between(&taker.store, db, (told.breaches_until, news.breaches_until))
+                .await?;
         Ok(Found { news, breaches, mends })
-    }
-
-    /// Who breaks rules so often that the keeper waits for an administrator.
-    async fn wars(
-        &self,
-        db: &mut SqliteConnection,
-        known: &[RoomRow],
-    ) -> Result<BTreeSet<(String, String)>, KeeperError> {
-        let (now, mut wars) = (now_ms(), BTreeSet::new());
-        let since = now.saturating_sub(WAR_WITHIN);
-        for (room, user, _, _) in tuples::breaches_between(db, since, now).await? {
-            let row = known.iter().find(|row| row.room_id.as_str() == room);
-            let (Some(row), Ok(sender)) = (row, OwnedUserId::try_from(user.as_str())) else {
-                continue;
-            };
-            let rules = self.talker.taker.rules.of(row);
-            let enforced = enforced(&rules);
-            let rounds =
-                tuples::breaches_since(db, &row.room_id, &sender, since, &enforced).await?;
-            if rounds > MOST_ROUNDS && !rules.noop {
-                wars.insert((room, user));
-            }
-        }
-        Ok(wars)
     }
 
     /// Before it is told: a kill may lose a notice, and never repeats all of them.
@@ -254,8 +232,8 @@ fn entries(told: &News, found: &Found) -> Vec<String> {
     }
     for (room, user) in now.wars.difference(&told.wars) {
         entries.push(format!(
-            "{user} goes on breaking rules in {room}: I restore nothing of theirs there until they have been quiet for ten \
-             minutes; mend it: take their power to send `m.room.encrypted`, or remove them"
+            "{user} goes on breaking rules in {room}: I restore nothing more that they change there; mend it: take their \
+             power to send `m.room.encrypted`, remove them, or have me go on with `resume {room} {user}`"
         ));
     }
     entries

@@ -125,6 +125,7 @@ fn request(verb: &str, words: &[&str]) -> Result<Said, String> {
         "rotate" => Command::Rotate { room: named.room()? }.into(),
         "refresh" => Command::Refresh { room: named.room()? }.into(),
         "share" => Command::Share { room: named.room()?, user: named.user()? }.into(),
+        "resume" => Command::Resume { room: named.room()?, user: named.user()? }.into(),
         "noop" => match named.other().as_deref() {
             Some("on") => Command::Noop { on: true }.into(),
             Some("off") => Command::Noop { on: false }.into(),
@@ -230,6 +231,8 @@ mod tests {
         assert_eq!(asked("!keeper block @u:h PHONE"), block.into());
         assert_eq!(asked("!keeper unblock @u:h"), Command::Unblock { user, device: None }.into());
         assert_eq!(asked("!keeper rotate !r:h"), Command::Rotate { room }.into());
+        let resume = Command::Resume { room: owned_room_id!("!r:h"), user: owned_user_id!("@u:h") };
+        assert_eq!(asked("!keeper resume !r:h @u:h"), resume.into());
         assert_eq!(asked("!keeper noop off"), Command::Noop { on: false }.into());
         assert_eq!(read("!keeper", None), Some(Said::Help));
         assert_eq!(read("!keeper help", None), Some(Said::Help));

@@ -24,7 +24,7 @@ pub struct Message {
 }
 
 /// What there is to be asked, with what each command does.
-const HELP: [(&str, &str); 16] = [
+const HELP: [(&str, &str); 17] = [
     ("status", "how the keeper fares"),
     ("rooms", "the rooms that it is in"),
     ("spaces", "the spaces that it follows, and what has to be changed beneath them"),
@@ -39,6 +39,7 @@ const HELP: [(&str, &str); 16] = [
     ("rotate ROOM", "retire the sessions of a room's state"),
     ("refresh ROOM", "seal a room's state once more"),
     ("share USER ROOM", "give a member's entitled devices the keys once more"),
+    ("resume ROOM USER", "restore again what a user breaks who had gone on breaking rules"),
     ("noop on|off", "send nothing, or take that back"),
     ("help", "this list"),
 ];
@@ -147,6 +148,9 @@ pub fn done(command: &Command, done: &Done) -> Message {
         (Command::Share { room, user }, _) => message.paragraph(&format!(
             "the entitled devices of {user} are given the keys of {room} once more; `why` says who is not entitled"
         )),
+        (Command::Resume { room, user }, _) => message.paragraph(&format!(
+            "what {user} breaks in {room} is restored again"
+        )),
         (_, Done::Noop { on: true }) => message.paragraph(
             "noop is on: everything is decided and reported, and nothing is sent, until `noop off`",
         ),
@@ -237,6 +241,10 @@ fn room(found: &RoomDetail) -> Message {
             .iter()
             .map(|tuple| format!("{} {}: {}", tuple.event_type, tuple.state_key, tuple.state)),
     );
+    if !found.wars.is_empty() {
+        message.paragraph("who goes on breaking rules there, so that I restore nothing of theirs before `resume`:");
+        message.list(found.wars.iter().map(ToString::to_string));
+    }
     if !found.holds.is_empty() {
         message.paragraph("held there:");
         message.list(found.holds.iter().map(|hold| format!("{}: {}", hold.user_id, hold.reason)));

@@ -155,6 +155,9 @@ pub struct RoomDetail {
     pub tuples: Vec<TupleOverview>,
     /// Who is held there.
     pub holds: Vec<Hold>,
+    /// Whose changes are restored no more before an administrator says `resume`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wars: Vec<OwnedUserId>,
     /// How many more state tuples there are, where no more were asked for.
     #[serde(default, skip_serializing_if = "is_none")]
     pub more_tuples: i64,
@@ -343,6 +346,7 @@ impl RoomDetail {
             flagged: row.room.flagged,
             elevated: row.room.elevated,
             spaces: row.room.spaces.clone(),
+            wars: row.wars.clone(),
             policy: None,
             noop: None,
             tuples,

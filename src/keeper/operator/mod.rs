@@ -202,6 +202,7 @@ impl Operator {
             Ok(_) => {
                 tracing::info!(%caller, ?command, "a command was carried out");
                 promised.notify_one();
+                self.ring(command);
             }
             Err(refused) => {
                 rules.set_noop(before);
@@ -209,6 +210,13 @@ impl Operator {
             }
         }
         Ok(done?)
+    }
+
+    /// What was left undone in spaces meanwhile is done.
+    fn ring(&self, command: &Command) {
+        if let (Command::Noop { on: false }, Some(lanes)) = (command, self.inner.lanes.get()) {
+            lanes.taker.spaces.ring_all();
+        }
     }
 
     async fn carry_out(&self, caller: &Caller, command: &Command) -> Result<Done, Refused> {

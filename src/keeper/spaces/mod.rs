@@ -77,6 +77,14 @@ impl Bells {
         self.invite.noted.store(true, Ordering::SeqCst);
     }
 
+    /// Everything has to be looked at.
+    pub(super) fn ring_all(&self) {
+        self.note_walk();
+        self.note_provide();
+        self.note_invite();
+        self.ring();
+    }
+
     /// Tells what was noted: after the commit.
     pub(super) fn ring(&self) {
         self.walk.ring_if_noted();

@@ -132,7 +132,7 @@ fn look(
             tracing::info!(space = row.name, successor = %newer, "a space to follow goes on in another one");
             row.space_id = Some(newer);
         }
-        if !stand_of_space(known, &mut row, &rules, survey) {
+        if !stand_of_space(taker, known, &mut row, &rules, survey) {
             continue;
         }
         let root = row.space_id.clone().filter(|_| row.status == FOLLOWED);
@@ -174,6 +174,7 @@ fn goes_on_in(known: &Known, space: &RoomId) -> Option<OwnedRoomId> {
 
 /// Notes how a space to follow stands. Whether it is still one to follow.
 fn stand_of_space(
+    taker: &Taker,
     known: &Known,
     row: &mut FollowedRow,
     rules: &SpaceRules,
@@ -205,7 +206,8 @@ fn stand_of_space(
             }
             // Whoever is invited accepts in any case.
             if !row.invited {
-                survey.due(row.retry_at, || ToJoin::Space(row.name.clone(), rules.assist.clone()));
+                let assist = assist(taker, room, rules);
+                survey.due(row.retry_at, || ToJoin::Space(row.name.clone(), assist));
             }
         }
     }
@@ -240,12 +242,12 @@ fn stand_of_room(
         standing.as_str().clone_into(&mut row.status);
         row.detail = (standing == Standing::NoPower).then(|| give_power(room, &taker.keeper));
         let as_before = before.is_some_and(|before| before.status == row.status);
-        match &rules.assist {
+        match assist(taker, Some(room), rules) {
             Some(token) if standing == Standing::NoPower => {
                 if !as_before {
                     (row.attempts, row.retry_at) = (0, 0);
                 }
-                let elevate = || ToJoin::Elevate(found.room_id, token.clone());
+                let elevate = || ToJoin::Elevate(found.room_id, token);
                 survey.due(row.retry_at, elevate);
             }
             _ => (row.attempts, row.retry_at) = (0, 0),
@@ -261,8 +263,19 @@ fn stand_of_room(
     if !Standing::has_failed(&row.status) {
         (row.status, row.detail) = (Standing::Joining.as_str().to_owned(), None);
     }
-    survey.due(row.retry_at, || ToJoin::Room(found.room_id, found.via, rules.assist.clone()));
+    let assist = assist(taker, room, rules);
+    survey.due(row.retry_at, || ToJoin::Room(found.room_id, found.via, assist));
     row
+}
+
+/// Whose help the keeper asks for to come into a room and to have the power there that it needs. Under `noop` it sends
+/// nothing, and so asks nobody.
+fn assist(taker: &Taker, room: Option<&RoomRow>, rules: &SpaceRules) -> Option<PathBuf> {
+    let noop = match room {
+        Some(room) => taker.rules.of(room).noop,
+        None => taker.rules.is_noop_by_default(),
+    };
+    rules.assist.clone().filter(|_| !noop)
 }
 
 impl Survey {

@@ -11,7 +11,7 @@ use crate::{
         NOOP, marks, orders, people, previews, reserve_ticks,
         rooms::{self, MemberRow, RoomRow},
         sessions::{self, Retired},
-        set_meta,
+        set_meta, wars,
     },
 };
 
@@ -36,6 +36,7 @@ pub async fn carry_out(
         Command::Rotate { room } => rotate(db, room, now).await,
         Command::Refresh { room } => refresh(db, room, now).await,
         Command::Share { room, user } => share(db, room, user, now).await,
+        Command::Resume { room, user } => resume(db, room, user, now).await,
         Command::Noop { on } => noop(db, *on, now).await,
     }
 }
@@ -152,6 +153,20 @@ async fn share(
     orders::share(db, room, user, now).await?;
     promise(db, &[room.to_owned()], user, now).await?;
     Ok(Done::Sharing)
+}
+
+async fn resume(
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    user: &UserId,
+    now: i64,
+) -> Result<Done, Refused> {
+    known_room(db, room).await?;
+    if !wars::settle(db, room, user, now).await? {
+        return Err(Refused::NoWar { room: room.to_owned(), user: user.to_owned() });
+    }
+    promise_room(db, room, now).await?;
+    Ok(Done::Resumed)
 }
 
 async fn noop(db: &mut SqliteConnection, on: bool, now: i64) -> Result<Done, Refused> {

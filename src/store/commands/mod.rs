@@ -72,6 +72,13 @@ pub enum Command {
         /// To whom.
         user: OwnedUserId,
     },
+    /// Has what a member breaks restored again, who had gone on breaking rules.
+    Resume {
+        /// Where.
+        room: OwnedRoomId,
+        /// Whom.
+        user: OwnedUserId,
+    },
     /// Has everything decided and nothing sent, or takes that back.
     Noop {
         /// Whether nothing is sent.
@@ -117,6 +124,8 @@ pub enum Done {
     },
     /// The devices that are entitled will be given the keys once more.
     Sharing,
+    /// What the member breaks is restored again.
+    Resumed,
     /// It is so from now on.
     Noop {
         /// Whether nothing is sent.
@@ -144,6 +153,16 @@ pub enum Refused {
     /// The identity is the one that was seen first.
     #[error("{0}: the keeper has seen no change of identity, so there is nothing to confirm")]
     Unchanged(OwnedUserId),
+    /// The keeper restores what the member breaks.
+    #[error(
+        "{room}: the keeper has not stopped restoring what {user} changes there, so nothing was changed"
+    )]
+    NoWar {
+        /// Where.
+        room: OwnedRoomId,
+        /// Who.
+        user: OwnedUserId,
+    },
     /// No state is sealed there.
     #[error("{0}: the room's state is not sealed, by what the room says or by `state.seal`")]
     NotSealed(OwnedRoomId),
@@ -171,6 +190,7 @@ impl Refused {
             Self::NotThere { .. } => "not_a_member",
             Self::NotBlocked(_) => "not_blocked",
             Self::Unchanged(_) => "unchanged",
+            Self::NoWar { .. } => "no_war",
             Self::NotSealed(_) => "not_sealed",
             Self::NotElevated(_) => "not_elevated",
             Self::Store(_) => "store",
@@ -205,6 +225,7 @@ impl Command {
             Self::Rotate { room } => Asked::about("rotate", Some(room), None),
             Self::Refresh { room } => Asked::about("refresh", Some(room), None),
             Self::Share { room, user } => Asked::about("share", Some(room), Some(user)),
+            Self::Resume { room, user } => Asked::about("resume", Some(room), Some(user)),
             Self::Noop { on } => {
                 Asked { detail: if *on { "on" } else { "off" }, ..Asked::about("noop", None, None) }
             }

@@ -18,7 +18,7 @@ pub use self::history::{History, HistoryFilter, HistoryRow, OutcomeKind, newest}
 pub(in crate::store) use self::names::Cache;
 use self::names::Kind;
 pub use self::refusals::{RefusedRow, refusals};
-pub use self::violations::{Violation, violated};
+pub use self::violations::{Violation, found_between, violated};
 use super::{Result, Store, StoreError};
 use crate::state::StateTuple;
 

@@ -192,3 +192,29 @@ async fn a_number_from_a_transaction_that_was_rolled_back_is_not_remembered() {
         .unwrap();
     assert_eq!(user.len(), 2);
 }
+
+#[tokio::test]
+async fn what_broke_a_rule_is_counted_by_when_it_was_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder).await;
+    let mut db = store.begin().await.unwrap();
+    let tuple = StateTuple::new("m.room.name", "");
+    for (at, rule) in [(5, "power"), (6, "power"), (7, "exempt"), (9, "power")] {
+        let violation = Violation {
+            event_id: ruma::event_id!("$bad"),
+            sender: bob().0,
+            tuple: &tuple,
+            rule,
+            action: "report",
+            policy: "default",
+        };
+        violated(&store, &mut db, room(), violation, at).await.unwrap();
+    }
+    refuse(&store, &mut db, room(), refused(bob(), "withheld:m.unverified"), 6).await.unwrap();
+    let mut found = found_between(&store, &mut db, (5, 8)).await.unwrap();
+    found.sort();
+    let (room, bob) = (room().to_string(), bob().0.to_string());
+    let told = |rule: &str, count| (room.clone(), bob.clone(), rule.to_owned(), count);
+    assert_eq!(found, [told("exempt", 1), told("power", 1)]);
+    assert!(found_between(&store, &mut db, (9, 20)).await.unwrap().is_empty());
+}

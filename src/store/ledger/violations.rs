@@ -70,3 +70,34 @@ pub async fn violated(
     .await?;
     Ok(())
 }
+
+/// Which users' events were found to break which rules in which rooms, and how many, after `after` and not after `until`
+/// (milliseconds): room, user, rule, count.
+///
+/// # Errors
+///
+/// [`crate::store::StoreError`] when the database cannot be read, or a name of it cannot be decrypted.
+pub async fn found_between(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    (after, until): (i64, i64),
+) -> Result<Vec<(String, String, String, i64)>> {
+    type Row = (Vec<u8>, Vec<u8>, Vec<u8>, Vec<u8>, String, i64);
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT r.hash, r.name, u.hash, u.name, l.reason, COUNT(*) FROM ledger l \
+         JOIN names r ON r.id = l.room JOIN names u ON u.id = l.user \
+         WHERE l.outcome GLOB 'violation:*' AND l.at > ? AND l.at <= ? \
+         GROUP BY l.room, l.user, l.reason",
+    )
+    .bind(after)
+    .bind(until)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter()
+        .map(|(room_hash, room, user_hash, user, rule, count)| {
+            let room = names::open(store, &room_hash, &room)?;
+            let user = names::open(store, &user_hash, &user)?;
+            Ok((room, user, rule, count))
+        })
+        .collect()
+}

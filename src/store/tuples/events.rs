@@ -1,4 +1,4 @@
-//! The state events that others sent under encryption, and what became of each.
+//! The journal: the state events that others sent, allowed or not, what stands in each and what became of it.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,11 @@ use sqlx::{QueryBuilder, Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{event_id, user_id};
 use crate::{
-    state::{Rule, StateTuple},
-    store::{Result, Store, StoreError},
+    state::{JsonMap, Rule, StateTuple},
+    store::{LevelsThen, Result, Store, StoreError},
 };
 
-/// A hidden state event that somebody else sent.
+/// A state event that somebody else sent.
 #[derive(Clone)]
 pub struct StateEventRow {
     /// Its id.
@@ -28,19 +28,32 @@ pub struct StateEventRow {
     pub session_id: Option<String>,
     /// Whether its sender had the power for the true type when it came.
     pub powerful: bool,
-    /// What became of it: `accepted`, `unreadable`, `redacted`, or the label of a refusal.
+    /// The power levels that stood when it was sent, as far as that is known.
+    pub levels: Option<LevelsThen>,
+    /// What became of it: `accepted`, `unreadable`, `superseded`, `redacted`, [`IN_PLAIN`], or the label of a refusal.
     pub verdict: String,
     /// Which rule it broke.
     pub breach: Option<Rule>,
     /// Whether it came as it was sent, and was not found in a fetched state.
     pub live: bool,
-    /// The event as JSON, while its key is awaited.
+    /// Whether it is looked at again by itself: its key is awaited, or a signature, or an administrator's word.
+    pub awaits: bool,
+    /// The event as JSON, where it is encrypted and was not redacted.
     pub body: Option<String>,
+    /// What stands in it, once it was read.
+    pub content: Option<JsonMap>,
 }
+
+/// What became of state in plain that the keeper has nothing to do with: the homeserver has checked it.
+pub const IN_PLAIN: &str = "in_plain";
+/// How many events are looked at again at most, by one cause.
+const MOST_AGAIN: i64 = 256;
 
 impl StateEventRow {
     fn load(store: &Store, row: &SqliteRow) -> Result<Self> {
         let body: Option<Vec<u8>> = row.try_get("body")?;
+        let content: Option<Vec<u8>> = row.try_get("content")?;
+        let levels: Option<String> = row.try_get("levels")?;
         let breach: Option<String> = row.try_get("breach")?;
         let missing = || StoreError::Corrupt { what: "state event" };
         Ok(Self {
@@ -54,10 +67,13 @@ impl StateEventRow {
             received_at: row.try_get("received_at")?,
             session_id: row.try_get("session_id")?,
             powerful: row.try_get("powerful")?,
+            levels: levels.map(|levels| Some(levels).filter(|levels| !levels.is_empty())),
             verdict: row.try_get("verdict")?,
             breach: breach.as_deref().and_then(Rule::from_label),
             live: row.try_get("live")?,
+            awaits: row.try_get("awaits")?,
             body: body.map(|body| store.unlock(&body)).transpose()?,
+            content: content.map(|content| store.unlock(&content)).transpose()?,
         })
     }
 }
@@ -74,10 +90,20 @@ pub async fn put_event(
     event: &StateEventRow,
 ) -> Result<()> {
     let body = event.body.as_ref().map(|body| store.lock(body)).transpose()?;
+    let content = event.content.as_ref().map(|content| store.lock(content)).transpose()?;
+    let levels = event.levels.as_ref().map(|levels| levels.as_deref().unwrap_or_default());
+    if let Some(levels) = levels {
+        sqlx::query("INSERT OR IGNORE INTO levels_then (room_id, levels) VALUES (?, ?)")
+            .bind(room.as_str())
+            .bind(levels)
+            .execute(&mut *connection)
+            .await?;
+    }
     sqlx::query(
         "INSERT OR REPLACE INTO state_events (event_id, room_id, event_type, state_key, sender, tick, \
-         received_at, session_id, powerful, verdict, body, breach, live) \
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         received_at, session_id, powerful, verdict, body, breach, live, awaits, content, levels_id) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
+         (SELECT id FROM levels_then WHERE room_id = ?2 AND levels = ?16))",
     )
     .bind(event.event_id.as_str())
     .bind(room.as_str())
@@ -92,6 +118,9 @@ pub async fn put_event(
     .bind(body)
     .bind(event.breach.map(Rule::as_label))
     .bind(event.live)
+    .bind(event.awaits)
+    .bind(content)
+    .bind(levels)
     .execute(connection)
     .await?;
     Ok(())
@@ -107,43 +136,148 @@ pub async fn get_event(
     connection: &mut SqliteConnection,
     event_id: &EventId,
 ) -> Result<Option<StateEventRow>> {
-    let row = sqlx::query("SELECT * FROM state_events WHERE event_id = ?")
-        .bind(event_id.as_str())
-        .fetch_optional(connection)
-        .await?;
+    let row = sqlx::query(
+        "SELECT e.*, l.levels FROM state_events e LEFT JOIN levels_then l ON l.id = e.levels_id \
+         WHERE e.event_id = ?",
+    )
+    .bind(event_id.as_str())
+    .fetch_optional(connection)
+    .await?;
     row.as_ref().map(|row| StateEventRow::load(store, row)).transpose()
 }
 
-/// The newest state events of a room whose key is awaited, oldest first; of one session where that is given.
+/// Whether something is kept of an event.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn is_kept(connection: &mut SqliteConnection, event_id: &EventId) -> Result<bool> {
+    let (kept,): (bool,) =
+        sqlx::query_as("SELECT EXISTS (SELECT 1 FROM state_events WHERE event_id = ?)")
+            .bind(event_id.as_str())
+            .fetch_one(connection)
+            .await?;
+    Ok(kept)
+}
+
+/// The state events of a room that are to be looked at again, oldest first; of one session where that is given. What no
+/// newer value stands against comes before all else, where there are too many.
 ///
 /// # Errors
 ///
 /// [`StoreError`] when the database cannot be read.
-pub async fn unreadable(
+pub async fn awaiting(
     store: &Store,
     connection: &mut SqliteConnection,
     room: &RoomId,
     session_id: Option<&str>,
 ) -> Result<Vec<StateEventRow>> {
     let rows = sqlx::query(
-        "SELECT * FROM state_events WHERE room_id = ?1 AND body IS NOT NULL \
-         AND (?2 IS NULL OR session_id = ?2) ORDER BY tick DESC LIMIT 256",
+        "SELECT e.*, l.levels FROM state_events e LEFT JOIN levels_then l ON l.id = e.levels_id \
+         LEFT JOIN tuples t ON t.room_id = e.room_id AND t.event_type = e.event_type \
+         AND t.state_key = e.state_key \
+         WHERE e.room_id = ?1 AND e.awaits = 1 AND (?2 IS NULL OR e.session_id = ?2) \
+         ORDER BY t.current_event_id = e.event_id DESC, COALESCE(t.source_tick, 0) < e.tick DESC, \
+         e.tick DESC LIMIT ?3",
     )
     .bind(room.as_str())
     .bind(session_id)
+    .bind(MOST_AGAIN)
     .fetch_all(connection)
     .await?;
-    rows.iter().rev().map(|row| StateEventRow::load(store, row)).collect()
+    let mut rows = load_all(store, &rows)?;
+    rows.sort_by_key(|row| row.tick);
+    Ok(rows)
 }
 
-/// The rooms in which a state event waits for its key.
+/// The state events of a session that were never read, or are to be looked at again, and came after `tick`, oldest first.
+/// No more than a few hundred: there may be others after them.
 ///
 /// # Errors
 ///
 /// [`StoreError`] when the database cannot be read.
-pub async fn rooms_with_unreadable(connection: &mut SqliteConnection) -> Result<Vec<OwnedRoomId>> {
+pub async fn never_read(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    session_id: &str,
+    tick: i64,
+) -> Result<Vec<StateEventRow>> {
+    let rows = sqlx::query(
+        "SELECT e.*, l.levels FROM state_events e LEFT JOIN levels_then l ON l.id = e.levels_id \
+         WHERE e.room_id = ? AND e.session_id = ? AND e.tick > ? AND e.body IS NOT NULL \
+         AND (e.awaits = 1 OR e.content IS NULL) ORDER BY e.tick LIMIT ?",
+    )
+    .bind(room.as_str())
+    .bind(session_id)
+    .bind(tick)
+    .bind(MOST_AGAIN)
+    .fetch_all(connection)
+    .await?;
+    load_all(store, &rows)
+}
+
+/// The state events of a room that stand in it and that the keeper left for what the rules said of their types.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn left_by_rule(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+) -> Result<Vec<StateEventRow>> {
+    let rows = sqlx::query(
+        "SELECT e.*, l.levels FROM tuples t JOIN state_events e ON e.event_id = t.current_event_id \
+         LEFT JOIN levels_then l ON l.id = e.levels_id \
+         WHERE t.room_id = ? AND t.redacted = 0 AND e.body IS NOT NULL AND e.verdict = 'exempt' ORDER BY e.tick",
+    )
+    .bind(room.as_str())
+    .fetch_all(connection)
+    .await?;
+    load_all(store, &rows)
+}
+
+/// The newest event of a tuple that was allowed and read, other than `but`: what its value is, where that one is not.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn newest_allowed(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    (tuple, but): (&StateTuple, &EventId),
+) -> Result<Option<StateEventRow>> {
+    // What was taken back ends it: nothing older comes in its place.
+    let row = sqlx::query(
+        "SELECT e.*, l.levels FROM state_events e LEFT JOIN levels_then l ON l.id = e.levels_id \
+         WHERE e.room_id = ? AND e.event_type = ? AND e.state_key = ? AND e.event_id <> ? \
+         AND e.verdict IN ('accepted', 'cleared', 'redacted') \
+         AND (e.breach IS NULL OR e.breach = 'timestamp') ORDER BY e.tick DESC LIMIT 1",
+    )
+    .bind(room.as_str())
+    .bind(&tuple.event_type)
+    .bind(&tuple.state_key)
+    .bind(but.as_str())
+    .fetch_optional(connection)
+    .await?;
+    let row = row.as_ref().map(|row| StateEventRow::load(store, row)).transpose()?;
+    Ok(row.filter(|row| row.verdict != "redacted" && row.content.is_some()))
+}
+
+fn load_all(store: &Store, rows: &[SqliteRow]) -> Result<Vec<StateEventRow>> {
+    rows.iter().map(|row| StateEventRow::load(store, row)).collect()
+}
+
+/// The rooms in which a state event is to be looked at again.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn rooms_awaiting(connection: &mut SqliteConnection) -> Result<Vec<OwnedRoomId>> {
     let rows: Vec<(String,)> =
-        sqlx::query_as("SELECT DISTINCT room_id FROM state_events WHERE body IS NOT NULL")
+        sqlx::query_as("SELECT DISTINCT room_id FROM state_events WHERE awaits = 1")
             .fetch_all(connection)
             .await?;
     rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("room id"))).collect()
@@ -210,7 +344,8 @@ pub async fn is_superseded(
     Ok(newer)
 }
 
-/// The tick of the newest event of a tuple that was kept; the keeper's own are not.
+/// The tick of the newest event of a tuple that was kept and is not in plain beside what is sealed; the keeper's own are
+/// not kept.
 ///
 /// # Errors
 ///
@@ -221,7 +356,8 @@ pub async fn newest_tick(
     tuple: &StateTuple,
 ) -> Result<Option<i64>> {
     let (tick,): (Option<i64>,) = sqlx::query_as(
-        "SELECT MAX(tick) FROM state_events WHERE room_id = ? AND event_type = ? AND state_key = ?",
+        "SELECT MAX(tick) FROM state_events WHERE room_id = ? AND event_type = ? AND state_key = ? \
+         AND verdict NOT IN ('plain', 'in_plain')",
     )
     .bind(room.as_str())
     .bind(&tuple.event_type)
@@ -231,7 +367,8 @@ pub async fn newest_tick(
     Ok(tick)
 }
 
-/// How many events of a user broke one of `rules` in a room and came after `since`, in milliseconds.
+/// How many events of a user broke one of `rules` in a room and came after `after` and not after `until`, in
+/// milliseconds.
 ///
 /// # Errors
 ///
@@ -240,13 +377,18 @@ pub async fn breaches_since(
     connection: &mut SqliteConnection,
     room: &RoomId,
     sender: &UserId,
-    since: i64,
+    (after, until): (i64, i64),
     rules: &[Rule],
 ) -> Result<u32> {
     let mut query =
         QueryBuilder::new("SELECT COUNT(*) FROM state_events WHERE live AND room_id = ");
     query.push_bind(room.as_str()).push(" AND sender = ").push_bind(sender.as_str());
-    query.push(" AND received_at > ").push_bind(since).push(" AND breach IN (");
+    query
+        .push(" AND received_at > ")
+        .push_bind(after)
+        .push(" AND received_at <= ")
+        .push_bind(until);
+    query.push(" AND breach IN (");
     let mut list = query.separated(", ");
     for rule in rules {
         list.push_bind(rule.as_label());
@@ -254,27 +396,6 @@ pub async fn breaches_since(
     query.push(")");
     let (count,): (i64,) = query.build_query_as().fetch_one(connection).await?;
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
-}
-
-/// Which users' events broke which rules in which rooms, and how many, that came after `after` and not after `until`
-/// (milliseconds): room, user, rule, count.
-///
-/// # Errors
-///
-/// [`StoreError::Database`] when the database cannot be read.
-pub async fn breaches_between(
-    connection: &mut SqliteConnection,
-    after: i64,
-    until: i64,
-) -> Result<Vec<(String, String, String, i64)>> {
-    Ok(sqlx::query_as(
-        "SELECT room_id, sender, breach, COUNT(*) FROM state_events WHERE breach IS NOT NULL AND live \
-         AND received_at > ? AND received_at <= ? GROUP BY room_id, sender, breach",
-    )
-    .bind(after)
-    .bind(until)
-    .fetch_all(connection)
-    .await?)
 }
 
 /// The newest event that gave a tuple a value in plain where it has to be encrypted.
@@ -289,8 +410,9 @@ pub async fn newest_plain_breach(
     tuple: &StateTuple,
 ) -> Result<Option<StateEventRow>> {
     let row = sqlx::query(
-        "SELECT * FROM state_events WHERE room_id = ? AND breach = 'plain' AND event_type = ? \
-         AND state_key = ? AND verdict <> 'redacted' ORDER BY tick DESC LIMIT 1",
+        "SELECT e.*, l.levels FROM state_events e LEFT JOIN levels_then l ON l.id = e.levels_id \
+         WHERE e.room_id = ? AND e.breach = 'plain' AND e.event_type = ? \
+         AND e.state_key = ? AND e.verdict <> 'redacted' ORDER BY e.tick DESC LIMIT 1",
     )
     .bind(room.as_str())
     .bind(&tuple.event_type)

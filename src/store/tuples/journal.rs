@@ -44,6 +44,48 @@ pub async fn prune_events(
     Ok(done.rows_affected())
 }
 
+/// Forgets what stands in at most `limit` of a room's state events that arrived before `before`, in milliseconds, and that
+/// are kept for their ids alone, since a redaction has to find what was sealed for them. Returns how many there were.
+///
+/// # Errors
+///
+/// [`crate::store::StoreError::Database`] when the database cannot be written.
+pub async fn shorten_events(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    before: i64,
+    limit: i64,
+) -> Result<u64> {
+    let done = sqlx::query(
+        "UPDATE state_events SET body = NULL, content = NULL, levels_id = NULL, awaits = 0 \
+         WHERE event_id IN (SELECT e.event_id FROM state_events e \
+         WHERE e.room_id = ?1 AND e.received_at < ?2 \
+         AND (e.body IS NOT NULL OR e.content IS NOT NULL OR e.levels_id IS NOT NULL) \
+         AND NOT EXISTS (SELECT 1 FROM tuples t WHERE t.room_id = e.room_id \
+             AND t.event_type = e.event_type AND t.state_key = e.state_key \
+             AND e.event_id IN (t.current_event_id, t.source_event_id, t.sealed_from)) \
+         AND (e.session_id IS NOT NULL OR EXISTS (SELECT 1 FROM state_events n \
+             WHERE n.room_id = e.room_id AND n.event_type = e.event_type \
+             AND n.state_key = e.state_key AND n.session_id IS NULL AND n.tick > e.tick)) \
+         ORDER BY e.received_at LIMIT ?3)",
+    )
+    .bind(room.as_str())
+    .bind(before)
+    .bind(limit)
+    .execute(&mut *connection)
+    .await?;
+    if done.rows_affected() == 0 {
+        sqlx::query(
+            "DELETE FROM levels_then WHERE room_id = ?1 AND id NOT IN \
+             (SELECT levels_id FROM state_events WHERE room_id = ?1 AND levels_id IS NOT NULL)",
+        )
+        .bind(room.as_str())
+        .execute(connection)
+        .await?;
+    }
+    Ok(done.rows_affected())
+}
+
 #[cfg(test)]
 mod tests {
     use ruma::{EventId, OwnedEventId, owned_user_id, room_id};
@@ -75,7 +117,10 @@ mod tests {
             session_id: session.map(ToOwned::to_owned),
             powerful: true,
             verdict: "accepted".to_owned(),
+            levels: Some(Some("{}".to_owned())),
+            awaits: false,
             body: None,
+            content: None,
             breach: None,
             live: true,
         }
@@ -108,9 +153,10 @@ mod tests {
             event("young", 7, megolm),
             event("stands", 8, megolm),
         ];
-        rows[5].body = Some("{}".to_owned());
+        (rows[5].body, rows[5].awaits) = (Some("{}".to_owned()), true);
         rows[6].received_at = 3 * OLD;
-        for row in &rows {
+        for row in &mut rows {
+            row.content = Some(crate::state::JsonMap::new());
             tuples::put_event(&store, &mut db, room, row).await.unwrap();
         }
         for (seal, of) in [("seal-1", "sealed"), ("seal-2", "redacted")] {
@@ -130,6 +176,14 @@ mod tests {
         assert_eq!(prune_events(&mut db, room, before, 9).await.unwrap(), 0);
         db.commit().await.unwrap();
         assert_eq!(left(&store).await, ["$plain-last", "$sealed", "$stands", "$young"]);
+        // What is kept for its id alone says nothing any more, and what stands says it still.
+        let mut db = store.begin().await.unwrap();
+        assert_eq!(shorten_events(&mut db, room, before, 9).await.unwrap(), 1);
+        assert_eq!(shorten_events(&mut db, room, before, 9).await.unwrap(), 0);
+        for (name, says) in [("sealed", false), ("stands", true), ("young", true)] {
+            let row = tuples::get_event(&store, &mut db, &id(name)).await.unwrap().unwrap();
+            assert_eq!((row.content.is_some(), row.levels.is_some()), (says, says), "{name}");
+        }
     }
 
     #[tokio::test]

@@ -26,12 +26,13 @@ pub(super) enum Verb {
     Share,
     Rotate,
     Refresh,
+    Resume,
 }
 
 impl Verb {
     /// The verb of a form.
     pub(super) fn of(word: &str) -> Option<Self> {
-        [Self::Approve, Self::Deny, Self::Share, Self::Rotate, Self::Refresh]
+        [Self::Approve, Self::Deny, Self::Share, Self::Rotate, Self::Refresh, Self::Resume]
             .into_iter()
             .find(|verb| verb.word() == word)
     }
@@ -43,6 +44,7 @@ impl Verb {
             Self::Share => "share",
             Self::Rotate => "rotate",
             Self::Refresh => "refresh",
+            Self::Resume => "resume",
         }
     }
 
@@ -53,6 +55,7 @@ impl Verb {
             Self::Share => "Share again",
             Self::Rotate => "Rotate",
             Self::Refresh => "Refresh",
+            Self::Resume => "Resume",
         }
     }
 
@@ -76,6 +79,10 @@ impl Verb {
                 "What is sealed in the room is sealed once more, for clients that missed the keys. Each value becomes a \
                  line in the room’s timeline."
             }
+            Self::Resume => {
+                "What they broke is restored, and what they break from now on. What they did before is not held against \
+                 them any more."
+            }
         }
     }
 
@@ -87,6 +94,7 @@ impl Verb {
             Self::Share => "The keys are given once more. The ledger has it.",
             Self::Rotate => "The sessions are retired. The ledger has it.",
             Self::Refresh => "The values are sealed once more. The ledger has it.",
+            Self::Resume => "What they broke is restored. The ledger has it.",
         }
     }
 
@@ -104,6 +112,9 @@ impl Verb {
             }
             Self::Rotate => (Command::Rotate { room }, link("room", &[("id", id), done])),
             Self::Refresh => (Command::Refresh { room }, link("room", &[("id", id), done])),
+            Self::Resume => {
+                (Command::Resume { room, user: user()? }, link("room", &[("id", id), done]))
+            }
         })
     }
 
@@ -111,7 +122,7 @@ impl Verb {
         match self {
             Self::Approve | Self::Deny => Place::Holds,
             Self::Share => Place::Why,
-            Self::Rotate | Self::Refresh => Place::Rooms,
+            Self::Rotate | Self::Refresh | Self::Resume => Place::Rooms,
         }
     }
 }
@@ -125,7 +136,10 @@ pub(in crate::admin::dashboard) async fn confirm(visitor: Visitor) -> Response {
     };
     let (room, user) = (fields.get("room"), fields.get("user"));
     let of_user = !matches!(verb, Verb::Rotate | Verb::Refresh);
-    let back = if of_user { link("holds", &[]) } else { link("room", &[("id", room)]) };
+    let back = match verb.place() {
+        Place::Rooms => link("room", &[("id", room)]),
+        _ => link("holds", &[]),
+    };
     let title = format!("{}?", verb.title());
     visitor.page(verb.place(), &title, html! {
         h1 { (title) }

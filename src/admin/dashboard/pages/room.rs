@@ -38,6 +38,20 @@ pub(in crate::admin::dashboard) async fn show(visitor: Visitor) -> Response {
         h1 { "Room " (words::id(rooms::name(&detail.summary))) }
         (visitor.done())
         (facts(&detail, visitor.now))
+        @if !detail.wars.is_empty() {
+            section aria-labelledby="wars" {
+                h2 #wars { "Who goes on breaking rules" }
+                p { "What they change is restored no more. Take their power to send encrypted state, remove them, or resume." }
+                ul .actions {
+                    @for user in &detail.wars {
+                        li {
+                            a .button href=(link("confirm", &[("do", "resume"), ("room", id), ("user", user.as_str())])) { "Resume…" }
+                            " " (words::id(user.as_str()))
+                        }
+                    }
+                }
+            }
+        }
         @if !detail.holds.is_empty() {
             section aria-labelledby="held" {
                 h2 #held { "Who waits for your word" }

@@ -14,7 +14,7 @@ fn at_once() -> Rules {
 
 /// A name whose session was retired so long ago, and nothing follows yet.
 fn over(ago: i64) -> TupleView {
-    let over = Some(Over { at: NOW - ago, by_wear: false });
+    let over = Some(Over { at: NOW - ago, by_use: false });
     TupleView { active: None, over, ..sealed_name() }
 }
 
@@ -101,7 +101,7 @@ fn who_has_the_next_session_is_not_given_it_again_and_who_lacks_it_is() {
 }
 
 #[test]
-fn what_is_sealed_anew_is_what_the_rules_say_and_never_because_of_wear() {
+fn what_is_sealed_anew_is_what_the_rules_say_and_never_because_of_use() {
     let plan_of = |reseal, view: TupleView| {
         let rules = Rules { rotate_reseal: reseal, rotation_settle: SETTLE, ..rules() };
         decide(&room(vec![reader()], vec![view]), &rules, NOW).seals
@@ -112,8 +112,8 @@ fn what_is_sealed_anew_is_what_the_rules_say_and_never_because_of_wear() {
     assert!(plan_of(RotateReseal::Aesthetic, plan()).is_empty());
     assert_eq!(plan_of(RotateReseal::All, plan()).len(), 1);
     assert!(plan_of(RotateReseal::All, over(SETTLE - 1)).is_empty());
-    let worn = Some(Over { at: 0, by_wear: true });
-    assert!(plan_of(RotateReseal::All, TupleView { over: worn, ..over(SETTLE) }).is_empty());
+    let used_up = Some(Over { at: 0, by_use: true });
+    assert!(plan_of(RotateReseal::All, TupleView { over: used_up, ..over(SETTLE) }).is_empty());
     let redacted = TupleView { redacted: true, ..over(SETTLE) };
     assert!(plan_of(RotateReseal::All, redacted).is_empty(), "what was taken back stays so");
 }
@@ -134,7 +134,7 @@ proptest! {
         let mut known = known;
         let next = follows.then(|| ("next".to_owned(), 0));
         let name = &mut known.tuples[0];
-        (name.active, name.over) = (next, Some(Over { at: NOW - ago, by_wear: false }));
+        (name.active, name.over) = (next, Some(Over { at: NOW - ago, by_use: false }));
         let rules = Rules { rotate_reseal: reseal, ..at_once() };
         let plan = decide(&known, &rules, NOW);
         let handed = plan.handovers.iter().flat_map(|handover| &handover.recipients);
