@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use ruma::{OwnedRoomId, RoomId};
+use ruma::{OwnedRoomOrAliasId, RoomAliasId, RoomId};
 use serde_json::{Value, json};
 
 use super::{beside, output::say};
@@ -32,8 +32,8 @@ struct Explain {
     /// The configuration
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// The room's id
-    room: OwnedRoomId,
+    /// The room's id, or its main address
+    room: OwnedRoomOrAliasId,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
@@ -51,8 +51,11 @@ fn explain(arguments: &Explain) -> anyhow::Result<()> {
     let config = Draft::read(&arguments.config, &environment).finish()?;
     let origins = Origins::read(&arguments.config, &environment)
         .map_err(|mistake| anyhow::anyhow!("{mistake}"))?;
-    let known = look_up(&arguments.config, &arguments.room)?;
-    let explained = Explained::new(&config, &origins, &arguments.room, known);
+    let (room, unknown) = match <&RoomId>::try_from(&*arguments.room) {
+        Ok(room) => look_up(&arguments.config, room)?,
+        Err(alias) => (find(&arguments.config, alias)?, None),
+    };
+    let explained = Explained::new(&config, &origins, room, unknown);
     match arguments.json {
         true => say(&serde_json::to_string_pretty(&explained.to_json())?),
         false => explained.to_lines().iter().for_each(|line| say(line)),
@@ -60,17 +63,29 @@ fn explain(arguments: &Explain) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the store knows of a room, or why it knows nothing.
-fn look_up(config: &Path, room: &RoomId) -> anyhow::Result<Result<RoomRow, String>> {
+/// The room that says that this is its main address, as far as the store knows.
+fn find(config: &Path, alias: &RoomAliasId) -> anyhow::Result<RoomRow> {
+    let rooms = beside::run(config, async |store| store.rooms(None).await)?;
+    let found =
+        rooms.into_iter().find(|row| row.room.canonical_alias.as_deref() == Some(alias.as_str()));
+    found.map(|row| row.room).ok_or_else(|| {
+        anyhow::anyhow!(
+            "{alias}: the keeper knows no room with this main address; name the room by its id"
+        )
+    })
+}
+
+/// What the store knows of a room, and why it knows nothing, where it does not.
+fn look_up(config: &Path, room: &RoomId) -> anyhow::Result<(RoomRow, Option<String>)> {
     let unknown = match beside::run(config, async |store| store.room(room).await) {
-        Ok(Some(room)) => return Ok(Ok(room)),
+        Ok(Some(room)) => return Ok((room, None)),
         Ok(None) => "the keeper does not know the room".to_owned(),
         Err(error) => match error.downcast::<NotBeside>()? {
             refused @ (NotBeside::NoStore(_) | NotBeside::OtherVersion(_)) => refused.to_string(),
             refused => return Err(refused.into()),
         },
     };
-    Ok(Err(unknown))
+    Ok((RoomRow::new(room.to_owned(), Membership::Leave), Some(unknown)))
 }
 
 struct Explained {
@@ -84,16 +99,7 @@ struct Explained {
 }
 
 impl Explained {
-    fn new(
-        config: &Config,
-        origins: &Origins,
-        room_id: &RoomId,
-        known: Result<RoomRow, String>,
-    ) -> Self {
-        let (room, unknown) = match known {
-            Ok(room) => (room, None),
-            Err(why) => (RoomRow::new(room_id.to_owned(), Membership::Leave), Some(why)),
-        };
+    fn new(config: &Config, origins: &Origins, room: RoomRow, unknown: Option<String>) -> Self {
         let policy = policy_of(config, &room);
         let settings = config.settings(policy).into_iter().map(|(key, value)| {
             let origin = origins.of_setting(policy, &key).to_string();

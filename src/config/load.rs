@@ -12,6 +12,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 use super::{
     Config,
+    defaults::Moved,
     doubt::Doubt,
     environment::{Environment, Overlay, environment},
     mistake::{ConfigErrors, Mistake},
@@ -71,7 +72,8 @@ impl Draft {
             "{SMALLEST}policies: [{{}}]\nspaces: [{{ room: \"!space:example.org\" }}]\n"
         ));
         let good = good.unwrap_or(Yaml::Null);
-        let mistakes = std::mem::take(&mut overlay.mistakes);
+        let mut mistakes = std::mem::take(&mut overlay.mistakes);
+        let moved = Moved::up(&mut tree, (source, &overlay), &mut mistakes);
         let mut walk = Walk::<Config> {
             schema: &schema,
             good: &good,
@@ -102,6 +104,7 @@ impl Draft {
         } else if mistakes.is_empty() {
             mistakes.push(unusable(source));
         }
+        moved.name(&mut mistakes);
         Self { config, doubt, mistakes, registration }
     }
 

@@ -3,6 +3,7 @@
 //! A configuration is read in one go by [`Config::load`]: the YAML file, then the environment over
 //! it, then every mistake in either. Nothing after that needs to doubt a value.
 
+mod defaults;
 mod doubt;
 mod duration;
 mod environment;
@@ -77,7 +78,8 @@ pub struct Config {
     pub noop: bool,
     /// What differs from room to room: a list, of which the first entry that matches a room counts
     /// for it. What that entry leaves out is as at the top level, and so is everything in a room that
-    /// no entry matches.
+    /// no entry matches. What holds in all of these may also be written under `defaults`, in the same
+    /// sections as here.
     #[serde(default)]
     pub policies: Vec<Policy>,
     /// The spaces that the keeper follows: a list. One that an administrator (`access.admins`) invites

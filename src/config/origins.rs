@@ -7,6 +7,7 @@ use serde_yaml::Value as Yaml;
 
 use super::{
     Config,
+    defaults::DEFAULTS,
     environment::{Environment, Overlay},
     load::{parse_yaml, schema_of, unreadable},
     mistake::Mistake,
@@ -71,7 +72,8 @@ impl Origins {
         let own = policy.and_then(|index| {
             self.at(&[&[Step::Key("policies"), Step::Item(index)], &key[..]].concat())
         });
-        own.or_else(|| self.at(&key)).unwrap_or(Origin::Default)
+        let under_heading = || self.at(&[&[Step::Key(DEFAULTS)], &key[..]].concat());
+        own.or_else(|| self.at(&key)).or_else(under_heading).unwrap_or(Origin::Default)
     }
 
     fn at(&self, path: &[Step<'_>]) -> Option<Origin> {
@@ -259,6 +261,7 @@ sharing:
   members: approved
 state: { reseal: on_need,
   reseal_delay: 1s }
+defaults: { state: { journal_days: 7 } }
 policies:
   - match: { rooms: [\"!a:b\"] }
     sharing:
@@ -285,18 +288,20 @@ policies:
             (None, "sharing.invitees", "default"),
             (None, "state.reseal", "c.yaml:7"),
             (None, "state.reseal_delay", "c.yaml:8"),
+            (None, "state.journal_days", "c.yaml:9"),
+            (Some(0), "state.journal_days", "c.yaml:9"),
             (None, "noop", "default"),
-            (Some(0), "sharing.invitees", "c.yaml:13"),
+            (Some(0), "sharing.invitees", "c.yaml:14"),
             (Some(0), "sharing.members", "c.yaml:6"),
             (Some(0), "noop", "default"),
-            (Some(1), "noop", "c.yaml:15"),
+            (Some(1), "noop", "c.yaml:16"),
             (Some(1), "sharing.invitees", "default"),
         ];
         for (policy, key, origin) in cases {
             assert_eq!(origins.of_setting(policy, key).to_string(), origin, "{policy:?} {key}");
         }
-        assert_eq!(origins.of_policy(0).to_string(), "c.yaml:10");
-        assert_eq!(origins.of_policy(1).to_string(), "c.yaml:15");
+        assert_eq!(origins.of_policy(0).to_string(), "c.yaml:11");
+        assert_eq!(origins.of_policy(1).to_string(), "c.yaml:16");
     }
 
     #[test]
@@ -308,7 +313,7 @@ policies:
         let told = |policy, key| origins.of_setting(policy, key).to_string();
         assert_eq!(told(None, "sharing.members"), "STATEKEEPER__SHARING__MEMBERS");
         assert_eq!(told(Some(1), "sharing.invitees"), "STATEKEEPER__SHARING__INVITEES");
-        assert_eq!(told(Some(0), "sharing.invitees"), "c.yaml:13");
+        assert_eq!(told(Some(0), "sharing.invitees"), "c.yaml:14");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_yaml::{Mapping, Value as Yaml};
 
 use super::{
     Config,
+    defaults::add_to_schema,
     load::{SMALLEST, schema_of},
     mistake::ConfigErrors,
 };
@@ -48,6 +49,7 @@ type. `statekeeper check --config FILE` reads the file and the registration, and
 pub fn schema() -> Result<String, serde_json::Error> {
     let mut schema = schema_of::<Config>();
     drop_section_defaults(&mut schema);
+    add_to_schema(&mut schema);
     let mut text = serde_json::to_string_pretty(&schema)?;
     text.push('\n');
     Ok(text)

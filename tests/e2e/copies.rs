@@ -149,6 +149,16 @@ async fn look(policy: &str, wanted: Value) -> (Seen, bool) {
     for client in [&browser, &native] {
         client.see_name(&room_id, "Renamed").await;
     }
+    // And stays with it when the copy in plain is as policy wants it for the new one.
+    let wanted = if policy == "mirror" { json!({ "name": "Renamed" }) } else { wanted };
+    eventually(&format!("{wanted} stands in plain"), async || {
+        let plain = owner.api.state_event(&room_id, "m.room.name", "").await?;
+        (plain["content"] == wanted).then_some(())
+    })
+    .await;
+    for client in [&browser, &native] {
+        client.see_name(&room_id, "Renamed").await;
+    }
     let old = owner.api.event(&room_id, &old).await;
     let redacted = old["content"] == json!({});
     eprintln!(

@@ -167,4 +167,22 @@ async fn what_is_explained_is_what_the_running_keeper_knows() {
     let settings = told["settings"].as_array().unwrap();
     let invitees = settings.iter().find(|row| row["key"] == "sharing.invitees").unwrap();
     assert_eq!(invitees["value"], "none");
+    // By its main address it is the same room.
+    let (code, by_address, err) = stage.keeper.explain("#quiet-tea:localhost");
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert_eq!(by_address, out);
+    let (code, _, err) = stage.keeper.explain("#nowhere:localhost");
+    assert_eq!(code, Some(1));
+    assert!(err.contains("#nowhere:localhost: the keeper knows no room"), "{err}");
+}
+
+#[tokio::test]
+async fn a_policy_by_server_is_that_of_the_room_s_own_server() {
+    let stage = Stage::with(quiet(&json!({ "servers": ["local*"] }))).await;
+    let room = stage.named_room("Tea").await;
+    an_invitee_is_not_served(&stage, &room, "bob").await;
+    drop(stage);
+    let stage = Stage::with(quiet(&json!({ "servers": ["*.example.org"] }))).await;
+    let room = stage.named_room("Tea").await;
+    an_invitee_is_served(&stage, &room, "bob").await;
 }

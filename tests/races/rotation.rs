@@ -211,7 +211,12 @@ async fn what_the_rules_name_is_sealed_anew_when_its_session_has_grown_old() {
     let anew = |world: &mut World| of(world, NAME) != before[0];
     stage.sim.wait_for("the name is sealed anew", anew).await;
     assert_eq!(session(&stage, &room, &plan), before[1], "nothing but what the rules name");
-    retired(&stage, "age", 1.0).await;
+    let deadline = Instant::now() + PATIENCE;
+    let of_age = ["reason=\"age\""];
+    while stage.keeper.metric("statekeeper_rotations_total", &of_age).await < 1.0 {
+        assert!(Instant::now() < deadline, "it is not counted");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 #[tokio::test]
