@@ -387,6 +387,8 @@ fn decide_tuple(
     }
     if let Some(breach) = &view.breach
         && breach.remedy(rules) != Remedy::Report
+        // In a war what is allowed goes on: whose it is, and what stands beside it, hides nothing.
+        && !(breach.waits && matches!(breach.rule, Rule::Timestamp | Rule::Plain))
         // A value that is not read yet may be an allowed one, whatever its time and whatever stands in plain.
         && (view.current_fit || !matches!(breach.rule, Rule::Timestamp | Rule::Plain))
     {

@@ -8,13 +8,13 @@ use ruma::{EventId, OwnedEventId, RoomId};
 use super::{KeeperError, ingest::Taker};
 use crate::{
     homeserver::Homeserver,
-    state::RoomEvent,
+    state::{RoomEvent, StateTuple},
     store::{LevelsThen, RoomRow, tuples},
 };
 
 /// Of how many events it is asked at most, each time that a room's state is fetched: the rest is judged by what
 /// stands today, until it is fetched the next time.
-const MOST_LOOKS: usize = 1024;
+const MOST_LOOKS: usize = 512;
 /// Of how many at a time.
 const AT_A_TIME: usize = 4;
 
@@ -35,17 +35,20 @@ impl Hindsight {
         room: &RoomId,
         events: &[(RoomEvent, &str)],
     ) -> Result<Self, KeeperError> {
-        let mut unknown = Vec::new();
+        let (mut unknown, mut asked_before) = (Vec::new(), Vec::new());
         let hidden = events.iter().map(|(event, _)| event);
         for event in hidden.filter(|event| is_judged(taker, event)) {
             let db = &mut *taker.store.read().await?;
             let known = tuples::get_event(&taker.store, db, &event.event_id).await?;
-            let is_known =
-                known.is_some_and(|known| known.levels.is_some() || known.verdict == "redacted");
-            if !is_known {
-                unknown.push(event.event_id.clone());
+            match known {
+                None => unknown.push(event.event_id.clone()),
+                Some(known) if known.levels.is_none() && known.verdict != "redacted" => {
+                    asked_before.push(event.event_id.clone());
+                }
+                Some(_) => {}
             }
         }
+        unknown.append(&mut asked_before);
         if unknown.len() > MOST_LOOKS {
             tracing::info!(%room, events = unknown.len(), asked = MOST_LOOKS,
                 "too many hidden events to ask for the power levels that stood when each was sent; the rest is judged \
@@ -96,7 +99,7 @@ pub(super) async fn levels_of_fetched(
 /// Whether the levels of its time decide about an event: somebody else sealed it.
 fn is_judged(taker: &Taker, event: &RoomEvent) -> bool {
     event.event_type == "m.room.encrypted"
-        && event.state_key.is_some()
+        && event.state_key.as_deref().and_then(StateTuple::from_packed).is_some()
         && event.sender != taker.keeper
         && !event.is_redacted
 }

@@ -33,7 +33,7 @@ use crate::{
 /// How many events are taken in by one commit.
 const BATCH: i64 = 64;
 /// How many times a few hundred events of one session are read at once.
-const MOST_PAGES: u32 = 16;
+const MOST_PAGES: u32 = 4;
 
 /// What everything that takes events in works with.
 #[derive(Clone)]
@@ -409,6 +409,9 @@ impl Taker {
         session_id: &str,
     ) -> Result<(), KeeperError> {
         let Some(room) = rooms::get(db, room_id).await? else { return Ok(()) };
+        for row in tuples::awaiting(&self.store, db, room_id, Some(session_id)).await? {
+            state_events::read_again(self, db, &room, row, now_ms()).await?;
+        }
         let mut after = i64::MIN;
         for _ in 0..MOST_PAGES {
             let rows = tuples::never_read(&self.store, db, room_id, session_id, after).await?;

@@ -10,7 +10,9 @@
 use ruma::{OwnedEventId, RoomId, UserId};
 use sqlx::SqliteConnection;
 
-use super::{KeeperError, ingest::Taker, rooms::LOOK_BACK, state_events::read_again};
+use super::{
+    KeeperError, enforcing::keep, ingest::Taker, rooms::LOOK_BACK, state_events::read_again,
+};
 use crate::{
     homeserver::Homeserver,
     state::RoomEvent,
@@ -69,7 +71,8 @@ pub(super) async fn take(
         "a fetched event is older than what a member said since");
     if !fresh {
         seen.verdict = "superseded".to_owned();
-        return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
+        seen.awaits = false;
+        return keep(taker, db, room, &seen).await;
     }
     let at = seen.received_at;
     read_again(taker, db, room, seen, at).await

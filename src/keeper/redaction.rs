@@ -10,7 +10,7 @@ use super::{
     places,
 };
 use crate::{
-    state::{RoomEvent, Rule},
+    state::{RoomEvent, Rule, StateTuple},
     store::{RoomRow, StateEventRow, TupleRow, marks, outbox, tuples},
 };
 
@@ -38,29 +38,16 @@ pub(super) async fn take_redaction(
         return Ok(());
     }
     let broke = seen.as_ref().is_some_and(was_never_allowed);
-    let in_plain = seen.as_ref().is_some_and(|seen| seen.verdict == tuples::IN_PLAIN);
-    // What the keeper's own event says goes with it.
-    let said = match (&seen, &own) {
-        (None, Some((_, stands_for))) => tuples::get_event(&taker.store, db, stands_for).await?,
-        _ => seen,
-    };
-    if let Some(said) = said {
-        let said = StateEventRow {
-            verdict: "redacted".to_owned(),
-            awaits: false,
-            body: None,
-            content: None,
-            ..said
-        };
-        tuples::put_event(&taker.store, db, &room.room_id, &said).await?;
-    }
-    if in_plain {
+    // What never was a value takes none with it.
+    let counted = seen.as_ref().is_none_or(was_counted);
+    let stands_for = own.map_or_else(|| target.clone(), |(_, stands_for)| stands_for);
+    forget_said(taker, db, room, &stands_for).await?;
+    if !counted {
         return Ok(());
     }
     let row = tuples::get(&taker.store, db, &room.room_id, &tuple).await?;
     let mut row = row.unwrap_or_else(|| TupleRow::new(tuple));
     // A sealed event that was redacted takes its origin with it: the same value must not come back.
-    let stands_for = own.map_or_else(|| target.clone(), |(_, stands_for)| stands_for);
     let beside = take_back(&mut row, (target, &stands_for), &taker.keeper, broke);
     if row.source.is_none() {
         places::take_sealed_back(taker, db, room, &row.tuple, &stands_for).await?;
@@ -71,13 +58,92 @@ pub(super) async fn take_redaction(
     {
         outbox::insert(db, &room.room_id, &redaction_of(&current), arrival.at).await?;
     }
-    for sealed in tuples::take_seals_of(db, &stands_for).await? {
-        if &sealed == target {
-            continue;
-        }
-        outbox::insert(db, &room.room_id, &redaction_of(&sealed), arrival.at).await?;
+    redact_seals(db, room, (target, &stands_for), arrival).await?;
+    Ok(marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?)
+}
+
+/// A fetched state shows a known event redacted: the journal forgets what stood in it, and what the keeper sealed in its
+/// place goes as well.
+pub(super) async fn reach(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (target, stands_for): (&EventId, &EventId),
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let said = tuples::get_event(&taker.store, db, stands_for).await?;
+    // The keeper itself has emptied these: what they said goes on standing under encryption.
+    let emptied =
+        |seen: StateEventRow| [copies::CLEARED, copies::EMPTIED].contains(&seen.verdict.as_str());
+    if target == stands_for && said.is_some_and(emptied) {
+        return Ok(());
+    }
+    forget_said(taker, db, room, stands_for).await?;
+    redact_seals(db, room, (target, stands_for), arrival).await
+}
+
+/// A fetched state shows an event in plain redacted. If it was its tuple's value, that is taken back.
+pub(super) async fn reach_plain(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (event, tuple): (&RoomEvent, &StateTuple),
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let Some(seen) = tuples::get_event(&taker.store, db, &event.event_id).await? else {
+        return Ok(());
+    };
+    let target = &event.event_id;
+    reach(taker, db, room, (target, target), arrival).await?;
+    if seen.verdict != "accepted" {
+        return Ok(());
+    }
+    let row = tuples::get(&taker.store, db, &room.room_id, tuple).await?;
+    let mut row = row.unwrap_or_else(|| TupleRow::new(tuple.clone()));
+    let was_value = row.source.as_ref().is_some_and(|source| source.event_id == *target);
+    if was_value {
+        row.source = None;
+        row.redacted = true;
+        places::take_sealed_back(taker, db, room, tuple, target).await?;
+        tuples::put(&taker.store, db, &room.room_id, &row).await?;
     }
     Ok(marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?)
+}
+
+/// Forgets what stood in an event that is kept. One in plain that never was a value goes on being that.
+async fn forget_said(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &EventId,
+) -> Result<(), KeeperError> {
+    let Some(mut seen) = tuples::get_event(&taker.store, db, event).await? else { return Ok(()) };
+    if was_counted(&seen) {
+        seen.verdict = "redacted".to_owned();
+    }
+    (seen.awaits, seen.body, seen.content) = (false, None, None);
+    Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?)
+}
+
+/// Redacts what the keeper sealed for an event, but for `target`, which is redacted already.
+async fn redact_seals(
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (target, stands_for): (&EventId, &EventId),
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    for sealed in tuples::take_seals_of(db, stands_for).await? {
+        if sealed != target {
+            outbox::insert(db, &room.room_id, &redaction_of(&sealed), arrival.at).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether an event was a tuple's value, or was to be: what is in plain beside that is the homeserver's alone.
+fn was_counted(seen: &StateEventRow) -> bool {
+    let counts = ["accepted", copies::CLEARED, copies::EMPTIED, "redacted"];
+    seen.session_id.is_some() || seen.breach.is_some() || counts.contains(&seen.verdict.as_str())
 }
 
 /// The member's event that a tuple's current one shows: itself, or what the keeper's own stands for.

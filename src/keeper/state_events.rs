@@ -88,11 +88,13 @@ async fn keep_plain(
     event: &RoomEvent,
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    let Some(tuple) = event.outer_tuple() else { return Ok(()) };
-    if event.is_redacted
-        || event.sender == taker.keeper
-        || tuples::is_kept(db, &event.event_id).await?
-    {
+    let Some(tuple) = event.outer_tuple().filter(|_| event.sender != taker.keeper) else {
+        return Ok(());
+    };
+    if event.is_redacted {
+        return redaction::reach_plain(taker, db, room, (event, &tuple), arrival).await;
+    }
+    if tuples::is_kept(db, &event.event_id).await? {
         return Ok(());
     }
     remember(taker, db, room, event, &tuple, tuples::IN_PLAIN, arrival).await
@@ -141,7 +143,7 @@ async fn take_plain(
     });
     if let Verdict::Refuse(refusal) = verdict {
         report(taker, room, event.event_id.as_str(), &event.sender, &tuple, &refusal);
-        return Ok(());
+        return remember(taker, db, room, event, &tuple, refusal.as_label(), arrival).await;
     }
     let silent = match follows {
         true => silence(taker, room, &mut row, &event.sender, &event.content, arrival.at),
@@ -216,18 +218,21 @@ pub(super) async fn remember(
     verdict: &str,
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
+    // What is found in a fetched state was seen before, perhaps, when more was known of it.
+    let before = tuples::get_event(&taker.store, db, &event.event_id).await?;
+    let levels = arrival.levels_known.then(|| room.power_levels.clone());
     let row = StateEventRow {
         event_id: event.event_id.clone(),
         tuple: tuple.clone(),
         sender: event.sender.clone(),
         tick: arrival.tick,
-        received_at: arrival.at,
+        received_at: before.as_ref().map_or(arrival.at, |before| before.received_at),
         session_id: None,
         powerful: true,
-        levels: arrival.levels_known.then(|| room.power_levels.clone()),
+        levels: before.as_ref().and_then(|before| before.levels.clone()).or(levels),
         verdict: verdict.to_owned(),
         breach: None,
-        live: arrival.live,
+        live: arrival.live || before.is_some_and(|before| before.live),
         awaits: false,
         body: None,
         content: Some(event.content.clone()),
@@ -256,8 +261,9 @@ async fn take_encrypted(
         return buried::take_fetched(taker, db, room, event, (&tuple, strange), arrival).await;
     }
     if arrival.behind || arrival.fetched && overtaken::is_overtaken(&row, &taker.keeper) {
-        if event.is_redacted || event.content.is_empty() {
-            return Ok(());
+        if event.is_redacted {
+            let target = event.event_id.as_ref();
+            return redaction::reach(taker, db, room, (target, target), arrival).await;
         }
         let seen = see(taker, db, room, (event, body), tuple, arrival).await?;
         return overtaken::take(taker, db, room, &row, seen).await;
@@ -265,12 +271,20 @@ async fn take_encrypted(
     row.current_event_id = Some(event.event_id.clone());
     row.current_sender = Some(event.sender.clone());
     row.current_fit = true;
-    if event.is_redacted || event.content.is_empty() {
+    let own = tuples::seal(db, &event.event_id).await?;
+    let known = tuples::get_event(&taker.store, db, &event.event_id).await?;
+    // Whoever sends an empty one has redacted nothing by that.
+    let is_emptied = event.content.is_empty() && (own.is_some() || known.is_some());
+    if event.is_redacted || is_emptied {
         let stood = row.source.as_ref().map(|source| source.event_id.clone());
-        let own = tuples::seal(db, &event.event_id).await?;
         let stands_for = own.map_or_else(|| event.event_id.clone(), |(_, stands_for)| stands_for);
-        let seen = tuples::get_event(&taker.store, db, &event.event_id).await?;
-        let broke = seen.as_ref().is_some_and(redaction::was_never_allowed);
+        let broke = match &known {
+            Some(known) => redaction::was_never_allowed(known),
+            None if event.sender == taker.keeper => false,
+            None => keep_redacted(taker, db, room, (event, body), &tuple, arrival).await?,
+        };
+        let reached = (event.event_id.as_ref(), stands_for.as_ref());
+        redaction::reach(taker, db, room, reached, arrival).await?;
         redaction::take_back(&mut row, (&event.event_id, &stands_for), &taker.keeper, broke);
         row.current_fit = !broke;
         if row.redacted {
@@ -303,7 +317,7 @@ async fn take_encrypted(
     row.redacted = false;
     buried::replaced(db, room, &row).await?;
     let (mut seen, fresh) = see(taker, db, room, (event, body), tuple, arrival).await?;
-    if let Some(before) = tuples::get_event(&taker.store, db, &event.event_id).await? {
+    if let Some(before) = known {
         if before.verdict == "redacted" {
             row.redacted = true;
             return Ok(tuples::put(&taker.store, db, &room.room_id, &row).await?);
@@ -316,11 +330,35 @@ async fn take_encrypted(
         conclude(taker, room, &mut seen, &Refusal::Replayed);
         return keep(taker, db, room, &seen).await;
     }
+    if seen.session_id.is_none() {
+        row.current_fit = false;
+        tuples::put(&taker.store, db, &room.room_id, &row).await?;
+        let refusal = refusal_on_key(room, &seen).unwrap_or(Refusal::Shape("it is no ciphertext"));
+        conclude(taker, room, &mut seen, &refusal);
+        return keep(taker, db, room, &seen).await;
+    }
     weigh(taker, db, room, &mut row, &mut seen, arrival.at).await?;
     places::take_sealed(taker, db, room, &row, arrival.live).await
 }
 
-/// Keeps an encrypted event whose state key names no tuple: no client knows what it is about.
+/// Keeps an event that comes redacted, and says whether it was never allowed, by its packed key.
+async fn keep_redacted(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (event, body): (&RoomEvent, &str),
+    tuple: &StateTuple,
+    arrival: Arrival,
+) -> Result<bool, KeeperError> {
+    let (seen, _) = see(taker, db, room, (event, body), tuple.clone(), arrival).await?;
+    let verdict = "redacted".to_owned();
+    let seen = StateEventRow { verdict, awaits: false, body: None, ..seen };
+    keep(taker, db, room, &seen).await?;
+    Ok(redaction::was_never_allowed(&seen))
+}
+
+/// Keeps an encrypted event whose state key names no tuple: no client knows what it is about. It stands at a place of its
+/// own, from where it can be redacted.
 async fn keep_unnamed(
     taker: &Taker,
     db: &mut SqliteConnection,
@@ -334,6 +372,13 @@ async fn keep_unnamed(
         || tuples::is_kept(db, &event.event_id).await?
     {
         return Ok(());
+    }
+    if !arrival.fetched && !arrival.behind {
+        let mut row = tuple_row(taker, db, room, &tuple).await?;
+        row.current_event_id = Some(event.event_id.clone());
+        row.current_sender = Some(event.sender.clone());
+        (row.current_fit, row.redacted) = (false, false);
+        tuples::put(&taker.store, db, &room.room_id, &row).await?;
     }
     let (seen, fresh) = see(taker, db, room, (event, body), tuple, arrival).await?;
     let refusal = if fresh { Refusal::PackedKeyMismatch } else { Refusal::Replayed };
@@ -409,9 +454,7 @@ async fn recall(
     if seen.levels.is_some() {
         let then = then(room, seen);
         let on_key = broken_on_key(taker, &then, &seen.tuple, &seen.sender);
-        let was_on_key =
-            |rule: &Rule| matches!(rule, Rule::Power | Rule::Ownership | Rule::Critical);
-        seen.breach = on_key.or(before.breach.filter(|rule| !was_on_key(rule)));
+        seen.breach = on_key.or(before.breach.filter(|rule| !rule.is_on_key()));
     }
     Ok(())
 }
@@ -471,14 +514,20 @@ pub(super) async fn read_again(
     mut seen: StateEventRow,
     now: i64,
 ) -> Result<(), KeeperError> {
+    // Nothing is known of it that was not known before.
+    if !seen.awaits && seen.content.is_none() && decrypt(taker, room, &seen).await?.is_none() {
+        return Ok(());
+    }
     let mut row = tuple_row(taker, db, room, &seen.tuple).await?;
     // What was taken back stays so: nothing older comes in its place.
     if tuples::is_superseded(db, &room.room_id, &seen.tuple, seen.tick).await? {
         if let Some(decrypted) = decrypt(taker, room, &seen).await? {
             seen.content = Some(Reading::of(&decrypted).content);
         }
-        (seen.verdict, seen.awaits) = ("superseded".to_owned(), false);
-        return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
+        if seen.awaits {
+            (seen.verdict, seen.awaits) = ("superseded".to_owned(), false);
+        }
+        return keep(taker, db, room, &seen).await;
     }
     weigh(taker, db, room, &mut row, &mut seen, now).await?;
     places::take_sealed(taker, db, room, &row, true).await
@@ -520,6 +569,7 @@ async fn weigh(
             }
             if let Some(refusal) = refusal_on_key(room, seen) {
                 conclude(taker, room, seen, &refusal);
+                without(taker, db, room, row, seen).await?;
             } else {
                 (seen.verdict, seen.awaits) = ("unreadable".to_owned(), true);
                 tracing::info!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender,
@@ -605,6 +655,12 @@ async fn judged_before(
         return Ok(false);
     };
     let is_source = row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id);
+    // What was said of it by other levels than those of its time does not hold against these.
+    let now_known = before.levels.is_none() && seen.levels.is_some();
+    let on_key = |rule: Option<Rule>| rule.filter(|rule| rule.is_on_key());
+    if now_known && on_key(before.breach) != on_key(seen.breach) {
+        return Ok(false);
+    }
     let holds = match before.verdict.as_str() {
         "unreadable" | "superseded" => false,
         "accepted" => is_source || taker.rules.of(room).sender_bound.binds(&row.tuple),
@@ -614,7 +670,11 @@ async fn judged_before(
         if row.current_event_id.as_ref() == Some(&seen.event_id) {
             row.current_fit = before.verdict == "accepted";
         }
-        *seen = StateEventRow { live: seen.live, ..before };
+        let (levels, powerful) = match now_known {
+            true => (seen.levels.take(), seen.powerful),
+            false => (before.levels.clone(), before.powerful),
+        };
+        *seen = StateEventRow { live: seen.live, levels, powerful, ..before };
     }
     Ok(holds)
 }

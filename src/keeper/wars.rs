@@ -39,6 +39,9 @@ pub(super) async fn note(
         return Ok(());
     }
     let (room_id, sender) = (&room.room_id, &seen.sender);
+    if !can_go_on(db, room, sender).await? {
+        return Ok(());
+    }
     let settled = wars::settled_at(db, room_id, sender).await?;
     let after = seen.received_at.saturating_sub(WAR_WITHIN).max(settled);
     let within = (after, seen.received_at);
@@ -62,9 +65,15 @@ pub(super) async fn waits(
     room: &RoomRow,
     sender: &UserId,
 ) -> Result<bool, KeeperError> {
-    if !wars::stands(db, &room.room_id, sender).await? {
-        return Ok(false);
-    }
+    Ok(wars::stands(db, &room.room_id, sender).await? && can_go_on(db, room, sender).await?)
+}
+
+/// Whether a member is still in the room and has the power for encrypted state.
+async fn can_go_on(
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    sender: &UserId,
+) -> Result<bool, KeeperError> {
     let member = rooms::get_member(db, &room.room_id, sender).await?;
     let is_in = member.is_some_and(|member| member.membership == Membership::Join);
     Ok(is_in && power_levels(room).may_send_state(sender, ENCRYPTED))
@@ -87,6 +96,7 @@ pub(super) async fn take_leave(
     if user != by {
         wars::settle(db, room, user, arrival.at).await?;
     }
+    // What he changed last goes back.
     Ok(marks::mark(db, room, None, arrival.at, arrival.tick).await?)
 }
 

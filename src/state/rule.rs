@@ -76,6 +76,11 @@ impl Rule {
         (!power.may_send_state(sender, &tuple.event_type)).then_some(Self::Power)
     }
 
+    /// Whether it is judged on the packed key and the levels of its time.
+    pub fn is_on_key(self) -> bool {
+        matches!(self, Self::Power | Self::Ownership | Self::Critical)
+    }
+
     /// Which rule a refused event broke; `None` where it broke none: its device may be signed yet,
     /// its author's identity be confirmed, and an exempt type is a matter of its own.
     pub fn of_refusal(refusal: &Refusal) -> Option<Self> {

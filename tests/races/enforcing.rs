@@ -343,6 +343,18 @@ async fn a_restoring_war_waits_for_an_administrator() {
 }
 
 #[tokio::test]
+async fn in_a_war_what_stands_in_plain_keeps_nobody_from_the_keys() {
+    let (stage, room, _, _) = war(json!({ "enforce": { "plain": "restore" } })).await;
+    stage.name(&room, "Alice's again").await;
+    room.set_power("bob", 50);
+    room.put_state("bob", ("m.room.name", ""), json!({ "name": "In plain" }));
+    counted(&stage, ("plain", "report")).await;
+    let dave = stage.sim.user("dave").create().device(1);
+    stage.sim.join(&room, "dave");
+    stage.shows(&dave, &room, "Alice's again").await;
+}
+
+#[tokio::test]
 async fn in_a_war_a_value_that_is_allowed_counts() {
     let (stage, room, _, _) = war(json!({})).await;
     stage.name(&room, "Alice's again").await;

@@ -333,10 +333,19 @@ async fn every_state_event_is_kept_sealed_or_not() {
         (rules, row("in_plain", [false, true, true, false])),
         (beside, row("plain", [false, true, true, false])),
         (first, row("accepted", [false, true, true, false])),
-        (strange, row("packed_key_mismatch", [true, false, true, false])),
+        (strange.clone(), row("packed_key_mismatch", [true, false, true, false])),
     ] {
         assert_eq!(kept(&scene.stage, &event).await, wanted, "{event}");
     }
+    // What means nothing to anybody is told of, and can be redacted.
+    let broken = "statekeeper_policy_violations_total";
+    assert_eq!(scene.stage.keeper.metric(broken, &["shape", "report"]).await, 1.0);
+    scene.stage.keeper.configure(&json!({ "enforce": { "shape": "redact" } }));
+    scene.stage.keeper.hang_up();
+    let redacted = |world: &mut World| {
+        world.room(&room.room_id).event(&strange).is_some_and(|event| event.redacted.is_some())
+    };
+    scene.stage.sim.wait_for("it is redacted", redacted).await;
     // A redaction reaches all of it.
     let gone = say("m.room.server_acl", json!({ "allow": ["*"], "deny": ["evil.example"] }));
     let hers = scene.carol.rename(room, "Carol's second");
@@ -344,9 +353,9 @@ async fn every_state_event_is_kept_sealed_or_not() {
     room.redact(&gone);
     room.redact(&hers);
     scene.stage.settle(room, "after the redactions").await;
-    for event in [gone, hers] {
+    for (event, verdict) in [(gone, "in_plain"), (hers, "redacted")] {
         let found = kept(&scene.stage, &event).await;
-        assert_eq!(found, row("redacted", [false, false, true, false]));
+        assert_eq!(found, row(verdict, [false, false, true, false]));
     }
 }
 
@@ -386,4 +395,71 @@ async fn what_was_judged_by_today_s_levels_is_judged_anew_once_those_of_its_time
     stage.keeper.configure(&json!({ "state": { "never_reseal": ["com.example.bound"] } }));
     stage.keeper.hang_up();
     becomes(&stage, &his, &row("no_power", [true, true, true, false])).await;
+}
+
+#[tokio::test]
+async fn an_empty_event_takes_no_value_away() {
+    let scene = Scene::open(json!({})).await;
+    let empty = scene.room.put_state("bob", ("m.room.encrypted", NAME), json!({}));
+    scene.goes_back(&empty).await;
+    scene.is_sealed("Alice's").await;
+    assert_eq!(kept(&scene.stage, &empty).await, row("no_power", [true, false, true, false]));
+    // From whoever has the power it is of the wrong shape, which is reported.
+    let empty = scene.room.put_state("carol", ("m.room.encrypted", NAME), json!({}));
+    becomes(&scene.stage, &empty, &row("shape", [true, false, true, false])).await;
+    let dave = scene.stage.sim.user("dave").create().device(1);
+    scene.stage.sim.join(&scene.room, "dave");
+    scene.carol.rename(&scene.room, "Carol's");
+    scene.stage.shows(&dave, &scene.room, "Carol's").await;
+}
+
+#[tokio::test]
+async fn what_is_redacted_in_plain_supersedes_no_value_that_waits_for_its_key() {
+    let stage = Stage::open().await;
+    let room = stage.sim.room().create();
+    let alice = stage.alice_device();
+    let plain = room.put_state("alice", ("m.room.name", ""), json!({ "name": "Before" }));
+    alice.withhold(&room);
+    let hers = alice.rename(&room, "Hers");
+    stage.invite_keeper(&room).await;
+    becomes(&stage, &hers, &row("unreadable", [true, false, true, true])).await;
+    room.redact(&plain);
+    let forgotten = async || {
+        let found = kept(&stage, &plain).await;
+        found.is_some_and(|(_, _, content, ..)| !content)
+    };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !forgotten().await {
+        assert!(tokio::time::Instant::now() < deadline, "the redaction does not reach it");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    alice.answer_as_maker(&room);
+    stage.sealed(&room, NAME, &json!({ "name": "Hers" })).await;
+}
+
+#[tokio::test]
+async fn a_redaction_that_only_the_fetched_state_shows_reaches_the_journal_and_the_seal() {
+    let mut scene = Scene::open(json!({})).await;
+    let hers = scene.carol.rename(&scene.room, "Carol's");
+    scene.is_sealed("Carol's").await;
+    let unread = scene.unread("Hers").await;
+    scene.stage.keeper.kill();
+    for event in [&hers, &unread] {
+        scene.room.redact(event);
+        scene.stage.sim.with(World::lose_newest);
+    }
+    scene.stage.keeper.start().await;
+    scene.is_fetched_anew(json!({}));
+    becomes(&scene.stage, &unread, &row("redacted", [false, false, true, false])).await;
+    scene.alice().answer_as_maker(&scene.room);
+    scene.stage.settle(&scene.room, "after the key").await;
+    let his = scene.bob.rename(&scene.room, "Bob's");
+    scene.stage.settle(&scene.room, "after Bob's").await;
+    let names = scene.stage.sim.with(|world| world.keeper_seals(&scene.room.room_id, NAME));
+    for seal in names {
+        if let Ok(opened) = scene.carol.opens(&seal) {
+            assert_ne!(opened.payload["content"]["name"], "Hers", "it was redacted");
+        }
+    }
+    drop(his);
 }

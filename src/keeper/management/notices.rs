@@ -31,6 +31,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 pub(super) const QUIET: i64 = 300_000;
 /// For how long what a lost value was made from is looked for before it is told of, in milliseconds.
 const LOOKED_FOR: i64 = 60_000;
+/// How long a commit may take, in milliseconds: what was found before that is there to be read.
+const SETTLED: i64 = 5_000;
 /// How many rooms are named in one line.
 const NAMED: usize = 5;
 /// Under which key it is kept what was told.
@@ -169,7 +171,8 @@ impl Notices {
                 .into_iter()
                 .map(|(room, user)| (room.to_string(), user.to_string()))
                 .collect(),
-            breaches_until: now_ms(),
+            // What is being written while this is read is told the next time.
+            breaches_until: now_ms().saturating_sub(SETTLED),
         };
         let breaches =
             ledger::found_between(&taker.store, db, (told.breaches_until, news.breaches_until))

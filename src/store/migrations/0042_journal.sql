@@ -26,4 +26,11 @@ ALTER TABLE state_events ADD COLUMN content BLOB;
 -- Whether it is looked at again by itself: its key is awaited, or a signature, or an administrator's word.
 ALTER TABLE state_events ADD COLUMN awaits INTEGER NOT NULL DEFAULT 0;
 UPDATE state_events SET awaits = 1 WHERE body IS NOT NULL;
+-- What is asked of a tuple's events with each decision is answered without a look at what stands in them.
+DROP INDEX state_events_by_tuple;
+CREATE INDEX state_events_of_tuple ON state_events (room_id, event_type, state_key, tick, verdict, breach);
+CREATE INDEX state_events_plain ON state_events (room_id, event_type, state_key, tick) WHERE breach = 'plain';
+CREATE INDEX state_events_levels ON state_events (room_id, levels_id) WHERE levels_id IS NOT NULL;
+DROP INDEX state_events_breaches;
+CREATE INDEX state_events_breaches ON state_events (room_id, sender, received_at, breach, live) WHERE breach IS NOT NULL;
 CREATE INDEX state_events_awaiting ON state_events (room_id, session_id) WHERE awaits = 1;

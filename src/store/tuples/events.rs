@@ -190,8 +190,8 @@ pub async fn awaiting(
     Ok(rows)
 }
 
-/// The state events of a session that were never read, or are to be looked at again, and came after `tick`, oldest first.
-/// No more than a few hundred: there may be others after them.
+/// The state events of a session that were never read and are not looked at again by themselves, and came after `tick`,
+/// oldest first. No more than a few hundred: there may be others after them.
 ///
 /// # Errors
 ///
@@ -206,7 +206,7 @@ pub async fn never_read(
     let rows = sqlx::query(
         "SELECT e.*, l.levels FROM state_events e LEFT JOIN levels_then l ON l.id = e.levels_id \
          WHERE e.room_id = ? AND e.session_id = ? AND e.tick > ? AND e.body IS NOT NULL \
-         AND (e.awaits = 1 OR e.content IS NULL) ORDER BY e.tick LIMIT ?",
+         AND e.awaits = 0 AND e.content IS NULL ORDER BY e.tick LIMIT ?",
     )
     .bind(room.as_str())
     .bind(session_id)
