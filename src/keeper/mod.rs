@@ -3,7 +3,7 @@
 //! - [`ingest`] and [`state_events`] take events in, from the inbox into what is known;
 //! - [`decide`] says what has to be done about a room: a pure function;
 //! - [`enforcing`] holds the rules that the homeserver cannot hold for hidden state, [`restating`] brings clients back
-//!   to what stands in plain;
+//!   to what stands in plain, [`wars`] stops where somebody goes on and on;
 //! - [`lane`] visits one room at a time, [`scheduler`] many side by side; [`performing`] does what was decided, by way of
 //!   [`sharing`], [`seal`] and [`outbox`], and [`closing`] settles what was promised;
 //! - [`rotation`] retires what somebody holds who went, [`handing_over`] gives out what follows;

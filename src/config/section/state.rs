@@ -41,8 +41,8 @@ pub struct State {
     #[serde(deserialize_with = "as_name")]
     #[schemars(extend("format" = "room-name"))]
     pub plain_stub: String,
-    /// For how many days it is remembered who gave a room's state which value. Current state is
-    /// remembered for longer.
+    /// For how many days each state event is kept, allowed or not, with what stands in it. Current
+    /// state is kept for longer, and what was redacted not at all.
     #[schemars(range(min = 1))]
     pub journal_days: u32,
     /// Whether a warning is logged when a membership event gives a `reason`: the homeserver can
