@@ -86,7 +86,7 @@ impl Retired {
 pub struct Over {
     /// When it, or the last one of those that followed it, was retired, in milliseconds.
     pub at: i64,
-    /// Whether nothing but use retired them: nobody had to go, and what was sealed anew would use up the next one.
+    /// Whether nothing but use retired them: nobody had to go, and what is sealed anew uses the next one.
     pub by_use: bool,
 }
 

@@ -84,7 +84,7 @@ pub(super) fn decide_rotation(
 ) {
     let goes_on = view.active.as_ref().is_some_and(|(active, _)| *active == sealed.session_id);
     let Some(over) = view.over.filter(|_| !goes_on && known.elevated) else { return };
-    let anew = is_sealed_anew(rules, &view.tuple, over);
+    let anew = is_sealed_anew(known, rules, &view.tuple, over);
     let at_once = rules.rotate_when == RotateWhen::AtOnce;
     if !anew && !at_once {
         return;
@@ -121,10 +121,17 @@ pub(super) fn wears_out_at(known: &Knowledge, rules: &Rules) -> Option<i64> {
     followed.filter_map(|view| view.wears_out_at).min()
 }
 
-/// Whether a value is sealed anew because its session was retired. One that is merely used up calls for nothing: each
-/// value that were sealed anew would use up the next one.
-fn is_sealed_anew(rules: &Rules, tuple: &StateTuple, over: Over) -> bool {
-    !over.by_use && is_resealed(rules, tuple)
+/// Whether a value is sealed anew because its session was retired. One that was merely used up calls for it where what is
+/// sealed anew does not use up the next one in its turn: that would go on for ever.
+fn is_sealed_anew(known: &Knowledge, rules: &Rules, tuple: &StateTuple, over: Over) -> bool {
+    let under_one = match rules.session_scope {
+        SessionScope::Tuple => 1,
+        SessionScope::Room => {
+            known.tuples.iter().filter(|view| is_resealed(rules, &view.tuple)).count()
+        }
+    };
+    let outlasts = usize::try_from(rules.rotation_messages).is_ok_and(|most| most > under_one);
+    is_resealed(rules, tuple) && (!over.by_use || outlasts)
 }
 
 fn is_resealed(rules: &Rules, tuple: &StateTuple) -> bool {

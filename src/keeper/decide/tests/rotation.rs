@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     config::{RotateReseal, RotateWhen},
+    keeper::rules::SessionScope,
     store::{Over, Retired},
 };
 
@@ -101,7 +102,7 @@ fn who_has_the_next_session_is_not_given_it_again_and_who_lacks_it_is() {
 }
 
 #[test]
-fn what_is_sealed_anew_is_what_the_rules_say_and_never_because_of_use() {
+fn what_is_sealed_anew_is_what_the_rules_say_and_uses_up_no_session_for_it() {
     let plan_of = |reseal, view: TupleView| {
         let rules = Rules { rotate_reseal: reseal, rotation_settle: SETTLE, ..rules() };
         decide(&room(vec![reader()], vec![view]), &rules, NOW).seals
@@ -113,7 +114,25 @@ fn what_is_sealed_anew_is_what_the_rules_say_and_never_because_of_use() {
     assert_eq!(plan_of(RotateReseal::All, plan()).len(), 1);
     assert!(plan_of(RotateReseal::All, over(SETTLE - 1)).is_empty());
     let used_up = Some(Over { at: 0, by_use: true });
-    assert!(plan_of(RotateReseal::All, TupleView { over: used_up, ..over(SETTLE) }).is_empty());
+    let used_up = || TupleView { over: used_up, ..over(SETTLE) };
+    for (scope, messages, anew) in [
+        (SessionScope::Tuple, 1, 0),
+        (SessionScope::Tuple, 2, 2),
+        (SessionScope::Room, 2, 0),
+        (SessionScope::Room, 3, 2),
+    ] {
+        let rules = Rules {
+            session_scope: scope,
+            rotation_messages: messages,
+            rotate_reseal: RotateReseal::All,
+            rotation_settle: SETTLE,
+            ..rules()
+        };
+        let plan = StateTuple::new("org.example.plan", "");
+        let tuples = vec![used_up(), TupleView { tuple: plan, ..used_up() }];
+        let seals = decide(&room(vec![reader()], tuples), &rules, NOW).seals;
+        assert_eq!(seals.len(), anew, "{scope:?} {messages}");
+    }
     let redacted = TupleView { redacted: true, ..over(SETTLE) };
     assert!(plan_of(RotateReseal::All, redacted).is_empty(), "what was taken back stays so");
 }
