@@ -101,7 +101,6 @@ fn is_judged(taker: &Taker, event: &RoomEvent) -> bool {
     event.event_type == "m.room.encrypted"
         && event.state_key.as_deref().and_then(StateTuple::from_packed).is_some()
         && event.sender != taker.keeper
-        && !event.is_redacted
 }
 
 /// The levels that stood when an event was sent; the outer `None` where the homeserver does not say.

@@ -102,10 +102,14 @@ pub(super) async fn reach_plain(
     let mut row = row.unwrap_or_else(|| TupleRow::new(tuple.clone()));
     let was_value = row.source.as_ref().is_some_and(|source| source.event_id == *target);
     if was_value {
-        row.source = None;
-        row.redacted = true;
+        let beside = take_back(&mut row, (target, target), &taker.keeper, false);
         places::take_sealed_back(taker, db, room, tuple, target).await?;
         tuples::put(&taker.store, db, &room.room_id, &row).await?;
+        if let Some(current) = beside
+            && tuples::take_seal(db, &current).await?
+        {
+            outbox::insert(db, &room.room_id, &redaction_of(&current), arrival.at).await?;
+        }
     }
     Ok(marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?)
 }

@@ -67,7 +67,7 @@ pub(super) async fn take_state(
     keep_plain(taker, db, room, event, arrival).await
 }
 
-/// Keeps an event of a type that says how the room itself is set: the homeserver has checked it.
+/// Keeps an event of a type that says how the room itself is set or who is in it: the homeserver has checked it.
 pub(super) async fn keep_setting(
     taker: &Taker,
     db: &mut SqliteConnection,
@@ -75,9 +75,10 @@ pub(super) async fn keep_setting(
     event: &RoomEvent,
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    // Who is in the room stands with its members.
     let is_setting = SETTINGS.contains(&event.event_type.as_str());
-    if is_setting { keep_plain(taker, db, room, event, arrival).await } else { Ok(()) }
+    // Who was in the room when the keeper came stands with its members.
+    let is_member = arrival.live && event.event_type == "m.room.member";
+    if is_setting || is_member { keep_plain(taker, db, room, event, arrival).await } else { Ok(()) }
 }
 
 /// Keeps an event in plain of which nothing else is kept yet.
@@ -274,7 +275,8 @@ async fn take_encrypted(
     let own = tuples::seal(db, &event.event_id).await?;
     let known = tuples::get_event(&taker.store, db, &event.event_id).await?;
     // Whoever sends an empty one has redacted nothing by that.
-    let is_emptied = event.content.is_empty() && (own.is_some() || known.is_some());
+    let was_sealed = known.as_ref().is_some_and(|known| known.session_id.is_some());
+    let is_emptied = event.content.is_empty() && (own.is_some() || was_sealed);
     if event.is_redacted || is_emptied {
         let stood = row.source.as_ref().map(|source| source.event_id.clone());
         let stands_for = own.map_or_else(|| event.event_id.clone(), |(_, stands_for)| stands_for);
@@ -352,7 +354,11 @@ async fn keep_redacted(
 ) -> Result<bool, KeeperError> {
     let (seen, _) = see(taker, db, room, (event, body), tuple.clone(), arrival).await?;
     let verdict = "redacted".to_owned();
-    let seen = StateEventRow { verdict, awaits: false, body: None, ..seen };
+    let mut seen = StateEventRow { verdict, awaits: false, body: None, ..seen };
+    // What its sender may do today says nothing of then.
+    if !arrival.levels_known {
+        seen.breach = seen.breach.filter(|rule| *rule == Rule::Critical);
+    }
     keep(taker, db, room, &seen).await?;
     Ok(redaction::was_never_allowed(&seen))
 }
@@ -367,10 +373,19 @@ async fn keep_unnamed(
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
     let Some(tuple) = event.outer_tuple() else { return Ok(()) };
-    if event.is_redacted
-        || event.sender == taker.keeper
-        || tuples::is_kept(db, &event.event_id).await?
-    {
+    if event.sender == taker.keeper {
+        return Ok(());
+    }
+    if event.is_redacted {
+        let mut row = tuple_row(taker, db, room, &tuple).await?;
+        if row.current_event_id.as_ref() == Some(&event.event_id) {
+            row.redacted = true;
+            tuples::put(&taker.store, db, &room.room_id, &row).await?;
+        }
+        let target = event.event_id.as_ref();
+        return redaction::reach(taker, db, room, (target, target), arrival).await;
+    }
+    if tuples::is_kept(db, &event.event_id).await? {
         return Ok(());
     }
     if !arrival.fetched && !arrival.behind {

@@ -322,6 +322,12 @@ async fn every_state_event_is_kept_sealed_or_not() {
     let say = |event_type: &str, content: Value| room.put_state("alice", (event_type, ""), content);
     let acl = say("m.room.server_acl", json!({ "allow": ["*"] }));
     let rules = say("m.room.join_rules", json!({ "join_rule": "invite" }));
+    room.leave("@carol:localhost");
+    scene.stage.sim.join(room, "@carol:localhost");
+    let member = scene.stage.sim.with(|world| {
+        let event = world.room(&room.room_id).current("m.room.member", "@carol:localhost");
+        event.unwrap().event_id.clone()
+    });
     let beside = say("m.room.name", json!({ "name": "In plain" }));
     let first = say("org.example.plan", json!({ "step": 1 }));
     let strange = scene.bob.seal(room, ("m.room.name", ""), &json!({ "name": "Nowhere" }));
@@ -331,6 +337,7 @@ async fn every_state_event_is_kept_sealed_or_not() {
         (allowed, row("accepted", [true, true, true, false])),
         (acl, row("in_plain", [false, true, true, false])),
         (rules, row("in_plain", [false, true, true, false])),
+        (member, row("in_plain", [false, true, true, false])),
         (beside, row("plain", [false, true, true, false])),
         (first, row("accepted", [false, true, true, false])),
         (strange.clone(), row("packed_key_mismatch", [true, false, true, false])),
@@ -407,6 +414,14 @@ async fn an_empty_event_takes_no_value_away() {
     // From whoever has the power it is of the wrong shape, which is reported.
     let empty = scene.room.put_state("carol", ("m.room.encrypted", NAME), json!({}));
     becomes(&scene.stage, &empty, &row("shape", [true, false, true, false])).await;
+    // It is still none when the state is fetched anew.
+    let fetched = |world: &mut World| world.requests.to("state").count();
+    let before = scene.stage.sim.with(fetched);
+    scene.is_fetched_anew(json!({}));
+    scene.stage.sim.wait_for("it is fetched anew", |world| fetched(world) > before).await;
+    scene.stage.settle(&scene.room, "after the state was fetched").await;
+    let found = kept(&scene.stage, &empty).await;
+    assert_eq!(found, row("shape", [true, false, true, false]));
     let dave = scene.stage.sim.user("dave").create().device(1);
     scene.stage.sim.join(&scene.room, "dave");
     scene.carol.rename(&scene.room, "Carol's");
@@ -462,4 +477,24 @@ async fn a_redaction_that_only_the_fetched_state_shows_reaches_the_journal_and_t
         }
     }
     drop(his);
+}
+
+#[tokio::test]
+async fn after_a_redaction_that_only_the_fetched_state_shows_the_next_name_in_plain_counts() {
+    let mut stage = Stage::with(json!({ "state": { "reseal_delay": "1h" } })).await;
+    let room = stage.sim.room().create();
+    let plain = room.put_state("alice", ("m.room.name", ""), json!({ "name": "Before" }));
+    stage.invite_keeper(&room).await;
+    becomes(&stage, &plain, &row("accepted", [false, true, false, false])).await;
+    stage.keeper.kill();
+    room.redact(&plain);
+    stage.sim.with(World::lose_newest);
+    stage.keeper.start().await;
+    stage.keeper.configure(&json!({ "state": { "never_reseal": ["com.example.bound"] } }));
+    stage.keeper.hang_up();
+    becomes(&stage, &plain, &row("redacted", [false; 4])).await;
+    stage.keeper.configure(&json!({ "state": { "reseal_delay": "20ms" } }));
+    stage.keeper.hang_up();
+    room.put_state("alice", ("m.room.name", ""), json!({ "name": "After" }));
+    stage.sealed(&room, NAME, &json!({ "name": "After" })).await;
 }

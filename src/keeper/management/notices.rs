@@ -172,7 +172,7 @@ impl Notices {
                 .map(|(room, user)| (room.to_string(), user.to_string()))
                 .collect(),
             // What is being written while this is read is told the next time.
-            breaches_until: now_ms().saturating_sub(SETTLED),
+            breaches_until: now_ms().saturating_sub(SETTLED).max(told.breaches_until),
         };
         let breaches =
             ledger::found_between(&taker.store, db, (told.breaches_until, news.breaches_until))

@@ -357,7 +357,7 @@ pub async fn newest_tick(
 ) -> Result<Option<i64>> {
     let (tick,): (Option<i64>,) = sqlx::query_as(
         "SELECT MAX(tick) FROM state_events WHERE room_id = ? AND event_type = ? AND state_key = ? \
-         AND verdict NOT IN ('plain', 'in_plain')",
+         AND (session_id IS NOT NULL OR verdict IN ('accepted', 'cleared', 'emptied', 'redacted'))",
     )
     .bind(room.as_str())
     .bind(&tuple.event_type)
