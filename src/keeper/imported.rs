@@ -140,7 +140,8 @@ impl Importer {
         Ok(())
     }
 
-    /// Reads what the keeper sealed in a life that its store does not know. Returns whether that was possible.
+    /// Reads what the keeper sealed in a life that its store does not know. Returns whether that was possible, or is not
+    /// called for any more: what stands there may have changed meanwhile.
     async fn read_own(
         &self,
         room: &OwnedRoomId,
@@ -162,8 +163,11 @@ impl Importer {
         }
         let stands = lost::get(&mut transaction, room, tuple).await?;
         let mut row = tuple_row(taker, &mut transaction, &known, tuple).await?;
-        let is_current = row.current_event_id.as_deref() == Some(event_id) && !row.redacted;
-        if !is_current || !stands.is_some_and(|it| it.event_id == event_id.as_str() && !it.found) {
+        // It may come back, and must not have to wait then.
+        if !stands.is_some_and(|it| it.event_id == event_id.as_str() && !it.found) {
+            return Ok(true);
+        }
+        if row.current_event_id.as_deref() != Some(event_id) || row.redacted {
             return Ok(false);
         }
         let (now, tick) = (now_ms(), taker.store.next_tick());
