@@ -110,13 +110,7 @@ pub(super) fn add_to_schema(schema: &mut Json) {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Action, Config, Invitees, Mistake, load::SMALLEST};
-
-    fn read(extra: &str) -> Result<Config, Vec<String>> {
-        let yaml = format!("{SMALLEST}\n{extra}");
-        Config::from_yaml_for_test(&yaml)
-            .map_err(|errors| errors.0.iter().map(Mistake::to_string).collect())
-    }
+    use crate::config::{Action, Invitees, load::read_with as read};
 
     #[test]
     fn what_stands_under_the_heading_holds_as_at_the_top_level() {

@@ -324,5 +324,13 @@ fn invite_own_users_by_default(tree: &mut Yaml) {
     }
 }
 
+/// The smallest configuration with something more, and the mistakes in it as they are told.
+#[cfg(test)]
+pub(super) fn read_with(extra: &str) -> Result<Config, Vec<String>> {
+    let yaml = format!("{SMALLEST}\n{extra}");
+    Config::from_yaml_for_test(&yaml)
+        .map_err(|errors| errors.0.iter().map(Mistake::to_string).collect())
+}
+
 #[cfg(test)]
 mod tests;

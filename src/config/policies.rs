@@ -61,13 +61,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Action, Config, Devices, Invitees, Mistake, load::SMALLEST};
-
-    fn read(extra: &str) -> Result<Config, Vec<String>> {
-        let yaml = format!("{SMALLEST}\n{extra}");
-        Config::from_yaml_for_test(&yaml)
-            .map_err(|errors| errors.0.iter().map(Mistake::to_string).collect())
-    }
+    use crate::config::{Action, Devices, Invitees, load::read_with as read};
 
     #[test]
     fn what_a_policy_leaves_out_is_as_at_the_top_level() {

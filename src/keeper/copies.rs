@@ -20,11 +20,12 @@ use super::{
     },
     enforcing::refusal_on_key,
     ingest::{Arrival, Taker, power_levels},
+    journal::remember,
     judging::judge_encrypted,
     knowledge::source_view,
     lane::{MOST_SEALS, Visit},
     rules::Rules,
-    state_events::{remember, source, tuple_row},
+    state_events::{source, tuple_row},
 };
 use crate::{
     config::{ExemptSealed, PlainCopy as PlainPolicy},

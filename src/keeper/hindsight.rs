@@ -23,8 +23,8 @@ const AT_A_TIME: usize = 4;
 pub(super) struct Hindsight(BTreeMap<OwnedEventId, LevelsThen>);
 
 impl Hindsight {
-    /// Asks which levels stood when those of `events` were sent that others encrypted and of which the keeper does not
-    /// know that yet.
+    /// Asks which levels stood when those of `events` were sent that others encrypted, and those that the room's values
+    /// come from, where the keeper does not know that yet.
     ///
     /// # Errors
     ///
@@ -49,6 +49,13 @@ impl Hindsight {
             }
         }
         unknown.append(&mut asked_before);
+        let limit = i64::try_from(MOST_LOOKS).unwrap_or(i64::MAX);
+        let db = &mut *taker.store.read().await?;
+        for event in tuples::values_of_unknown_levels(db, room, limit).await? {
+            if !unknown.contains(&event) {
+                unknown.push(event);
+            }
+        }
         if unknown.len() > MOST_LOOKS {
             tracing::info!(%room, events = unknown.len(), asked = MOST_LOOKS,
                 "too many hidden events to ask for the power levels that stood when each was sent; the rest is judged \
@@ -61,6 +68,11 @@ impl Hindsight {
         });
         let found: Vec<_> = looks.buffer_unordered(AT_A_TIME).try_collect().await?;
         Ok(Self(found.into_iter().flatten().collect()))
+    }
+
+    /// Each event of which they were found, and they.
+    pub(super) fn found(&self) -> impl Iterator<Item = (&OwnedEventId, &LevelsThen)> {
+        self.0.iter()
     }
 
     /// Whether the levels that stood when an event was sent were found.

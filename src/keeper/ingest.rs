@@ -12,12 +12,12 @@ use tokio::sync::Notify;
 use super::{
     KeeperError,
     clock::now_ms,
-    management,
+    journal, management,
     people::{inviter, mark_all_let_in, mark_let_in},
     places, plain, redaction, rotation,
     rule_book::RuleBook,
     spaces::{Bells, inviting::hearing, news},
-    standing, state_events, succession, wars,
+    standing, state_events, succession, wars, weighing,
 };
 use crate::{
     admin::Metrics,
@@ -247,7 +247,7 @@ impl Taker {
             return Ok(());
         };
         if room.state_encrypted {
-            state_events::keep_setting(self, db, &room, event, arrival).await?;
+            journal::keep_setting(self, db, &room, event, arrival).await?;
         }
         succession::take(self, db, &room, event, arrival).await?;
         if places::take(self, db, &room, event, arrival).await? {
@@ -392,7 +392,7 @@ impl Taker {
     ) -> Result<(), KeeperError> {
         let Some(room) = rooms::get(db, room_id).await? else { return Ok(()) };
         for row in tuples::awaiting(&self.store, db, room_id, None).await? {
-            state_events::read_again(self, db, &room, row, now_ms()).await?;
+            weighing::read_again(self, db, &room, row, now_ms()).await?;
         }
         Ok(())
     }
@@ -410,7 +410,7 @@ impl Taker {
     ) -> Result<(), KeeperError> {
         let Some(room) = rooms::get(db, room_id).await? else { return Ok(()) };
         for row in tuples::awaiting(&self.store, db, room_id, Some(session_id)).await? {
-            state_events::read_again(self, db, &room, row, now_ms()).await?;
+            weighing::read_again(self, db, &room, row, now_ms()).await?;
         }
         let mut after = i64::MIN;
         for _ in 0..MOST_PAGES {
@@ -418,7 +418,7 @@ impl Taker {
             let Some(last) = rows.last() else { break };
             after = last.tick;
             for row in rows {
-                state_events::read_again(self, db, &room, row, now_ms()).await?;
+                weighing::read_again(self, db, &room, row, now_ms()).await?;
             }
         }
         Ok(())
@@ -440,7 +440,7 @@ impl Taker {
         }
         for row in tuples::left_by_rule(&self.store, db, &room.room_id).await? {
             if !rules.exempt.contains(&row.tuple.event_type) {
-                state_events::read_again(self, db, room, row, now_ms()).await?;
+                weighing::read_again(self, db, room, row, now_ms()).await?;
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! The engine: happenings in, intents out, intents performed.
 //!
-//! - [`ingest`] and [`state_events`] take events in, from the inbox into what is known;
+//! - [`ingest`] and [`state_events`] take events in, from the inbox into what is known; [`weighing`] says what becomes of
+//!   what members sealed, and the [`journal`] keeps all of it;
 //! - [`decide`] says what has to be done about a room: a pure function;
 //! - [`enforcing`] holds the rules that the homeserver cannot hold for hidden state, [`restating`] brings clients back
 //!   to what stands in plain, [`wars`] stops where somebody goes on and on;
@@ -51,6 +52,7 @@ mod hindsight;
 mod imported;
 pub mod ingest;
 mod inherited;
+mod journal;
 mod judging;
 mod keys;
 pub mod knowledge;
@@ -94,6 +96,7 @@ mod succession;
 mod upkeep;
 mod vigil;
 mod wars;
+mod weighing;
 
 pub use self::{
     error::KeeperError,

@@ -15,7 +15,7 @@ use super::{
     enforcing::{conclude, keep, refusal_on_key},
     ingest::Taker,
     rooms::LOOK_BACK,
-    state_events::read_again,
+    weighing::read_again,
 };
 use crate::{
     homeserver::Homeserver,

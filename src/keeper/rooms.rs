@@ -17,6 +17,7 @@ use super::{
     places,
     spaces::news,
     standing,
+    weighing::judge_by,
 };
 use crate::{
     homeserver::Homeserver,
@@ -229,6 +230,9 @@ pub async fn load(
                 rooms::put(&mut transaction, &room).await?;
             }
         }
+    }
+    for (event, levels) in past.found() {
+        judge_by(taker, &mut transaction, &room, event, levels).await?;
     }
     places::mark_changed(taker, &mut transaction, rules).await?;
     if !room.state_encrypted {

@@ -8,34 +8,21 @@ use super::{
     clock::now_ms,
     copies,
     echoes::silence,
-    enforcing::{
-        broken_on_key, conclude, keep, note_time, plain_beside, refusal_on_key, report, then,
-    },
+    enforcing::{conclude, keep, plain_beside, refusal_on_key, report},
     gone_back,
     ingest::{Arrival, Taker, power_levels},
-    judging::{Reading, device_trust, judge_encrypted},
+    journal::{keep_plain, keep_redacted, keep_unnamed, recall, remember, see},
     outbox::redaction_of,
     overtaken, places, plain, redaction,
+    weighing::weigh,
 };
 use crate::{
-    crypto::Decrypted,
     state::{
-        Form, JsonMap, Judgement, MegolmContent, PowerLevels, Refusal, RoomEvent, Rule, StateTuple,
+        Form, JsonMap, Judgement, MegolmContent, PowerLevels, Refusal, RoomEvent, StateTuple,
         Verdict, judge,
     },
-    store::{
-        RoomRow, SourceValue, StateEventRow, TupleRow, held_sessions, inbox, marks, outbox, tuples,
-    },
+    store::{RoomRow, SourceValue, TupleRow, held_sessions, inbox, marks, outbox, tuples},
 };
-
-/// The types of which the room itself is made, besides memberships.
-const SETTINGS: [&str; 5] = [
-    "m.room.create",
-    "m.room.power_levels",
-    "m.room.encryption",
-    "m.room.join_rules",
-    "m.room.history_visibility",
-];
 
 /// Notes the session and index of an encrypted message, so that its ciphertext can never pass for state.
 pub(super) async fn record_message(
@@ -65,40 +52,6 @@ pub(super) async fn take_state(
     }
     take_plain(taker, db, room, event, arrival).await?;
     keep_plain(taker, db, room, event, arrival).await
-}
-
-/// Keeps an event of a type that says how the room itself is set or who is in it: the homeserver has checked it.
-pub(super) async fn keep_setting(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    event: &RoomEvent,
-    arrival: Arrival,
-) -> Result<(), KeeperError> {
-    let is_setting = SETTINGS.contains(&event.event_type.as_str());
-    // Who was in the room when the keeper came stands with its members.
-    let is_member = arrival.live && event.event_type == "m.room.member";
-    if is_setting || is_member { keep_plain(taker, db, room, event, arrival).await } else { Ok(()) }
-}
-
-/// Keeps an event in plain of which nothing else is kept yet.
-async fn keep_plain(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    event: &RoomEvent,
-    arrival: Arrival,
-) -> Result<(), KeeperError> {
-    let Some(tuple) = event.outer_tuple().filter(|_| event.sender != taker.keeper) else {
-        return Ok(());
-    };
-    if event.is_redacted {
-        return redaction::reach_plain(taker, db, room, (event, &tuple), arrival).await;
-    }
-    if tuples::is_kept(db, &event.event_id).await? {
-        return Ok(());
-    }
-    remember(taker, db, room, event, &tuple, tuples::IN_PLAIN, arrival).await
 }
 
 /// State in plain counts where the tuple has nothing sealed yet, or where [`plain::counts`] says so.
@@ -162,7 +115,7 @@ async fn take_plain(
 }
 
 /// Says of an avatar that it hides its picture from nobody: the event is sealed, and what it leads to is not.
-fn warn_of_picture(room: &RoomRow, row: &TupleRow) {
+pub(super) fn warn_of_picture(room: &RoomRow, row: &TupleRow) {
     let Some(source) = row.source.as_ref().filter(|_| row.has_public_picture()) else { return };
     tracing::warn!(room = %room.room_id, event = %source.event_id,
         "an avatar is hidden, and its picture lies on the server for everybody to see");
@@ -200,7 +153,7 @@ pub(super) fn source(
     }
 }
 
-async fn promise(
+pub(super) async fn promise(
     taker: &Taker,
     db: &mut SqliteConnection,
     room: &RoomRow,
@@ -208,37 +161,6 @@ async fn promise(
 ) -> Result<(), KeeperError> {
     let due = arrival.at.saturating_add(taker.rules.of(room).reseal_delay);
     Ok(marks::mark(db, &room.room_id, None, due, arrival.tick).await?)
-}
-
-pub(super) async fn remember(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    event: &RoomEvent,
-    tuple: &StateTuple,
-    verdict: &str,
-    arrival: Arrival,
-) -> Result<(), KeeperError> {
-    // What is found in a fetched state was seen before, perhaps, when more was known of it.
-    let before = tuples::get_event(&taker.store, db, &event.event_id).await?;
-    let levels = arrival.levels_known.then(|| room.power_levels.clone());
-    let row = StateEventRow {
-        event_id: event.event_id.clone(),
-        tuple: tuple.clone(),
-        sender: event.sender.clone(),
-        tick: arrival.tick,
-        received_at: before.as_ref().map_or(arrival.at, |before| before.received_at),
-        session_id: None,
-        powerful: true,
-        levels: before.as_ref().and_then(|before| before.levels.clone()).or(levels),
-        verdict: verdict.to_owned(),
-        breach: None,
-        live: arrival.live || before.is_some_and(|before| before.live),
-        awaits: false,
-        body: None,
-        content: Some(event.content.clone()),
-    };
-    Ok(tuples::put_event(&taker.store, db, &room.room_id, &row).await?)
 }
 
 /// Takes in an `m.room.encrypted` state event: the keeper's own echo, or somebody's value.
@@ -343,137 +265,6 @@ async fn take_encrypted(
     places::take_sealed(taker, db, room, &row, arrival.live).await
 }
 
-/// Keeps an event that comes redacted, and says whether it was never allowed, by its packed key.
-async fn keep_redacted(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    (event, body): (&RoomEvent, &str),
-    tuple: &StateTuple,
-    arrival: Arrival,
-) -> Result<bool, KeeperError> {
-    let (seen, _) = see(taker, db, room, (event, body), tuple.clone(), arrival).await?;
-    let verdict = "redacted".to_owned();
-    let mut seen = StateEventRow { verdict, awaits: false, body: None, ..seen };
-    // What its sender may do today says nothing of then.
-    if !arrival.levels_known {
-        seen.breach = seen.breach.filter(|rule| *rule == Rule::Critical);
-    }
-    keep(taker, db, room, &seen).await?;
-    Ok(redaction::was_never_allowed(&seen))
-}
-
-/// Keeps an encrypted event whose state key names no tuple: no client knows what it is about. It stands at a place of its
-/// own, from where it can be redacted.
-async fn keep_unnamed(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    (event, body): (&RoomEvent, &str),
-    arrival: Arrival,
-) -> Result<(), KeeperError> {
-    let Some(tuple) = event.outer_tuple() else { return Ok(()) };
-    if event.sender == taker.keeper {
-        return Ok(());
-    }
-    if event.is_redacted {
-        let mut row = tuple_row(taker, db, room, &tuple).await?;
-        if row.current_event_id.as_ref() == Some(&event.event_id) {
-            row.redacted = true;
-            tuples::put(&taker.store, db, &room.room_id, &row).await?;
-        }
-        let target = event.event_id.as_ref();
-        return redaction::reach(taker, db, room, (target, target), arrival).await;
-    }
-    if tuples::is_kept(db, &event.event_id).await? {
-        return Ok(());
-    }
-    if !arrival.fetched && !arrival.behind {
-        let mut row = tuple_row(taker, db, room, &tuple).await?;
-        row.current_event_id = Some(event.event_id.clone());
-        row.current_sender = Some(event.sender.clone());
-        (row.current_fit, row.redacted) = (false, false);
-        tuples::put(&taker.store, db, &room.room_id, &row).await?;
-    }
-    let (seen, fresh) = see(taker, db, room, (event, body), tuple, arrival).await?;
-    let refusal = if fresh { Refusal::PackedKeyMismatch } else { Refusal::Replayed };
-    let mut seen = StateEventRow { breach: None, ..seen };
-    conclude(taker, room, &mut seen, &refusal);
-    keep(taker, db, room, &seen).await
-}
-
-/// An event as it comes, before it is read, and whether its index stood in no other one.
-async fn see(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    (event, body): (&RoomEvent, &str),
-    tuple: StateTuple,
-    arrival: Arrival,
-) -> Result<(StateEventRow, bool), KeeperError> {
-    let megolm = MegolmContent::parse(&event.content);
-    let fresh = match &megolm {
-        Ok(content) => {
-            let (session, index) = (&content.session_id, content.message_index);
-            held_sessions::used(db, &room.room_id, session, &event.sender, arrival.at).await?;
-            tuples::record_index(db, &room.room_id, session, index, &event.sender, &event.event_id)
-                .await?
-        }
-        Err(_) => true,
-    };
-    let power = power_levels(room);
-    let mut seen = StateEventRow {
-        event_id: event.event_id.clone(),
-        sender: event.sender.clone(),
-        tick: arrival.tick,
-        received_at: arrival.at,
-        session_id: megolm.as_ref().ok().map(|content| content.session_id.clone()),
-        powerful: power.may_send_state(&event.sender, &tuple.event_type),
-        levels: arrival.levels_known.then(|| room.power_levels.clone()),
-        verdict: "unreadable".to_owned(),
-        breach: broken_on_key(taker, room, &tuple, &event.sender),
-        tuple,
-        live: arrival.live || inbox::was_told(db, &event.event_id).await?,
-        awaits: fresh,
-        // What was a replay once is never read as anything else.
-        body: fresh.then(|| body.to_owned()),
-        content: None,
-    };
-    note_time(event, &mut seen);
-    Ok((seen, fresh))
-}
-
-/// What was known of an event when it came holds when it is looked at anew: the power that its sender had then, what it
-/// broke, and its place among the others, unless one of these stood in between. Where the levels of its time were not
-/// known then and are now, it is judged by these.
-async fn recall(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    before: StateEventRow,
-    seen: &mut StateEventRow,
-) -> Result<(), KeeperError> {
-    if !tuples::is_superseded(db, &room.room_id, &seen.tuple, before.tick).await? {
-        seen.tick = before.tick;
-    }
-    seen.live |= before.live;
-    seen.received_at = before.received_at;
-    seen.verdict = before.verdict;
-    seen.awaits = before.awaits;
-    seen.content = before.content;
-    if before.levels.is_some() || seen.levels.is_none() {
-        (seen.powerful, seen.levels) = (before.powerful, before.levels);
-        seen.breach = before.breach;
-    }
-    // The types that the rules speak of may be others than they were.
-    if seen.levels.is_some() {
-        let then = then(room, seen);
-        let on_key = broken_on_key(taker, &then, &seen.tuple, &seen.sender);
-        seen.breach = on_key.or(before.breach.filter(|rule| !rule.is_on_key()));
-    }
-    Ok(())
-}
-
 /// What did the keeper's event land on? A homeserver may leave a transaction lying when the service comes back, and
 /// tell of an edit much later, or never: its id stands in the echo of what replaced it.
 async fn look_under(
@@ -518,226 +309,4 @@ async fn note_own(
         marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
     }
     Ok(())
-}
-
-/// Reads an event whose key had been missing. It counts unless a newer one does, or did before it was taken back: what
-/// was not allowed meanwhile hides nothing.
-pub(super) async fn read_again(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    mut seen: StateEventRow,
-    now: i64,
-) -> Result<(), KeeperError> {
-    // Nothing is known of it that was not known before.
-    if !seen.awaits && seen.content.is_none() && decrypt(taker, room, &seen).await?.is_none() {
-        return Ok(());
-    }
-    let mut row = tuple_row(taker, db, room, &seen.tuple).await?;
-    // What was taken back stays so: nothing older comes in its place.
-    if tuples::is_superseded(db, &room.room_id, &seen.tuple, seen.tick).await? {
-        if let Some(decrypted) = decrypt(taker, room, &seen).await? {
-            seen.content = Some(Reading::of(&decrypted).content);
-        }
-        if seen.awaits {
-            (seen.verdict, seen.awaits) = ("superseded".to_owned(), false);
-        }
-        return keep(taker, db, room, &seen).await;
-    }
-    weigh(taker, db, room, &mut row, &mut seen, now).await?;
-    places::take_sealed(taker, db, room, &row, true).await
-}
-
-/// Reads an event, judges it, and notes what came of that.
-async fn weigh(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    row: &mut TupleRow,
-    seen: &mut StateEventRow,
-    now: i64,
-) -> Result<(), KeeperError> {
-    let stands = row.current_event_id.as_ref() == Some(&seen.event_id);
-    let decrypted = decrypt(taker, room, seen).await?;
-    let verdict = match &decrypted {
-        Some(decrypted) => {
-            let device = device_trust(db, &seen.sender, decrypted, now).await?;
-            let exempt = &taker.rules.of(room).exempt;
-            let judged = judge_encrypted(taker, room, seen, decrypted, (device, exempt));
-            seen.content = Some(judged.1.content.clone());
-            if matches!(judged.0, Verdict::Refuse(Refusal::Exempt))
-                && copies::take_exempt(taker, room, row, seen, (decrypted, device), now)
-            {
-                let tick = taker.store.next_tick();
-                promise(taker, db, room, Arrival::live(now, tick)).await?;
-            }
-            Some(judged)
-        }
-        None => None,
-    };
-    match verdict {
-        // Power, exemption and ownership need no key: what is wrong with an event is said at once.
-        None if judged_before(taker, db, room, row, seen).await? => {}
-        None => {
-            if stands {
-                row.current_fit = false;
-            }
-            if let Some(refusal) = refusal_on_key(room, seen) {
-                conclude(taker, room, seen, &refusal);
-                without(taker, db, room, row, seen).await?;
-            } else {
-                (seen.verdict, seen.awaits) = ("unreadable".to_owned(), true);
-                tracing::info!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender,
-                    event_type = seen.tuple.event_type, "a state event's key is not here yet");
-            }
-        }
-        Some((Verdict::Refuse(refusal), _)) => {
-            if stands {
-                row.current_fit = false;
-            }
-            conclude(taker, room, seen, &refusal);
-            without(taker, db, room, row, seen).await?;
-        }
-        // What it was not allowed when it came, it is not because its sender was given more power since.
-        Some((Verdict::Accept, _)) if refusal_on_key(room, seen).is_some() => {
-            if stands {
-                row.current_fit = false;
-            }
-            if let Some(refusal) = refusal_on_key(room, seen) {
-                conclude(taker, room, seen, &refusal);
-            }
-            without(taker, db, room, row, seen).await?;
-        }
-        Some((Verdict::Accept, value)) => {
-            seen.verdict = "accepted".to_owned();
-            seen.breach = seen.breach.filter(|rule| *rule == Rule::Timestamp);
-            seen.awaits = false;
-            accept(taker, db, room, row, seen, value, now).await?;
-        }
-    }
-    tuples::put(&taker.store, db, &room.room_id, row).await?;
-    keep(taker, db, room, seen).await
-}
-
-/// An event's body in the clear; `None` where its key is not here, or it was never to be read.
-async fn decrypt(
-    taker: &Taker,
-    room: &RoomRow,
-    seen: &StateEventRow,
-) -> Result<Option<Decrypted>, KeeperError> {
-    let Some(body) = &seen.body else { return Ok(None) };
-    Ok(taker.device.decrypt(&room.room_id, body).await?)
-}
-
-/// An event turns out not to have been allowed. If it was taken for its tuple's value, that is the newest other one that
-/// was allowed.
-async fn without(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    row: &mut TupleRow,
-    seen: &StateEventRow,
-) -> Result<(), KeeperError> {
-    let is_value = row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id);
-    // Of what waits for a signature it is not known yet.
-    if !is_value || seen.awaits || taker.rules.of(room).exempt.contains(&row.tuple.event_type) {
-        return Ok(());
-    }
-    let but = (&seen.tuple, seen.event_id.as_ref());
-    let allowed = tuples::newest_allowed(&taker.store, db, &room.room_id, but).await?;
-    row.source = allowed.and_then(|allowed| {
-        Some(SourceValue {
-            event_id: allowed.event_id,
-            sender: allowed.sender,
-            form: if allowed.session_id.is_some() { Form::Encrypted } else { Form::Plain },
-            at: allowed.received_at,
-            tick: allowed.tick,
-            content: allowed.content?,
-        })
-    });
-    Ok(marks::mark(db, &room.room_id, None, now_ms(), taker.store.next_tick()).await?)
-}
-
-/// Whether an event that cannot be read was read and judged when its key was here: what was said of it then holds.
-async fn judged_before(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    row: &mut TupleRow,
-    seen: &mut StateEventRow,
-) -> Result<bool, KeeperError> {
-    let Some(before) = tuples::get_event(&taker.store, db, &seen.event_id).await? else {
-        return Ok(false);
-    };
-    let is_source = row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id);
-    // What was said of it by other levels than those of its time does not hold against these.
-    let now_known = before.levels.is_none() && seen.levels.is_some();
-    let on_key = |rule: Option<Rule>| rule.filter(|rule| rule.is_on_key());
-    if now_known && on_key(before.breach) != on_key(seen.breach) {
-        return Ok(false);
-    }
-    let holds = match before.verdict.as_str() {
-        "unreadable" | "superseded" => false,
-        "accepted" => is_source || taker.rules.of(room).sender_bound.binds(&row.tuple),
-        _ => !before.awaits,
-    };
-    if holds {
-        if row.current_event_id.as_ref() == Some(&seen.event_id) {
-            row.current_fit = before.verdict == "accepted";
-        }
-        let (levels, powerful) = match now_known {
-            true => (seen.levels.take(), seen.powerful),
-            false => (before.levels.clone(), before.powerful),
-        };
-        *seen = StateEventRow { live: seen.live, levels, powerful, ..before };
-    }
-    Ok(holds)
-}
-
-/// An event that the keeper may stand on becomes the tuple's source, unless it is somebody's reseal of what
-/// the keeper has sealed already: two keepers must not answer each other for ever.
-async fn accept(
-    taker: &Taker,
-    db: &mut SqliteConnection,
-    room: &RoomRow,
-    row: &mut TupleRow,
-    seen: &StateEventRow,
-    value: Reading,
-    now: i64,
-) -> Result<(), KeeperError> {
-    if row.current_event_id.as_ref() == Some(&seen.event_id) {
-        row.current_fit = true;
-    }
-    let bound = taker.rules.of(room).sender_bound.binds(&row.tuple);
-    // Looked at anew, it says what it said before.
-    if row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id) {
-        return Ok(());
-    }
-    let origin = value.stands_for.as_ref().and_then(|mark| mark.get("event_id")?.as_str());
-    let known = |id: &str| {
-        row.source.as_ref().is_some_and(|source| source.event_id == id)
-            || row.sealed.as_ref().is_some_and(|sealed| sealed.from == id)
-    };
-    if origin.is_some_and(known) {
-        return Ok(());
-    }
-    let silent =
-        if bound { 0 } else { silence(taker, room, row, &seen.sender, &value.content, now) };
-    let at = now.saturating_add(silent);
-    if row.redacted {
-        let said = redaction::current_says(taker, db, row).await?;
-        redaction::stand_anew(row, seen, said.as_ref(), &taker.keeper);
-    }
-    row.source = Some(SourceValue {
-        event_id: seen.event_id.clone(),
-        sender: seen.sender.clone(),
-        form: if origin.is_some() { Form::Sealed } else { Form::Encrypted },
-        at,
-        tick: seen.tick,
-        content: value.content,
-    });
-    warn_of_picture(room, row);
-    buried::at_hand(db, room, row).await?;
-    let tick = taker.store.next_tick();
-    promise(taker, db, room, Arrival::live(at, tick)).await
 }

@@ -16,7 +16,7 @@ pub use self::{
     events::{
         IN_PLAIN, StateEventRow, awaiting, breaches_since, count_unreadable, get_event, is_kept,
         is_superseded, left_by_rule, never_read, newest_allowed, newest_plain_breach, newest_tick,
-        put_event, rooms_awaiting, unread,
+        put_event, rooms_awaiting, unread, values_of_unknown_levels,
     },
     indices::{last_message, record_index, record_message},
     journal::{prune_events, shorten_events},

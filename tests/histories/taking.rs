@@ -211,7 +211,7 @@ impl Sim {
         }
     }
 
-    /// `state_events::read_again`.
+    /// `weighing::read_again`.
     pub fn read_again(&mut self, mut seen: StateEventRow, now: i64) {
         let row = self.tuple_row(&seen.tuple);
         if self.rows.is_superseded(&seen.tuple, seen.tick) {
@@ -235,7 +235,7 @@ impl Sim {
         }
     }
 
-    /// `state_events::weigh`.
+    /// `weighing::weigh`.
     fn weigh(&mut self, mut row: TupleRow, mut seen: StateEventRow, now: i64) {
         let stands = row.current_event_id.as_ref() == Some(&seen.event_id);
         let on_key = refusal_on_key(&self.rows.room, &seen);
@@ -270,7 +270,7 @@ impl Sim {
         self.keep(seen);
     }
 
-    /// `state_events::without`.
+    /// `weighing::without`.
     fn without(&mut self, row: &mut TupleRow, seen: &StateEventRow) {
         let is_value = row.source.as_ref().is_some_and(|source| source.event_id == seen.event_id);
         if !is_value || seen.awaits {
@@ -351,7 +351,7 @@ impl Sim {
         if are_all { DeviceTrust::CrossSigned } else { DeviceTrust::OtherIdentity }
     }
 
-    /// `state_events::accept`.
+    /// `weighing::accept`.
     fn accept(&mut self, row: &mut TupleRow, seen: &StateEventRow, content: JsonMap, now: i64) {
         if row.current_event_id.as_ref() == Some(&seen.event_id) {
             row.current_fit = true;

@@ -88,8 +88,8 @@ async fn room_key_is_cycled_on_a_ban() {
     is_cycled_when_bob_goes(|room, bob| room.membership(&room.creator, &bob.user_id, "ban")).await;
 }
 
-#[tokio::test]
-async fn room_key_is_cycled_when_an_invite_that_was_given_keys_is_withdrawn() {
+/// Dave is invited into a room and given the name's key; the invite ends as told, and he cannot read the next name.
+async fn is_cycled_when_an_invite_ends(ends: impl Fn(&RoomRef, &UserRef)) {
     let stage = Stage::open().await;
     let room = stage.named_room("Tea").await;
     let dave = stage.sim.user("dave").create();
@@ -99,10 +99,23 @@ async fn room_key_is_cycled_when_an_invite_that_was_given_keys_is_withdrawn() {
         world.open(dave.device(1).id(), &seal).is_ok()
     };
     stage.sim.wait_for("the invitee has the key", has_key).await;
-    room.membership(&room.creator, &dave.user_id, "leave");
+    ends(&room, &dave);
     stage.name(&room, "Without Dave").await;
     assert!(!opens(&stage, &dave, &room, NAME));
     retired(&stage, "invite_withdrawn", 1.0).await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_an_invite_that_was_given_keys_is_withdrawn() {
+    let withdraw = |room: &RoomRef, dave: &UserRef| {
+        room.membership(&room.creator, &dave.user_id, "leave");
+    };
+    is_cycled_when_an_invite_ends(withdraw).await;
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_an_invitee_who_was_given_keys_refuses() {
+    is_cycled_when_an_invite_ends(|room, dave| room.leave(&dave.user_id)).await;
 }
 
 /// Logs a device out: what it held stays with whoever has it.
@@ -232,23 +245,6 @@ async fn room_key_is_cycled_at_once_when_it_has_grown_old() {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     assert_eq!(session(&stage, &room, NAME), before, "nothing is sealed for it");
-}
-
-#[tokio::test]
-async fn room_key_is_cycled_when_an_invitee_who_was_given_keys_refuses() {
-    let stage = Stage::open().await;
-    let room = stage.named_room("Tea").await;
-    let dave = stage.sim.user("dave").create();
-    room.invite("dave");
-    let has_key = |world: &mut World| {
-        let seal = world.keeper_seal(&room.room_id, NAME).expect("it is sealed");
-        world.open(dave.device(1).id(), &seal).is_ok()
-    };
-    stage.sim.wait_for("the invitee has the key", has_key).await;
-    room.leave(&dave.user_id);
-    stage.name(&room, "Without Dave").await;
-    assert!(!opens(&stage, &dave, &room, NAME));
-    retired(&stage, "invite_withdrawn", 1.0).await;
 }
 
 #[tokio::test]

@@ -238,6 +238,29 @@ pub async fn left_by_rule(
     load_all(store, &rows)
 }
 
+/// The events of a room's values that were found when the keeper came and judged by the levels of that day, at most
+/// `limit`: those of their time were not shown.
+///
+/// # Errors
+///
+/// [`StoreError`] when the database cannot be read.
+pub async fn values_of_unknown_levels(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    limit: i64,
+) -> Result<Vec<OwnedEventId>> {
+    let rows: Vec<(String,)> = sqlx::query_as(
+        "SELECT e.event_id FROM tuples t JOIN state_events e ON e.event_id = t.source_event_id \
+         WHERE t.room_id = ? AND t.redacted = 0 AND e.session_id IS NOT NULL AND e.live = 0 \
+         AND e.levels_id IS NULL AND e.verdict = 'accepted' LIMIT ?",
+    )
+    .bind(room.as_str())
+    .bind(limit)
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(|(id,)| id.try_into().map_err(StoreError::corrupt("event id"))).collect()
+}
+
 /// The newest event of a tuple that was allowed and read, other than `but`: what its value is, where that one is not.
 ///
 /// # Errors

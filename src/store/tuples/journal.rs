@@ -5,6 +5,19 @@ use sqlx::SqliteConnection;
 
 use crate::store::Result;
 
+/// Whether an event `e` of a room (`?1`) came before a time (`?2`), and is neither current nor anybody's value.
+macro_rules! is_past {
+    () => {
+        "e.room_id = ?1 AND e.received_at < ?2 \
+         AND NOT EXISTS (SELECT 1 FROM tuples t WHERE t.room_id = e.room_id \
+             AND t.event_type = e.event_type AND t.state_key = e.state_key \
+             AND e.event_id IN (t.current_event_id, t.source_event_id, t.sealed_from)) \
+         AND (e.session_id IS NOT NULL OR EXISTS (SELECT 1 FROM state_events n \
+             WHERE n.room_id = e.room_id AND n.event_type = e.event_type \
+             AND n.state_key = e.state_key AND n.session_id IS NULL AND n.tick > e.tick))"
+    };
+}
+
 /// Forgets at most `limit` of a room's state events that arrived before `before`, in milliseconds. Returns how many
 /// there were.
 ///
@@ -22,19 +35,14 @@ pub async fn prune_events(
     limit: i64,
 ) -> Result<u64> {
     let done = sqlx::query(
-        "DELETE FROM state_events WHERE event_id IN (SELECT e.event_id FROM state_events e \
-         WHERE e.room_id = ?1 AND e.received_at < ?2 \
-         AND NOT EXISTS (SELECT 1 FROM tuples t WHERE t.room_id = e.room_id \
-             AND t.event_type = e.event_type AND t.state_key = e.state_key \
-             AND e.event_id IN (t.current_event_id, t.source_event_id, t.sealed_from)) \
-         AND NOT EXISTS (SELECT 1 FROM seals s WHERE s.stands_for = e.event_id AND s.redacted = 0) \
-         AND NOT EXISTS (SELECT 1 FROM prepared p JOIN state_events x ON x.event_id = p.stands_for \
-             WHERE x.room_id = e.room_id AND x.event_type = e.event_type \
-             AND x.state_key = e.state_key) \
-         AND (e.session_id IS NOT NULL OR EXISTS (SELECT 1 FROM state_events n \
-             WHERE n.room_id = e.room_id AND n.event_type = e.event_type \
-             AND n.state_key = e.state_key AND n.session_id IS NULL AND n.tick > e.tick)) \
-         ORDER BY e.received_at LIMIT ?3)",
+        concat!(
+            "DELETE FROM state_events WHERE event_id IN (SELECT e.event_id FROM state_events e WHERE ",
+            is_past!(),
+            " AND NOT EXISTS (SELECT 1 FROM seals s WHERE s.stands_for = e.event_id AND s.redacted = 0) \
+             AND NOT EXISTS (SELECT 1 FROM prepared p JOIN state_events x ON x.event_id = p.stands_for \
+                 WHERE x.room_id = e.room_id AND x.event_type = e.event_type \
+                 AND x.state_key = e.state_key) ORDER BY e.received_at LIMIT ?3)"
+        ),
     )
     .bind(room.as_str())
     .bind(before)
@@ -56,19 +64,13 @@ pub async fn shorten_events(
     before: i64,
     limit: i64,
 ) -> Result<u64> {
-    let done = sqlx::query(
+    let done = sqlx::query(concat!(
         "UPDATE state_events SET body = NULL, content = NULL, levels_id = NULL, awaits = 0 \
-         WHERE event_id IN (SELECT e.event_id FROM state_events e \
-         WHERE e.room_id = ?1 AND e.received_at < ?2 \
-         AND (e.body IS NOT NULL OR e.content IS NOT NULL OR e.levels_id IS NOT NULL) \
-         AND NOT EXISTS (SELECT 1 FROM tuples t WHERE t.room_id = e.room_id \
-             AND t.event_type = e.event_type AND t.state_key = e.state_key \
-             AND e.event_id IN (t.current_event_id, t.source_event_id, t.sealed_from)) \
-         AND (e.session_id IS NOT NULL OR EXISTS (SELECT 1 FROM state_events n \
-             WHERE n.room_id = e.room_id AND n.event_type = e.event_type \
-             AND n.state_key = e.state_key AND n.session_id IS NULL AND n.tick > e.tick)) \
-         ORDER BY e.received_at LIMIT ?3)",
-    )
+             WHERE event_id IN (SELECT e.event_id FROM state_events e WHERE ",
+        is_past!(),
+        " AND (e.body IS NOT NULL OR e.content IS NOT NULL OR e.levels_id IS NOT NULL) \
+             ORDER BY e.received_at LIMIT ?3)"
+    ))
     .bind(room.as_str())
     .bind(before)
     .bind(limit)
