@@ -10,16 +10,10 @@
 use ruma::{OwnedEventId, RoomId, UserId};
 use sqlx::SqliteConnection;
 
-use super::{
-    KeeperError,
-    enforcing::{conclude, keep, refusal_on_key},
-    ingest::Taker,
-    rooms::LOOK_BACK,
-    weighing::read_again,
-};
+use super::{KeeperError, enforcing::keep, ingest::Taker, rooms::LOOK_BACK, weighing::read_again};
 use crate::{
     homeserver::Homeserver,
-    state::{Refusal, RoomEvent},
+    state::RoomEvent,
     store::{RoomRow, StateEventRow, TupleRow, tuples},
 };
 
@@ -76,11 +70,6 @@ pub(super) async fn take(
     if !fresh {
         seen.verdict = "superseded".to_owned();
         seen.awaits = false;
-        return keep(taker, db, room, &seen).await;
-    }
-    if seen.session_id.is_none() {
-        let refusal = refusal_on_key(room, &seen).unwrap_or(Refusal::Shape("it is no ciphertext"));
-        conclude(taker, room, &mut seen, &refusal);
         return keep(taker, db, room, &seen).await;
     }
     let at = seen.received_at;

@@ -8,7 +8,7 @@ use super::{
     clock::now_ms,
     copies,
     echoes::silence,
-    enforcing::{conclude, keep, plain_beside, refusal_on_key, report},
+    enforcing::{conclude, keep, plain_beside, report},
     gone_back,
     ingest::{Arrival, Taker, power_levels},
     journal::{keep_plain, keep_redacted, keep_unnamed, recall, remember, see},
@@ -252,13 +252,6 @@ async fn take_encrypted(
         row.current_fit = false;
         tuples::put(&taker.store, db, &room.room_id, &row).await?;
         conclude(taker, room, &mut seen, &Refusal::Replayed);
-        return keep(taker, db, room, &seen).await;
-    }
-    if seen.session_id.is_none() {
-        row.current_fit = false;
-        tuples::put(&taker.store, db, &room.room_id, &row).await?;
-        let refusal = refusal_on_key(room, &seen).unwrap_or(Refusal::Shape("it is no ciphertext"));
-        conclude(taker, room, &mut seen, &refusal);
         return keep(taker, db, room, &seen).await;
     }
     weigh(taker, db, room, &mut row, &mut seen, arrival.at).await?;

@@ -83,7 +83,8 @@ pub(super) async fn weigh(
             if stands {
                 row.current_fit = false;
             }
-            if let Some(refusal) = refusal_on_key(room, seen) {
+            let none = seen.session_id.is_none().then_some(Refusal::Shape("it is no ciphertext"));
+            if let Some(refusal) = refusal_on_key(room, seen).or(none) {
                 conclude(taker, room, seen, &refusal);
                 without(taker, db, room, row, seen).await?;
             } else {
