@@ -1,7 +1,7 @@
 // What other sites' pages must not be able to do.
 
 import { createServer } from "node:http";
-import { check, go, leads, logIn, text, visit } from "./browser.mjs";
+import { check, go, leads, letIn, text, visit } from "./browser.mjs";
 
 // Pages of another site: what is at `path` is answered with `pages[path]`.
 export async function elsewhere(pages) {
@@ -20,7 +20,7 @@ const hidden = (fields) =>
 export async function crossSite(browser, given) {
     const { base, room, held } = given;
     const page = await visit(browser, base);
-    await logIn(page, given);
+    await letIn(page, given);
     const confirm = `${base}/dashboard/confirm?${new URLSearchParams({ do: "approve", room, user: held })}`;
     await go(page, confirm);
     const guard = await page.$eval("input[name=guard]", (field) => field.value);
@@ -45,7 +45,7 @@ export async function crossSite(browser, given) {
 export async function framed(browser, given) {
     const { base } = given;
     const page = await visit(browser, base);
-    await logIn(page, given);
+    await letIn(page, given);
     const paths = ["/dashboard/", "/dashboard/login", "/dashboard/holds"];
     const frames = paths.map((path) => `<iframe src="${base}${path}"></iframe>`).join("");
     const told = "Statekeeper, as somebody forged it";

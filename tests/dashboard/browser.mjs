@@ -77,12 +77,31 @@ export async function text(page, selector = "main") {
     return page.$eval(selector, (element) => element.textContent);
 }
 
-// Logs in by the keyboard alone.
+// Logs in by the keyboard alone. An address has five tries at once, so most pages go on with one session.
 export async function logIn(page, { base, token }) {
     await go(page, `${base}/dashboard/login`);
     // A browser gives what has `autofocus` the focus when it first draws the page, which may be after it was loaded.
     await page.waitForSelector("#token:focus").catch(() => fail("the token has not the focus on the login page"));
     await page.keyboard.type(token);
-    await leads(page, () => page.keyboard.press("Enter"));
-    check(new URL(page.url()).pathname === "/dashboard/", `after the login it is at ${page.url()}`);
+    const answer = await leads(page, () => page.keyboard.press("Enter"));
+    check(
+        new URL(page.url()).pathname === "/dashboard/",
+        `after the login it is at ${page.url()}, which answers ${answer.status()}`,
+    );
+}
+
+// Logs in, and says what a browser keeps of it.
+export async function session(browser, given) {
+    const page = await visit(browser, given.base);
+    await logIn(page, given);
+    const kept = await page.browserContext().cookies();
+    await page.leave();
+    return kept;
+}
+
+// Goes on with a session that is open already.
+export async function letIn(page, { base, kept }) {
+    await page.browserContext().setCookie(...kept);
+    await go(page, `${base}/dashboard/`);
+    check(new URL(page.url()).pathname === "/dashboard/", `with an open session it is at ${page.url()}`);
 }

@@ -6,7 +6,7 @@
 import { mkdirSync } from "node:fs";
 import { accessible, byKeyboard, fits } from "./accessibility.mjs";
 import { crossSite, framed } from "./attacks.mjs";
-import { check, fail, go, launch, leads, logIn, text, visit } from "./browser.mjs";
+import { check, fail, go, launch, leads, letIn, logIn, session, text, visit } from "./browser.mjs";
 
 const WIDTHS = { phone: { width: 360, height: 740 }, desk: { width: 1360, height: 900 } };
 const SCHEMES = ["light", "dark"];
@@ -85,7 +85,7 @@ async function everyPage(browser, given, javascript) {
 async function spaces(browser, given) {
     const page = await visit(browser, given.base);
     await page.setJavaScriptEnabled(false);
-    await logIn(page, given);
+    await letIn(page, given);
     await go(page, `${given.base}/dashboard/spaces`);
     const rows = await page.$$eval("tbody tr", (rows) => rows.map((row) => row.textContent));
     const [first, second] = rows;
@@ -100,7 +100,7 @@ async function spaces(browser, given) {
 async function filters(browser, given) {
     const page = await visit(browser, given.base);
     await page.setJavaScriptEnabled(false);
-    await logIn(page, given);
+    await letIn(page, given);
     await go(page, `${given.base}/dashboard/rooms`);
     check((await text(page)).includes(given.room), "the room is not in the list");
     await page.select("#status", "invited");
@@ -119,7 +119,7 @@ async function filters(browser, given) {
 async function decides(browser, given) {
     const page = await visit(browser, given.base);
     await page.setJavaScriptEnabled(false);
-    await logIn(page, given);
+    await letIn(page, given);
     check((await text(page)).includes("waits for your word"), "the overview does not say that somebody waits");
     const follow = async (selector) => {
         await page.focus(selector);
@@ -150,6 +150,7 @@ async function main() {
         await withoutCredentials(browser, given);
         await everyPage(browser, given, true);
         await everyPage(browser, given, false);
+        given.kept = await session(browser, given);
         await spaces(browser, given);
         await filters(browser, given);
         await crossSite(browser, given);
