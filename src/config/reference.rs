@@ -36,7 +36,7 @@ type. `statekeeper check --config FILE` reads the file and the registration, and
 - **Durations** are a whole number and a unit: `250ms`, `3s`, `10m`, `1h`, `7d`.
 - **Unknown keys** are mistakes, so that a misspelt one is not passed over.
 - **The environment** sets keys over the file. A key's variable is its path in capitals, with `STATEKEEPER__` before it and
-  `__` for each dot; a list is written as in YAML: `STATEKEEPER__ACCESS__INVITE_FROM='[\"*:example.org\"]'`. A secret or a
+  `__` for each dot; what stands under `defaults` is named without that; a list is written as in YAML: `STATEKEEPER__ACCESS__INVITE_FROM='[\"*:example.org\"]'`. A secret or a
   secret's file from the environment takes the place of the file's.
 - **Exit codes**: 0 when all is well, 1 when something is to be mended, 2 when the command was not called properly.
 ";

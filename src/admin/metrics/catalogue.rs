@@ -110,7 +110,8 @@ pub const STATE_EVENTS_SEALED: About = About {
          `rotation` (sealed anew because its session was retired), `restore` (what stood there broke a rule), \
          `admin` (`statekeeper refresh`), `plain` (after a copy in plain)",
     )],
-    worry: "When `device` is most of it: raise `sharing.refresh_window`, for each of these is a line in the timeline.",
+    worry: "When `device` is most of it: raise `sharing.device_refresh_interval`; when `join` is: `sharing.refresh_window`. \
+            Each of these is a line in the timeline.",
 };
 
 /// State that was not resealed.

@@ -9,7 +9,7 @@ const HEAD: &str = "\
 
 `GET /metrics` on `admin.listen` shows them in Prometheus' text format. The names are a contract: they change only with an
 entry in the [changelog](../CHANGELOG.md). [`deploy/prometheus`](../deploy/prometheus) has alerts for those that call for one,
-and [`deploy/grafana`](../deploy/grafana) a dashboard that shows the rest. No label's value is chosen by a stranger.
+and [`deploy/grafana`](../deploy/grafana) a dashboard that shows most of them. No label's value is chosen by a stranger.
 
 This page is generated from the code by `make generate`.
 

@@ -15,7 +15,8 @@ pub struct Requests {
     pub forward_member_sessions: bool,
     /// How long a device that holds a key is not given it once more.
     pub cool_down: Duration,
-    /// How many requests wait for their turn, at most. Beyond it the oldest useless ones go first.
+    /// How many requests wait for their turn, at most. Beyond it the oldest of whoever has most of them
+    /// waiting go first.
     #[schemars(range(min = 1))]
     pub queue: u32,
     /// How many requests are answered. What is over a limit waits.

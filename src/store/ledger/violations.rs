@@ -25,7 +25,7 @@ pub struct Violation<'a> {
     pub tuple: &'a StateTuple,
     /// The rule, by its label.
     pub rule: &'a str,
-    /// What the keeper does about it: `report`, `restore`, `redact` or `noop`.
+    /// What the keeper does about it: `report`, `restore`, `redact`, `publish` or `noop`.
     pub action: &'a str,
     /// The policy that decided.
     pub policy: &'a str,
