@@ -98,6 +98,9 @@ enum Fault {
     RedactedStaysCurrent,
     LateKeyForgotten,
     NothingRestored,
+    NarrowedOverlooked,
+    WordOverlooked,
+    UsedUpOverlooked,
 }
 
 /// One history.
@@ -112,6 +115,8 @@ struct Sim {
     sessions_made: u64,
     /// Members' values that the keeper stood on at some time.
     accepted: BTreeSet<OwnedEventId>,
+    /// Sessions that must encrypt nothing any more.
+    over: BTreeSet<String>,
     /// Nothing happens any more but what the keeper does.
     calm: bool,
     fault: Option<Fault>,
@@ -189,6 +194,7 @@ impl Sim {
             world,
             rows,
             keys: KeyStore::default(),
+            over: BTreeSet::new(),
             sessions_made: 0,
             accepted: BTreeSet::new(),
             calm: false,
@@ -445,6 +451,9 @@ fn a_keeper_that_is_broken_in_any_one_way_is_found() {
         Fault::RedactedStaysCurrent,
         Fault::LateKeyForgotten,
         Fault::NothingRestored,
+        Fault::NarrowedOverlooked,
+        Fault::WordOverlooked,
+        Fault::UsedUpOverlooked,
     ] {
         assert!(found_after(fault).is_some(), "{fault:?} is not found");
     }

@@ -24,6 +24,7 @@ use super::{
     judging::judge_encrypted,
     knowledge::source_view,
     lane::{MOST_SEALS, Visit},
+    redaction,
     rules::Rules,
     state_events::{source, tuple_row},
 };
@@ -265,8 +266,7 @@ pub(super) async fn take_redaction(
     let store = &taker.store;
     let own = event.sender == taker.keeper;
     if let Some(mut copy) = copies::by_event(store, db, &room.room_id, target).await?
-        && (copy.sender.as_ref() == Some(&event.sender)
-            || power_levels(room).may_redact_other(&event.sender))
+        && redaction::may_redact(room, &event.sender, copy.sender.as_ref())
     {
         copy.content = JsonMap::new();
         copy.warned = None;

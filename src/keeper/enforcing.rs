@@ -186,8 +186,12 @@ async fn action_label(
         remedy => remedy,
     };
     let hides_plain = breach.hides_plain(rules);
-    if redacts && (hides_plain || remedy == Remedy::Redact) {
+    let is_another_s = breach.is_another_s(rules);
+    if redacts && (hides_plain || is_another_s || remedy == Remedy::Redact) {
         return Ok("redact");
+    }
+    if is_another_s {
+        return Ok("report");
     }
     let is_restored = if hides_plain {
         restating::because_of(&breach.event_id, &breach.tuple).is_some()
@@ -294,10 +298,12 @@ impl Visit<'_> {
 
     /// Redacts events in whose place the keeper has nothing to seal, and says in plain again what they hid. Without the
     /// power to redact, the latter is all.
-    pub(super) async fn redact(&self, breaches: &[Breach]) -> Result<(), KeeperError> {
+    /// Returns whether there was anything to do.
+    pub(super) async fn redact(&self, breaches: &[Breach]) -> Result<bool, KeeperError> {
         let store = &self.lanes.taker.store;
         let room = self.room_id();
         let may_redact = power_levels(&self.room).may_redact_other(&self.lanes.taker.keeper);
+        let mut does = false;
         let mut transaction = store.begin().await?;
         for breach in breaches {
             let Some(mut row) = tuples::get(store, &mut transaction, &room, &breach.tuple).await?
@@ -307,6 +313,7 @@ impl Visit<'_> {
             if row.current_event_id.as_ref() != Some(&breach.event_id) || row.redacted {
                 continue;
             }
+            does = true;
             if may_redact {
                 row.redacted = true;
                 tuples::put(store, &mut transaction, &room, &row).await?;
@@ -323,7 +330,8 @@ impl Visit<'_> {
             }
         }
         transaction.commit().await?;
-        self.lanes.sender.flush(&room).await
+        self.lanes.sender.flush(&room).await?;
+        Ok(does)
     }
 
     /// Clients go on showing a forged type that they have read: what says the truth in plain, where the keeper has the

@@ -120,8 +120,7 @@ impl Taker {
 
     async fn take(&self, db: &mut SqliteConnection, row: &InboxRow) -> Result<(), KeeperError> {
         let known = rooms::get(db, &row.room_id).await?;
-        let parsed =
-            RoomEvent::parse_str(&row.body).or_else(|error| bare_member(&row.body).ok_or(error));
+        let parsed = RoomEvent::parse_str(&row.body);
         let loading =
             known.as_ref().is_some_and(|room| room.membership == Membership::Join && !room.loaded);
         // Only whether the keeper is in the room at all is no matter of the state that is being fetched.
@@ -276,7 +275,9 @@ impl Taker {
                 // Power and join rules say who is vouched for.
                 let members = self.rules.of(&room).sharing.members;
                 let weighed = matches!(members, MemberPolicy::Vouched(_));
-                if arrival.live && (changed || weighed) {
+                // What the keeper had not the power for may wait.
+                let powers = event.event_type == "m.room.power_levels" && room.elevated;
+                if arrival.live && (changed || weighed || powers) {
                     marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
                 }
                 Ok(())
@@ -465,37 +466,6 @@ pub async fn forget(
     inbox::release(db, room_id, None).await?;
     crate::store::outbox::clear(db, room_id).await?;
     Ok(ledger::withdraw_unsent(store, db, room_id, now_ms()).await?)
-}
-
-/// A membership event whose content is more than can be read (nested too deep, say) still says who is in the room:
-/// nobody stays a member in the keeper's eyes by leaving in a strange way.
-fn bare_member(body: &str) -> Option<RoomEvent> {
-    #[derive(serde::Deserialize)]
-    struct Content {
-        membership: String,
-    }
-    #[derive(serde::Deserialize)]
-    struct Bare {
-        event_id: String,
-        sender: String,
-        #[serde(rename = "type")]
-        event_type: String,
-        state_key: String,
-        content: Content,
-    }
-    let bare: Bare = serde_json::from_str(body).ok()?;
-    if bare.event_type != "m.room.member" {
-        return None;
-    }
-    let event = serde_json::json!({
-        "event_id": bare.event_id,
-        "sender": bare.sender,
-        "type": bare.event_type,
-        "state_key": bare.state_key,
-        "content": { "membership": bare.content.membership },
-        "origin_server_ts": 0,
-    });
-    RoomEvent::parse(event).ok()
 }
 
 fn to_json(content: &JsonMap) -> Option<String> {

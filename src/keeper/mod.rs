@@ -12,7 +12,8 @@
 //!   [`buried`] finds what was sealed in the life that the store does not know;
 //! - [`hindsight`] asks which power levels stood when what it finds was sent;
 //! - [`resting`] remembers rooms where nobody lacks anything;
-//! - [`overtaken`] takes in what was fetched behind what came after it;
+//! - [`overtaken`] takes in what was fetched behind what came after it, [`unshown`] what came while a state was fetched
+//!   that does not show it;
 //! - [`echoes`] falls silent where somebody answers the keeper for ever;
 //! - [`standing`] says whether a room's state is sealed, [`plain`] what plain state counts for beside it;
 //! - [`copies`] keeps what stands in plain beside it as policy wants it;
@@ -93,6 +94,7 @@ pub mod spaces;
 mod standing;
 mod state_events;
 mod succession;
+mod unshown;
 mod upkeep;
 mod vigil;
 mod wars;

@@ -29,10 +29,9 @@ impl Visit<'_> {
         if let Some(restores) =
             restores.get(..restores.len().min(MOST_SEALS)).filter(|s| !s.is_empty())
         {
-            return self.seal(known, restores).await;
+            return self.seal_in_order(known, restores).await;
         }
-        if !plan.redactions.is_empty() {
-            self.redact(&plan.redactions).await?;
+        if !plan.redactions.is_empty() && self.redact(&plan.redactions).await? {
             return Ok(true);
         }
         // Whoever asked has waited for a turn of his own.

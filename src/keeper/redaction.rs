@@ -1,6 +1,6 @@
 //! Taking redactions in: what was taken back stays so, and takes nothing with it that it only hid.
 
-use ruma::{EventId, OwnedEventId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, UserId};
 use sqlx::SqliteConnection;
 
 use super::{
@@ -34,7 +34,10 @@ pub(super) async fn take_redaction(
         (None, Some((tuple, _))) => (tuple.clone(), taker.keeper.clone()),
         (None, None) => return Ok(()),
     };
-    if event.sender != author && !power_levels(room).may_redact_other(&event.sender) {
+    // A homeserver may tell of redactions that mean another room's events.
+    if !tuples::is_of_room(db, &room.room_id, target).await?
+        || !may_redact(room, &event.sender, Some(&author))
+    {
         return Ok(());
     }
     let broke = seen.as_ref().is_some_and(was_never_allowed);
@@ -60,6 +63,13 @@ pub(super) async fn take_redaction(
     }
     redact_seals(db, room, (target, &stands_for), arrival).await?;
     Ok(marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?)
+}
+
+/// Whether a redaction counts: its sender has the power for it, or is of the server of whoever sent the event (room versions
+/// from 3, spec: "Handling redactions"), which vouches for both.
+pub(super) fn may_redact(room: &RoomRow, sender: &UserId, author: Option<&OwnedUserId>) -> bool {
+    author.is_some_and(|author| author.server_name() == sender.server_name())
+        || power_levels(room).may_redact_other(sender)
 }
 
 /// A fetched state shows a known event redacted: the journal forgets what stood in it, and what the keeper sealed in its

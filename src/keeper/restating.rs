@@ -23,7 +23,7 @@ const MARK: &str = "io.statekeeper.said_again";
 const MOST_WORDS: usize = 4;
 /// What anybody who has the power may say in another's place. A membership is its sender's or about him, and a room is
 /// created once.
-const SAYABLE: [&str; 8] = [
+const SAYABLE: [&str; 10] = [
     "m.room.power_levels",
     "m.room.join_rules",
     "m.room.history_visibility",
@@ -32,6 +32,8 @@ const SAYABLE: [&str; 8] = [
     "m.room.server_acl",
     "m.room.tombstone",
     "m.room.canonical_alias",
+    "m.space.child",
+    "m.space.parent",
 ];
 
 /// The types that the keeper can say again in a room with these power levels.

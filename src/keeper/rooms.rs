@@ -17,6 +17,7 @@ use super::{
     places,
     spaces::news,
     standing,
+    unshown::Unshown,
     weighing::judge_by,
 };
 use crate::{
@@ -175,6 +176,7 @@ pub async fn load(
     taker.device.track(users.iter().map(AsRef::as_ref)).await?;
     taker.device.pump().await?;
     let past = Hindsight::look(taker, homeserver, &room_id, &events).await?;
+    let unshown = Unshown::look(taker, homeserver, &room_id, (fence, &events)).await?;
 
     let now = now_ms();
     let mut transaction = taker.store.begin().await?;
@@ -185,8 +187,13 @@ pub async fn load(
     let mut room = RoomRow { inviter: None, loaded: true, ..current };
     // Who is there as before keeps the time of his coming.
     let mut known = BTreeSet::from([taker.keeper.clone()]);
+    let joined: BTreeSet<OwnedUserId> = joined_users(&events).into_iter().collect();
     for member in rooms::present_members(&mut transaction, &room_id).await? {
-        if !users.contains(&member.user_id) {
+        // Nobody who is in a room is invited into it: he left in between.
+        let came_anew = member.membership == Membership::Join
+            && users.contains(&member.user_id)
+            && !joined.contains(&member.user_id);
+        if came_anew || !users.contains(&member.user_id) {
             rooms::remove_member(&mut transaction, &room_id, &member.user_id).await?;
             people::left(&mut transaction, &room_id, &member.user_id).await?;
             let maker = Some(member.user_id.as_ref());
@@ -204,8 +211,7 @@ pub async fn load(
             known.insert(member.user_id);
         }
     }
-    let new =
-        joined_users(&events).into_iter().filter(|user| !known.contains(user)).collect::<Vec<_>>();
+    let new = joined.into_iter().filter(|user| !known.contains(user)).collect::<Vec<_>>();
     standing::weigh(taker, &mut room);
     rooms::put(&mut transaction, &room).await?;
     let rules = places::rules_in(taker, &mut transaction, &room_id).await?;
@@ -240,6 +246,7 @@ pub async fn load(
     }
     mark_all_let_in(taker, &mut transaction, &room_id).await?;
     news::loaded(taker, &mut transaction, &room_id, &new).await?;
+    unshown.give_back(&mut transaction).await?;
     inbox::release(&mut transaction, &room_id, Some(fence)).await?;
     marks::mark(&mut transaction, &room_id, None, now, taker.store.next_tick()).await?;
     transaction.commit().await?;

@@ -228,6 +228,10 @@ async fn take_encrypted(
             tuples::record_index(db, &room.room_id, session, index, sender, event).await?;
         }
         note_own(taker, db, room, event, &row, arrival).await?;
+        // The homeserver refused it once, or the keeper was put out before it was sent.
+        if !arrival.live && tuples::is_said_redacted(db, &event.event_id).await? {
+            outbox::insert(db, &room.room_id, &redaction_of(&event.event_id), arrival.at).await?;
+        }
         if strange {
             buried::take(taker, db, room, event, &mut row, arrival).await?;
         } else {

@@ -45,6 +45,13 @@ pub(super) async fn read_again(
         }
         return keep(taker, db, room, &seen).await;
     }
+    // It was weighed without its key before: nothing is written for having tried again.
+    if seen.verdict == "unreadable"
+        && refusal_on_key(room, &seen).is_none()
+        && decrypt(taker, room, &seen).await?.is_none()
+    {
+        return Ok(());
+    }
     weigh(taker, db, room, &mut row, &mut seen, now).await?;
     places::take_sealed(taker, db, room, &row, true).await
 }
@@ -251,7 +258,9 @@ async fn accept(
         row.source.as_ref().is_some_and(|source| source.event_id == id)
             || row.sealed.as_ref().is_some_and(|sealed| sealed.from == id)
     };
-    if origin.is_some_and(known) {
+    // Anybody can write that his event stands for another one: what says something else is a value of its own.
+    let says_another = row.source.as_ref().is_some_and(|source| source.content != value.content);
+    if origin.is_some_and(known) && !says_another {
         return Ok(());
     }
     let silent =

@@ -1,7 +1,9 @@
 //! A room event as the homeserver gives it, read tolerantly.
 
 use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use serde_json::{Value, value::RawValue};
 
 use super::{JsonMap, MAX_ID_BYTES, tuple::StateTuple};
 
@@ -98,12 +100,18 @@ impl RoomEvent {
         })
     }
 
-    /// The same, from JSON text.
+    /// The same, from JSON text. Homeservers take events that are nested deeper than is read here; of such a one, what is
+    /// too deep counts as absent. An encrypted event is no ciphertext then: no client on `matrix-sdk-crypto` reads it either.
     ///
     /// # Errors
     /// As [`RoomEvent::parse`].
     pub fn parse_str(json: &str) -> Result<Self, MalformedEvent> {
-        Self::parse(serde_json::from_str(json).map_err(|_json_error| MalformedEvent::NotAnObject)?)
+        match serde_json::from_str(json) {
+            Ok(event) => Self::parse(event),
+            Err(_json_error) => {
+                Self::parse(Value::Object(shallow(json).ok_or(MalformedEvent::NotAnObject)?))
+            }
+        }
     }
 
     /// The same, for an answer about one room, whose events need not repeat its id.
@@ -142,6 +150,28 @@ impl RoomEvent {
     pub fn is_encrypted(&self) -> bool {
         self.event_type == "m.room.encrypted"
     }
+}
+
+/// An event without what is nested too deep in it.
+fn shallow(json: &str) -> Option<JsonMap> {
+    let fields = serde_json::from_str::<BTreeMap<String, &RawValue>>(json).ok()?;
+    let whole = |value: &RawValue| serde_json::from_str::<Value>(value.get()).ok();
+    let is_encrypted =
+        fields.get("type").and_then(|it| whole(it)).is_some_and(|it| it == "m.room.encrypted");
+    let read = |(field, value): (String, &RawValue)| {
+        let parts = |value: &RawValue| -> Option<Value> {
+            let parts = serde_json::from_str::<BTreeMap<String, &RawValue>>(value.get()).ok()?;
+            let parts = parts.into_iter().filter_map(|(part, value)| Some((part, whole(value)?)));
+            Some(Value::Object(parts.collect()))
+        };
+        let value = match whole(value) {
+            Some(value) => value,
+            None if field == "content" && is_encrypted => Value::Object(JsonMap::new()),
+            None => parts(value)?,
+        };
+        Some((field, value))
+    };
+    Some(fields.into_iter().filter_map(read).collect())
 }
 
 fn required<'a>(event: &'a JsonMap, field: &'static str) -> Result<&'a str, MalformedEvent> {
@@ -408,5 +438,30 @@ mod tests {
                 prop_assert!(event.event_type.len() <= MAX_ID_BYTES);
             }
         }
+    }
+
+    #[test]
+    fn what_is_nested_too_deep_counts_as_absent() {
+        let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
+        let event = |event_type: &str, content: &str| {
+            let json = format!(
+                r#"{{"event_id":"$e","type":"{event_type}","state_key":"","sender":"@a:b","content":{content},
+                    "unsigned":{{"age":7,"deep":{deep}}},"deep":{deep}}}"#
+            );
+            RoomEvent::parse_str(&json).unwrap()
+        };
+        let content = format!(r#"{{"membership":"leave","ciphertext":"AwgA","deep":{deep}}}"#);
+        let left = event("m.room.member", &content);
+        assert_eq!(
+            Value::Object(left.content),
+            json!({"membership": "leave", "ciphertext": "AwgA"})
+        );
+        assert_eq!((left.age, left.is_redacted), (Some(7), false));
+        let sealed = event("m.room.encrypted", &content);
+        assert!(sealed.content.is_empty() && !sealed.is_redacted);
+        // Where nothing is too deep in its content, that stays.
+        assert_eq!(event("m.room.encrypted", r#"{"ciphertext":"AwgA"}"#).content.len(), 1);
+        let broken = format!(r#"{{"event_id":"$e","content":{deep}"#);
+        assert_eq!(RoomEvent::parse_str(&broken), Err(MalformedEvent::NotAnObject));
     }
 }

@@ -175,6 +175,57 @@ pub async fn release(
     Ok(())
 }
 
+/// A room's events up to `fence` that were not taken in yet: each one's place in the stream and its body.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn untaken(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    fence: i64,
+) -> Result<Vec<(i64, String)>> {
+    Ok(sqlx::query_as(
+        "SELECT seq, body FROM inbox WHERE room_id = ? AND body IS NOT NULL AND seq <= ? ORDER BY seq",
+    )
+    .bind(room.as_str())
+    .bind(fence)
+    .fetch_all(connection)
+    .await?)
+}
+
+/// Gives one held event back.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn give_back(connection: &mut SqliteConnection, seq: i64) -> Result<()> {
+    sqlx::query("UPDATE inbox SET held = 0 WHERE seq = ? AND body IS NOT NULL")
+        .bind(seq)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Gives one held event back that stands in the room no more: it is behind what somebody said since. `levels` are those
+/// that stood when it was sent, where that is known.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be written.
+pub async fn give_back_behind(
+    connection: &mut SqliteConnection,
+    seq: i64,
+    levels: Option<&LevelsThen>,
+) -> Result<()> {
+    sqlx::query("UPDATE inbox SET fetched = 2, levels = ? WHERE seq = ? AND body IS NOT NULL")
+        .bind(levels.map(|levels| levels.as_deref().unwrap_or(NO_LEVELS)))
+        .bind(seq)
+        .execute(&mut *connection)
+        .await?;
+    give_back(connection, seq).await
+}
+
 /// Whether an event was pushed, or found in a fetched state.
 ///
 /// # Errors

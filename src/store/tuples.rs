@@ -20,7 +20,10 @@ pub use self::{
     },
     indices::{last_message, record_index, record_message},
     journal::{prune_events, shorten_events},
-    seals::{put_prepared, put_seal, seal, take_prepared, take_seal, take_seals_of},
+    seals::{
+        is_of_room, is_said_redacted, put_prepared, put_seal, seal, take_prepared, take_seal,
+        take_seals_of,
+    },
 };
 
 /// The newest value that a member was allowed to give a tuple.
@@ -60,8 +63,7 @@ pub struct SealedValue {
 pub struct TupleRow {
     /// The true type and state key.
     pub tuple: StateTuple,
-    /// The newest value that a member was allowed to give it; without content in [`TupleRow::load`]ed
-    /// lists, see [`content`].
+    /// The newest value that a member was allowed to give it.
     pub source: Option<SourceValue>,
     /// How often others said again what the keeper had sealed already.
     pub echoes: u32,

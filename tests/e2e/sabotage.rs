@@ -60,10 +60,11 @@ impl Office {
         .await
     }
 
-    /// Waits until the administrator's client shows a notice with all of this in it.
+    /// Waits until the administrator's client shows a notice with all of this in it. What went wrong while the homeserver was
+    /// away is told after the keeper's next try, which may be a minute later.
     async fn is_told(&self, parts: &[&str]) {
         let params = json!({ "room_id": self.room_id, "parts": parts });
-        let seen = self.admin.wait("waitNotice", params, Duration::from_secs(30)).await;
+        let seen = self.admin.wait("waitNotice", params, Duration::from_secs(90)).await;
         seen.unwrap_or_else(|error| panic!("{error}\n{}", self.world.keeper.output()));
     }
 

@@ -28,8 +28,29 @@ enum Class {
 }
 
 impl Sim {
+    /// Every session that there is must encrypt nothing any more, whoever holds it.
+    pub fn all_are_over(&mut self) {
+        let all = self.rows.sessions.iter().map(|session| session.row.session_id.clone());
+        self.over.extend(all);
+    }
+
+    /// No session encrypts after it is over, or more than the rules say.
+    fn check_session(&self, tuple: &StateTuple, detail: &StateDetail) -> Done<()> {
+        let session = &detail.session_id;
+        if self.over.contains(session) {
+            return Err(Halt::Broken(format!("{tuple} is sealed under {session}, which is over")));
+        }
+        if i64::from(detail.message_index) >= self.rules.rotation_messages {
+            return Err(Halt::Broken(format!(
+                "{session} is used up, and {tuple} is sealed under it"
+            )));
+        }
+        Ok(())
+    }
+
     /// Nobody who has to go, by what the keeper knows in the moment of the commit, can open what is sealed in it.
     pub fn check_seal(&self, tuple: &StateTuple, detail: &StateDetail) -> Done<()> {
+        self.check_session(tuple, detail)?;
         let session = &detail.session_id;
         for ((held, user, device), grant) in &self.rows.grants {
             if held != session || grant.message_index > detail.message_index {

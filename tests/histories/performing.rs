@@ -422,7 +422,10 @@ impl Sim {
 
     /// An administrator's `rotate`, from another process.
     pub fn rotate(&mut self) {
-        self.rows.retire(Retired::Admin, self.now, |_| true);
+        self.all_are_over();
+        if !self.is(Fault::WordOverlooked) {
+            self.rows.retire(Retired::Admin, self.now, |_| true);
+        }
         self.rows.mark(None, self.now);
     }
 }

@@ -121,6 +121,10 @@ impl Sim {
         if scope.is_none()
             && let Some(before) = worked.last()
         {
+            let is_worn = worn(&before.kept, &self.rules, self.now).is_some();
+            if is_worn && !self.is(Fault::UsedUpOverlooked) {
+                return None;
+            }
             let kept = before.kept.clone();
             return Some(Work { seal, tuple, kept });
         }

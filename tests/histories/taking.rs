@@ -131,7 +131,11 @@ impl Sim {
     fn take_visibility(&mut self, visibility: HistoryVisibility) {
         let before = self.rows.visibility.replace(visibility).unwrap_or_default();
         if visibility.is_narrower_than(before) {
-            let retired = self.rows.retire(Retired::HistoryVisibility, self.now, |_| true);
+            self.all_are_over();
+            let retired = match self.is(Fault::NarrowedOverlooked) {
+                true => 0,
+                false => self.rows.retire(Retired::HistoryVisibility, self.now, |_| true),
+            };
             self.promise_rotation(retired);
         }
     }

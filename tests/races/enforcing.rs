@@ -165,6 +165,10 @@ async fn a_keeper_that_may_not_redact_says_the_true_power_levels_again() {
     stage.settle(&room, "after a rename").await;
     assert_eq!(stage.sim.with(|world| events(world)), before);
     assert!(!stage.sim.with(|world| is_redacted(world, &room, &forged)));
+    // Once it has the power it goes on by itself.
+    truly["redact"] = json!(100);
+    room.put_state("@alice:localhost", ("m.room.power_levels", ""), truly);
+    stage.sim.wait_for("it is redacted", |world| is_redacted(world, &room, &forged)).await;
 }
 
 #[tokio::test]
@@ -471,4 +475,53 @@ async fn with_noop_everything_is_told_and_nothing_is_sent() {
     stage.keeper.hang_up();
     goes_back(&stage, &room, NAME, &rename).await;
     stage.sim.wait_for("it is redacted", |world| is_redacted(world, &room, &forged)).await;
+}
+
+#[tokio::test]
+async fn what_is_nested_too_deep_to_be_read_goes_back_as_well() {
+    let (stage, room, bob) = scene(json!({})).await;
+    let mut content = bob.seal(&room, ("m.room.name", ""), &json!({ "name": "Bob's" }));
+    content["deep"] = (0..200).fold(json!(1), |inner, _| json!([inner]));
+    let forged = room.put_state("bob", ("m.room.encrypted", NAME), content.clone());
+    goes_back(&stage, &room, NAME, &forged).await;
+    assert!(name_is(&stage, &stage.alice_device(), &room, "Alice's"));
+    counted(&stage, ("power", "restore")).await;
+    // From somebody who may, it is no ciphertext.
+    room.set_power("bob", 100);
+    room.put_state("bob", ("m.room.encrypted", NAME), content);
+    counted(&stage, ("shape", "report")).await;
+}
+
+#[tokio::test]
+async fn what_only_its_owner_can_say_and_somebody_else_said_is_redacted() {
+    let (stage, room, bob) = scene(json!({})).await;
+    room.set_power("bob", 100);
+    let owned = ("org.matrix.msc3401.call.member", "_@alice:localhost_PHONE");
+    let hers = stage.alice_device().send_state(&room, owned, &json!({ "calls": ["hers"] }));
+    stage.settle(&room, "after her call").await;
+    let packed = format!("{}:{}", owned.0, owned.1);
+    assert!(stage.sim.with(|world| stands(world, &room, &packed, &hers)), "it is left to her");
+    let forged = bob.send_state(&room, owned, &json!({ "calls": ["his"] }));
+    stage.sim.wait_for("it is redacted", |world| is_redacted(world, &room, &forged)).await;
+    counted(&stage, ("ownership", "redact")).await;
+    assert_eq!(stage.seals(&room, &packed), 0, "nobody speaks in her place");
+    let anew = stage.alice_device().send_state(&room, owned, &json!({ "calls": ["anew"] }));
+    stage.settle(&room, "after her next call").await;
+    assert!(stage.sim.with(|world| stands(world, &room, &packed, &anew)));
+}
+
+#[tokio::test]
+async fn a_sealed_child_of_a_space_is_redacted_and_the_true_one_said_again() {
+    const CHILD: &str = "m.space.child";
+    let (stage, room, bob) = scene(json!({})).await;
+    let child = "!child:localhost";
+    let truth = json!({ "via": ["localhost"] });
+    room.put_state("alice", (CHILD, child), truth.clone());
+    let forged = bob.send_state(&room, (CHILD, child), &json!({}));
+    stage.sim.wait_for("it is redacted", |world| is_redacted(world, &room, &forged)).await;
+    let again = |world: &mut World| {
+        let event = world.room(&room.room_id).current(CHILD, child).expect("it stands");
+        event.sender == world.keeper() && event.content["via"] == truth["via"]
+    };
+    stage.sim.wait_for("the true one is said again", again).await;
 }

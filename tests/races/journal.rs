@@ -71,6 +71,15 @@ impl Scene {
         self.stage.sim.wait_for(&format!("{event_id} goes back"), back).await;
     }
 
+    /// What the keeper sealed last as the room's name is redacted.
+    async fn is_gone(&self) {
+        let gone = |world: &mut World| {
+            let current = world.room(&self.room.room_id).current("m.room.encrypted", NAME);
+            current.is_some_and(|event| event.sender == world.keeper() && event.redacted.is_some())
+        };
+        self.stage.sim.wait_for("what the keeper sealed is redacted", gone).await;
+    }
+
     async fn is_sealed(&self, name: &str) {
         self.stage.sealed(&self.room, NAME, &json!({ "name": name })).await;
     }
@@ -510,4 +519,91 @@ async fn what_was_sealed_by_today_s_levels_is_judged_anew_once_those_of_its_time
     stage.keeper.configure(&json!({ "state": { "never_reseal": ["com.example.bound"] } }));
     stage.keeper.hang_up();
     becomes(&stage, &his, &row("no_power", [true, true, true, false])).await;
+}
+
+/// The state is fetched anew, and what happens meanwhile comes before the try that succeeds.
+async fn while_it_is_fetched(scene: &Scene, happens: impl FnOnce(&Scene)) {
+    let fetches = |world: &mut World| world.requests.to("state").count();
+    let before = scene.stage.sim.with(fetches);
+    scene.stage.sim.fault("state", Fault::Status(502), 1);
+    scene.stage.sim.hold("state");
+    scene.is_fetched_anew(json!({}));
+    scene.stage.sim.wait_for("the state is asked for", |world| fetches(world) > before).await;
+    happens(scene);
+    scene.stage.sim.wait_for("the keeper was told of it", |world| world.all_pushed()).await;
+    scene.stage.sim.release("state");
+}
+
+#[tokio::test]
+async fn what_is_redacted_while_the_state_is_fetched_is_redacted() {
+    let scene = Scene::open(json!({})).await;
+    let hers = scene.carol.rename(&scene.room, "Carol's");
+    scene.is_sealed("Carol's").await;
+    while_it_is_fetched(&scene, |scene| scene.room.redact(&hers)).await;
+    becomes(&scene.stage, &hers, &row("redacted", [false, false, true, false])).await;
+    scene.is_gone().await;
+}
+
+#[tokio::test]
+async fn a_redaction_that_the_homeserver_refused_is_sent_again_when_the_state_is_fetched_anew() {
+    let scene = Scene::open(json!({})).await;
+    let hers = scene.carol.rename(&scene.room, "Carol's");
+    scene.is_sealed("Carol's").await;
+    scene.stage.sim.fault("redact", Fault::Status(403), 1);
+    scene.room.redact(&hers);
+    scene.stage.keeper.wait_for_log("an event could not be redacted").await;
+    scene.is_fetched_anew(json!({}));
+    scene.is_gone().await;
+}
+
+#[tokio::test]
+async fn what_was_allowed_while_the_state_was_fetched_is_not_lost_under_what_was_not() {
+    let scene = Scene::open(json!({})).await;
+    let mut his = String::new();
+    while_it_is_fetched(&scene, |scene| {
+        scene.carol.rename(&scene.room, "Carol's");
+        his = scene.bob.rename(&scene.room, "Bob's");
+    })
+    .await;
+    scene.goes_back(&his).await;
+    scene.is_sealed("Carol's").await;
+}
+
+#[tokio::test]
+async fn somebody_of_the_authors_server_takes_a_value_back_without_any_power() {
+    let scene = Scene::open(json!({})).await;
+    let hers = scene.carol.rename(&scene.room, "Carol's");
+    scene.is_sealed("Carol's").await;
+    let dave = scene.stage.sim.user("@dave:elsewhere").create();
+    scene.stage.sim.join(&scene.room, &dave.user_id);
+    let room_id = &scene.room.room_id;
+    // The homeserver tells of it, and does not go by it.
+    let says = |world: &mut World, of: &str, sender: &str| {
+        let content = json!({ "redacts": hers });
+        world.append(of, sender, ("m.room.redaction", None), content);
+    };
+    scene.stage.sim.change(|world| says(world, room_id, &dave.user_id));
+    // Nor does anybody take anything back in another room.
+    let other = scene.stage.named_room("Elsewhere").await;
+    scene.stage.sim.change(|world| says(world, &other.room_id, &other.creator));
+    scene.stage.settle(&other, "after the redaction there").await;
+    scene.stage.settle(&scene.room, "after Dave's").await;
+    assert_eq!(kept(&scene.stage, &hers).await, row("accepted", [true, true, true, false]));
+    scene.stage.sim.change(|world| world.redact(room_id, &scene.bob.user_id, &hers));
+    becomes(&scene.stage, &hers, &row("redacted", [false, false, true, false])).await;
+}
+
+#[tokio::test]
+async fn what_says_that_it_stands_for_the_value_and_is_another_one_is_a_value() {
+    let scene = Scene::open(json!({})).await;
+    let hers = scene.carol.rename(&scene.room, "Carol's");
+    scene.is_sealed("Carol's").await;
+    let payload = json!({
+        "type": "m.room.name", "state_key": "", "content": { "name": "Another" },
+        "room_id": scene.room.room_id,
+        "io.statekeeper.stands_for": { "event_id": hers, "sender": "@carol:localhost" },
+    });
+    let content = scene.carol.seal_payload(&scene.room, &payload);
+    scene.room.put_state("carol", ("m.room.encrypted", NAME), content);
+    scene.is_sealed("Another").await;
 }

@@ -283,10 +283,16 @@ impl Drop for Prometheus {
 
 #[tokio::test]
 async fn a_real_prometheus_reads_the_keeper_and_every_query_has_an_answer() {
-    let stage = Stage::with(json!({ "requests": { "cool_down": "1ms" } })).await;
+    let rotation = json!({ "when": "at_once", "settle": "20ms" });
+    let stage =
+        Stage::with(json!({ "requests": { "cool_down": "1ms" }, "rotation": rotation })).await;
     let prometheus = Prometheus::reading(stage.keeper.admin());
     // What a rate is made of has to be there before it changes.
-    assert_eq!(prometheus.answers("up{job=\"statekeeper\"}").await, [1.0]);
+    let deadline = Instant::now() + PATIENCE;
+    while prometheus.answers("up{job=\"statekeeper\"}").await != [1.0] {
+        assert!(Instant::now() < deadline, "Prometheus does not reach the keeper");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     prometheus.answers("statekeeper_join_to_key_seconds_count").await;
     bustle(&stage).await;
     for query in dashboard_queries() {
@@ -334,6 +340,7 @@ async fn bustle(stage: &Stage) {
     bob.device(1).ask_for_key(&room.room_id, &session, "second");
     stage.keeper.wait_for_metric("statekeeper_key_request_seconds_count", 1.0).await;
     room.leave("bob");
+    stage.keeper.wait_for_metric("statekeeper_rotation_seconds_count", 1.0).await;
     stage.name(&room, "Coffee").await;
     assert!(stage.seals(&room, NAME) > 0);
 }

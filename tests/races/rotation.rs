@@ -594,3 +594,81 @@ async fn an_event_forged_in_the_keepers_name_retires_nothing_that_this_process_m
     assert_eq!(session(&stage, &room, NAME), before);
     retired(&stage, "restored", 0.0).await;
 }
+
+#[tokio::test]
+async fn room_key_is_cycled_when_somebody_who_left_is_back_as_an_invitee_and_the_keeper_was_away() {
+    let mut stage = Stage::open().await;
+    let room = stage.named_room("Tea").await;
+    stage.set(&room, (PLAN, ""), json!({ "plan": "Scones" })).await;
+    let bob = reader(&stage, &room, "bob", "Tea").await;
+    let plan = format!("{PLAN}:");
+    stage
+        .sim
+        .wait_for("Bob reads the plan", |world| bob.device(1).reads_in(world, &room, &plan).is_ok())
+        .await;
+    let before = session(&stage, &room, &plan);
+    stage.keeper.kill();
+    for membership in ["leave", "invite"] {
+        room.membership(&room.creator, &bob.user_id, membership);
+        stage.sim.with(World::lose_newest);
+    }
+    stage.keeper.start().await;
+    stage.keeper.configure(&json!({ "state": { "never_reseal": ["com.example.bound"] } }));
+    stage.keeper.hang_up();
+    retired(&stage, "member_left", 2.0).await;
+    stage.set(&room, (PLAN, ""), json!({ "plan": "Toast" })).await;
+    assert_ne!(session(&stage, &room, &plan), before);
+    assert!(!opens(&stage, &bob, &room, &plan));
+}
+
+#[tokio::test]
+async fn room_key_is_cycled_when_invitees_are_given_less_by_the_next_rules() {
+    let stage = Stage::with(json!({ "sharing": { "invitees": "all" } })).await;
+    let room = stage.named_room("Tea").await;
+    stage.set(&room, (PLAN, ""), json!({ "plan": "Scones" })).await;
+    let dave = stage.sim.user("dave").create();
+    room.invite("dave");
+    let plan = format!("{PLAN}:");
+    stage
+        .sim
+        .wait_for("Dave has the plan's key", |world| {
+            let seal = world.keeper_seal(&room.room_id, &plan).expect("it is sealed");
+            world.open(dave.device(1).id(), &seal).is_ok()
+        })
+        .await;
+    let name = session(&stage, &room, NAME);
+    stage.keeper.configure(&json!({ "sharing": { "invitees": "aesthetic" } }));
+    stage.keeper.hang_up();
+    stage.set(&room, (PLAN, ""), json!({ "plan": "Toast" })).await;
+    retired(&stage, "not_entitled", 1.0).await;
+    stage.set(&room, (PLAN, ""), json!({ "plan": "Butter" })).await;
+    assert!(!opens(&stage, &dave, &room, &plan));
+    stage.name(&room, "Coffee").await;
+    assert_eq!(session(&stage, &room, NAME), name, "what he still may read goes on");
+}
+
+#[tokio::test]
+async fn a_value_of_a_large_room_is_restored_under_the_session_that_follows_a_departure() {
+    const MEMBERS: usize = 350;
+    let mut stage = Stage::prepare(json!({})).await;
+    let room = stage.sim.room().keeper_power(100).encrypted_power(0).members(MEMBERS).create();
+    stage.keeper.start().await;
+    stage.alice_device().rename(&room, "Tea");
+    let patience = Duration::from_secs(120);
+    let named = |world: &mut World| world.keeper_seal(&room.room_id, NAME).is_some();
+    assert!(stage.sim.holds_within(patience, named).await);
+    let bob = reader(&stage, &room, "bob", "Tea").await;
+    room.leave("m1");
+    let before = session(&stage, &room, NAME);
+    retired(&stage, "member_left", 1.0).await;
+    let start = stage.sim.with(|world| world.requests.all.len());
+    bob.device(1).rename(&room, "Bob's");
+    let back = |world: &mut World| {
+        let seal = world.keeper_seal(&room.room_id, NAME);
+        let place = seal.and_then(|seal| megolm_place(seal.sent_content()));
+        place.is_some_and(|(session, _)| session != before)
+    };
+    assert!(stage.sim.holds_within(patience, back).await);
+    let sent = stage.sim.with(|world| world.requests.counts(start)["sendToDevice"]);
+    assert!(sent <= MEMBERS.div_ceil(100) + 1, "{sent} requests");
+}

@@ -62,6 +62,16 @@ impl Scene {
         request_id
     }
 
+    /// Waits until Alice is asked for her session in a room.
+    async fn is_asked_for(&self, room: &RoomRef) {
+        let wanted = self.alice.session_id(room);
+        let is_asked = |world: &mut World| {
+            let asked = world.asked_of(&self.alice);
+            asked.iter().any(|asked| asked.session_id.as_deref() == Some(&wanted))
+        };
+        self.stage.sim.wait_for("Alice is asked for it", is_asked).await;
+    }
+
     /// Waits until a request was taken back from everybody who was asked.
     async fn is_taken_back(&self, devices: &[&DeviceRef]) {
         let all = |world: &mut World| {
@@ -270,4 +280,36 @@ async fn asking_goes_on_after_a_kill_with_the_same_request() {
     scene.alice.answer_as_maker(&scene.room);
     scene.stage.sealed(&scene.room, NAME, &json!({ "name": "After" })).await;
     scene.is_taken_back(&[&scene.alice]).await;
+}
+
+#[tokio::test]
+async fn with_noop_nothing_is_taken_back() {
+    let scene = Scene::named(json!({})).await;
+    let first = scene.is_asked(&scene.alice).await;
+    let other = scene.stage.named_room("Elsewhere").await;
+    let noop = json!({ "match": { "rooms": [scene.room.room_id] }, "noop": true });
+    scene.stage.keeper.configure(&json!({ "policies": [noop] }));
+    scene.stage.keeper.hang_up();
+    scene.stage.keeper.wait_for_log("the configuration is reloaded").await;
+    // Whoever is asked for this was looked for after the other requests were looked through.
+    scene.alice.withhold(&other);
+    scene.alice.rename(&other, "Unread");
+    scene.is_asked_for(&other).await;
+    let of_first = scene.alice.asked().into_iter().filter(|asked| asked.request_id == first);
+    assert_eq!(of_first.count(), 1, "to take it back is to send something");
+}
+
+#[tokio::test]
+async fn a_room_full_of_what_cannot_be_read_keeps_no_other_room_s_keys_from_being_asked_for() {
+    let scene = Scene::open(json!({})).await;
+    let other = scene.stage.named_room("Elsewhere").await;
+    for number in 0..300 {
+        scene.alice.withhold(&scene.room);
+        let kind = ("org.example.note", number.to_string());
+        scene.alice.send_state(&scene.room, (kind.0, &kind.1), &json!({ "note": number }));
+    }
+    scene.stage.keeper.wait_for_metric(UNREADABLE, 300.0).await;
+    scene.alice.withhold(&other);
+    scene.alice.rename(&other, "Unread");
+    scene.is_asked_for(&other).await;
 }

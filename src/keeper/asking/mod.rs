@@ -36,6 +36,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How many sessions are asked for at the same time, in all rooms: the others wait until one of these is settled.
 const MOST_OPEN: usize = 256;
+/// How many of these one room may take.
+const MOST_OPEN_OF_A_ROOM: usize = MOST_OPEN / 8;
 /// How many requests one look sends.
 const MOST_AT_ONCE: usize = 16;
 /// How many devices of one user are asked.
@@ -77,14 +79,19 @@ impl Asker {
         let wanted = self.wanted().await?;
         let asks = asking::all(&mut *self.taker.store.read().await?).await?;
         for ask in &asks {
-            if !wanted.contains_key(&(ask.room_id.clone(), ask.session_id.clone())) {
+            let is_wanted = wanted.contains_key(&(ask.room_id.clone(), ask.session_id.clone()));
+            // To take it back is to send something as well.
+            if !is_wanted && !self.is_noop(&ask.room_id).await? {
                 self.end(ask, None).await?;
             }
         }
         let known: BTreeSet<Key> =
             asks.iter().map(|ask| (ask.room_id.clone(), ask.session_id.clone())).collect();
-        let open = asks.iter().filter(|ask| !ask.given_up).count();
-        self.begin(&wanted, &known, MOST_OPEN.saturating_sub(open)).await?;
+        let mut open = BTreeMap::<OwnedRoomId, usize>::new();
+        for ask in asks.iter().filter(|ask| !ask.given_up) {
+            *open.entry(ask.room_id.clone()).or_default() += 1;
+        }
+        self.begin(&wanted, &known, open).await?;
         let due = asks.iter().filter(|ask| !ask.given_up && ask.due_at <= now);
         for ask in due.take(MOST_AT_ONCE) {
             let key = (ask.room_id.clone(), ask.session_id.clone());
@@ -93,6 +100,11 @@ impl Asker {
             }
         }
         Ok(())
+    }
+
+    async fn is_noop(&self, room: &RoomId) -> Result<bool, KeeperError> {
+        let room = rooms::get(&mut *self.taker.store.read().await?, room).await?;
+        Ok(room.is_some_and(|room| self.taker.rules.of(&room).noop))
     }
 
     /// What is missing and worth asking for: nobody is asked for what the keeper would leave alone.
@@ -119,8 +131,9 @@ impl Asker {
         &self,
         wanted: &BTreeMap<Key, Wanted>,
         known: &BTreeSet<Key>,
-        room_for: usize,
+        mut open: BTreeMap<OwnedRoomId, usize>,
     ) -> Result<(), KeeperError> {
+        let room_for = MOST_OPEN.saturating_sub(open.values().sum());
         let mut new: Vec<&Wanted> = wanted
             .iter()
             .filter(|(key, _)| !known.contains(*key))
@@ -130,6 +143,15 @@ impl Asker {
             return Ok(());
         }
         new.sort_by_key(|wanted| wanted.received_at);
+        // No room takes the place of all others.
+        new.retain(|wanted| {
+            let open = open.entry(wanted.room_id.clone()).or_default();
+            *open += 1;
+            *open <= MOST_OPEN_OF_A_ROOM
+        });
+        if new.is_empty() {
+            return Ok(());
+        }
         let mut transaction = self.taker.store.begin().await?;
         for wanted in new.into_iter().take(room_for) {
             let ask = AskRow {

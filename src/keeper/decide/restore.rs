@@ -54,6 +54,13 @@ impl Breach {
         self.rule == Rule::Critical || (stands_in_plain && !allowed)
     }
 
+    /// Whether it is of a type whose meaning hangs on its sender: the keeper cannot say the last allowed value in his place,
+    /// so that it has to go as well.
+    pub fn is_another_s(&self, rules: &Rules) -> bool {
+        let broke = matches!(self.rule, Rule::Power | Rule::Ownership);
+        broke && rules.sender_bound.binds_type(&self.tuple.event_type)
+    }
+
     /// What the rules say.
     pub fn remedy(&self, rules: &Rules) -> Remedy {
         match rules.action(self.rule) {
@@ -94,11 +101,11 @@ pub(super) fn decide_tuple(
 
 /// Decides about an event in whose place the keeper has nothing to seal. A forged critical or exempt type is redacted
 /// also where values are only restored: what the homeserver goes by stands in plain, and is said again, also by a keeper
-/// that may not redact.
+/// that may not redact. So is what somebody says in the place of whoever alone can say it.
 pub(super) fn decide_alone(known: &Knowledge, rules: &Rules, breach: &Breach, plan: &mut Plan) {
     let redacts = match breach.remedy(rules) {
         Remedy::Report | Remedy::Wait => false,
-        Remedy::Restore => breach.hides_plain(rules),
+        Remedy::Restore => breach.hides_plain(rules) || breach.is_another_s(rules),
         Remedy::Redact => true,
     };
     let says_again = breach.hides_plain(rules)

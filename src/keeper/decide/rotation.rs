@@ -38,8 +38,10 @@ pub(super) fn find_over(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
     for member in known.members.iter().chain(&known.previewers) {
         note(member.orphaned.iter().collect(), Retired::DeviceGone);
         for device in &member.devices {
-            if let Some(why) = refusal(known, rules, member, device) {
-                note(device.grants.keys().collect(), why);
+            for session in device.grants.keys() {
+                if let Some(why) = refusal(known, rules, (member, device), session) {
+                    note(vec![session], why);
+                }
             }
         }
     }
@@ -52,19 +54,21 @@ pub(super) fn find_over(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
     }
 }
 
-/// Why a device may have the key of no tuple of the room; `None` where it may have one.
+/// Why a device may have the key of no tuple that a session encrypts; `None` where it may have one.
 fn refusal(
     known: &Knowledge,
     rules: &Rules,
-    member: &MemberView,
-    device: &DeviceView,
+    (member, device): (&MemberView, &DeviceView),
+    session: &String,
 ) -> Option<Retired> {
+    let is_its = |view: &&TupleView| view.active.as_ref().is_some_and(|(id, _)| id == session);
     let entitled = |tuple: &StateTuple| entitlement(member, device, tuple, rules);
-    if known.tuples.iter().any(|view| entitled(&view.tuple).is_grant()) {
+    let mut its = known.tuples.iter().filter(is_its).peekable();
+    let first = its.peek().map(|view| &view.tuple)?;
+    if its.any(|view| entitled(&view.tuple).is_grant()) {
         return None;
     }
-    let refused = entitled(&known.tuples.first()?.tuple);
-    Some(match refused {
+    Some(match entitled(first) {
         _ if device.facts.deleted => Retired::DeviceGone,
         Entitlement::Withhold(WithheldCode::Unverified) => Retired::DeviceUnsigned,
         Entitlement::Hold(HoldReason::IdentityChanged) => Retired::IdentityChanged,

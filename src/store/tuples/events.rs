@@ -160,8 +160,8 @@ pub async fn is_kept(connection: &mut SqliteConnection, event_id: &EventId) -> R
     Ok(kept)
 }
 
-/// The state events of a room that are to be looked at again, oldest first; of one session where that is given. What no
-/// newer value stands against comes before all else, where there are too many.
+/// The state events of a room that are to be looked at again, oldest first; of one session where that is given. Where
+/// there are too many, senders take turns, and of one's what no newer value stands against comes before all else.
 ///
 /// # Errors
 ///
@@ -177,8 +177,8 @@ pub async fn awaiting(
          LEFT JOIN tuples t ON t.room_id = e.room_id AND t.event_type = e.event_type \
          AND t.state_key = e.state_key \
          WHERE e.room_id = ?1 AND e.awaits = 1 AND (?2 IS NULL OR e.session_id = ?2) \
-         ORDER BY t.current_event_id = e.event_id DESC, COALESCE(t.source_tick, 0) < e.tick DESC, \
-         e.tick DESC LIMIT ?3",
+         ORDER BY ROW_NUMBER() OVER (PARTITION BY e.sender ORDER BY t.current_event_id = e.event_id DESC, \
+             COALESCE(t.source_tick, 0) < e.tick DESC, e.tick DESC) LIMIT ?3",
     )
     .bind(room.as_str())
     .bind(session_id)

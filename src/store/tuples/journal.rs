@@ -211,4 +211,27 @@ mod tests {
             assert!(!newer_than(&value, 4).await, "{counts}");
         }
     }
+
+    #[tokio::test]
+    async fn whoever_sends_much_that_cannot_be_read_crowds_nobody_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keeper.db");
+        let store = Store::open(&file, &SecretString::from("right")).await.unwrap();
+        let room = room_id!("!a:localhost");
+        let mut db = store.begin().await.unwrap();
+        let hers = StateEventRow { awaits: true, ..event("hers", 1, Some("hers")) };
+        tuples::put_event(&store, &mut db, room, &hers).await.unwrap();
+        for tick in 2..400 {
+            let sender = owned_user_id!("@mallory:localhost");
+            let his = event(&format!("his-{tick}"), tick, Some("his"));
+            let his = StateEventRow { awaits: true, sender, ..his };
+            tuples::put_event(&store, &mut db, room, &his).await.unwrap();
+            let tuple =
+                StateTuple { event_type: "m.room.name".to_owned(), state_key: tick.to_string() };
+            let row = TupleRow { current_event_id: Some(his.event_id), ..TupleRow::new(tuple) };
+            tuples::put(&store, &mut db, room, &row).await.unwrap();
+        }
+        let again = tuples::awaiting(&store, &mut db, room, None).await.unwrap();
+        assert!(again.len() < 398 && again.iter().any(|row| row.event_id == hers.event_id));
+    }
 }

@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 
 use crate::{
     state::StateTuple,
-    store::{Result, StoreError},
+    store::{OutboxKind, Result, StoreError},
 };
 
 /// Notes what the keeper encrypted at an index of its own, before it is sent.
@@ -95,6 +95,48 @@ pub async fn seal(
         Ok((StateTuple { event_type, state_key }, stands_for))
     })
     .transpose()
+}
+
+/// Whether an event is a state event of a room: one that is kept, or one that the keeper sealed.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn is_of_room(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    event_id: &EventId,
+) -> Result<bool> {
+    let (is,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM state_events WHERE event_id = ?1 AND room_id = ?2) \
+         OR EXISTS (SELECT 1 FROM seals WHERE event_id = ?1 AND room_id = ?2)",
+    )
+    .bind(event_id.as_str())
+    .bind(room.as_str())
+    .fetch_one(connection)
+    .await?;
+    Ok(is)
+}
+
+/// Whether the keeper's sealed `event_id` counts as redacted, while no request to redact it is written down any more.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn is_said_redacted(
+    connection: &mut SqliteConnection,
+    event_id: &EventId,
+) -> Result<bool> {
+    let (is,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM seals s WHERE s.event_id = ?1 AND s.redacted = 1 \
+         AND NOT EXISTS (SELECT 1 FROM outbox o WHERE o.room_id = s.room_id AND o.kind = ?2 \
+         AND o.state_key = ?1))",
+    )
+    .bind(event_id.as_str())
+    .bind(OutboxKind::Redaction.as_str())
+    .fetch_one(connection)
+    .await?;
+    Ok(is)
 }
 
 /// Whether the keeper's sealed `event_id` is not redacted yet; from now on it counts as such.
