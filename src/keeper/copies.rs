@@ -70,17 +70,26 @@ impl Places {
         db: &mut SqliteConnection,
         room: &RoomRow,
     ) -> Result<Self, KeeperError> {
-        let rules = taker.rules.of(room);
-        let publishes = rules.exempt_sealed == ExemptSealed::Publish;
+        let mut places = Self::unseen(taker, room);
+        let (rules, publishes) = (&places.rules, places.publishes());
         let counts = |event_type: &str| publishes || !rules.exempt.contains(event_type);
         let rows = copies::of_room(&taker.store, db, &room.room_id, counts).await?;
-        let writes = publishes || rules.plain_copy != PlainPolicy::Keep;
-        Ok(Self {
-            copies: rows.into_iter().map(|copy| (copy.tuple.clone(), copy)).collect(),
-            rules,
-            keeper: taker.keeper.clone(),
-            power: writes.then(|| power_levels(room)),
-        })
+        places.copies = rows.into_iter().map(|copy| (copy.tuple.clone(), copy)).collect();
+        Ok(places)
+    }
+
+    /// The same, where nobody asks what stands there.
+    pub(super) fn unseen(taker: &Taker, room: &RoomRow) -> Self {
+        let (rules, copies) = (taker.rules.of(room), BTreeMap::new());
+        let mut places = Self { copies, rules, keeper: taker.keeper.clone(), power: None };
+        if places.publishes() || places.rules.plain_copy != PlainPolicy::Keep {
+            places.power = Some(power_levels(room));
+        }
+        places
+    }
+
+    fn publishes(&self) -> bool {
+        self.rules.exempt_sealed == ExemptSealed::Publish
     }
 
     /// Whether the keeper may write this tuple in plain.

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     policy::{Entitlement, PreviewPolicy},
-    state::Membership,
+    state::{Membership, StateTuple},
     store::{AskedSession, key_requests, ledger, marks, previews, rooms},
 };
 
@@ -45,6 +45,19 @@ struct Told {
 struct News {
     told_again: Vec<Told>,
     waiting: Vec<(OwnedRoomId, OwnedUserId)>,
+}
+
+/// The tuples whose keys are asked for: a room may have thousands of others, and all that is heard waits until these are
+/// looked at. `None` where it may be any of the room's.
+fn asked_of(asked: &[Asked]) -> Option<BTreeSet<StateTuple>> {
+    let mut tuples = BTreeSet::new();
+    for asked in asked {
+        match &asked.session {
+            AskedSession::Keepers(tuple) => tuples.insert(tuple.clone()?),
+            AskedSession::Members => false,
+        };
+    }
+    Some(tuples)
 }
 
 impl Lanes {
@@ -131,6 +144,7 @@ impl Lanes {
                 continue;
             };
             let mut visit = Visit::new(self, kept, Some(BTreeSet::from([user])));
+            visit.only = asked_of(&asked);
             visit.asked = asked;
             self.judge_askers(visit, &mut news).await?;
         }

@@ -90,9 +90,21 @@ impl Visit<'_> {
         db: &mut sqlx::SqliteConnection,
     ) -> Result<(Vec<TupleView>, Vec<ExemptView>, Vec<Breach>), KeeperError> {
         let (store, room_id) = (&self.lanes.taker.store, &self.room.room_id);
-        let mut places = Places::of_room(&self.lanes.taker, db, &self.room).await?;
         let (mut views, mut exempt, mut forged) = (Vec::new(), Vec::new(), Vec::new());
-        for row in tuples::of_room(store, db, room_id).await? {
+        let (rows, mut places) = match &self.only {
+            None => {
+                let places = Places::of_room(&self.lanes.taker, db, &self.room).await?;
+                (tuples::of_room(store, db, room_id).await?, places)
+            }
+            Some(only) => {
+                let mut rows = Vec::new();
+                for tuple in only {
+                    rows.extend(tuples::get(store, db, room_id, tuple).await?);
+                }
+                (rows, Places::unseen(&self.lanes.taker, &self.room))
+            }
+        };
+        for row in rows {
             let breach = self.breach(db, &row).await?;
             if self.rules.exempt.contains(&row.tuple.event_type) || row.tuple.packed().is_err() {
                 forged.extend(breach);

@@ -33,7 +33,7 @@ use crate::{
     crypto::KnownDevice,
     homeserver::Homeserver,
     policy::Entitlement,
-    state::Membership,
+    state::{Membership, StateTuple},
     store::{RoomRow, marks, rooms, tuples},
 };
 
@@ -87,6 +87,8 @@ pub(super) struct Visit<'a> {
     pub(super) rules: Arc<Rules>,
     /// `None`: everybody.
     pub(super) scope: Option<BTreeSet<OwnedUserId>>,
+    /// Of which tuples alone something is to be said; `None`: of all.
+    pub(super) only: Option<BTreeSet<StateTuple>>,
     /// Those of whom the marks and the requests speak by name.
     pub(super) named: BTreeSet<OwnedUserId>,
     /// Who was looked at last; `None`: everybody.
@@ -242,6 +244,7 @@ impl<'a> Visit<'a> {
             held: None,
             refusals: Vec::new(),
             asked: Vec::new(),
+            only: None,
             sealed: false,
             pressing: false,
             wears_out_at: None,

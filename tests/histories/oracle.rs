@@ -179,6 +179,7 @@ impl Sim {
             Class::Allowed => {
                 !values.contains(&Some(current.clone()))
                     || (!bound && self.rules.reseal == Reseal::OnChange)
+                    || (!bound && self.somebody_came_after(&current, tuple))
             }
             Class::Unsure | Class::Unread => false,
             Class::Broke(rule) if self.rules.action(rule) == Action::Report => false,
@@ -192,6 +193,30 @@ impl Sim {
             ));
         }
         Ok(())
+    }
+
+    /// Whether somebody came into the room after an event of a member's whose client had no key for him then.
+    fn somebody_came_after(&self, event: &OwnedEventId, tuple: &StateTuple) -> bool {
+        let (mut joined, mut came) = (BTreeSet::new(), BTreeSet::new());
+        for at in &self.world.events {
+            match &at.said {
+                Said::Member(user, Membership::Join) => {
+                    came.extend(joined.insert(user).then_some(user));
+                }
+                Said::Member(user, _) => {
+                    joined.remove(user);
+                    came.remove(user);
+                }
+                _ if at.id == *event => came.clear(),
+                _ => {}
+            }
+        }
+        let people = self.world.people.iter().filter(|person| came.contains(&person.id));
+        people.flat_map(|person| person.devices.iter().map(|device| (&person.id, device))).any(
+            |(user, device)| {
+                !device.gone && self.is_entitled(&(user.clone(), device.id.clone()), tuple)
+            },
+        )
     }
 
     /// The values that a tuple may have, by all that ever happened, and what its current event is.
