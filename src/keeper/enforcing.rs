@@ -186,11 +186,11 @@ async fn action_label(
         remedy => remedy,
     };
     let hides_plain = breach.hides_plain(rules);
-    let is_another_s = breach.is_another_s(rules);
-    if redacts && (hides_plain || is_another_s || remedy == Remedy::Redact) {
+    let is_unsayable = breach.is_unsayable(rules);
+    if redacts && (hides_plain || is_unsayable || remedy == Remedy::Redact) {
         return Ok("redact");
     }
-    if is_another_s {
+    if is_unsayable {
         return Ok("report");
     }
     let is_restored = if hides_plain {
@@ -297,8 +297,7 @@ impl Visit<'_> {
     }
 
     /// Redacts events in whose place the keeper has nothing to seal, and says in plain again what they hid. Without the
-    /// power to redact, the latter is all.
-    /// Returns whether there was anything to do.
+    /// power to redact, the latter is all. Returns whether there was anything to do.
     pub(super) async fn redact(&self, breaches: &[Breach]) -> Result<bool, KeeperError> {
         let store = &self.lanes.taker.store;
         let room = self.room_id();

@@ -189,11 +189,12 @@ pub async fn load(
     let mut known = BTreeSet::from([taker.keeper.clone()]);
     let joined: BTreeSet<OwnedUserId> = joined_users(&events).into_iter().collect();
     for member in rooms::present_members(&mut transaction, &room_id).await? {
-        // Nobody who is in a room is invited into it: he left in between.
-        let came_anew = member.membership == Membership::Join
-            && users.contains(&member.user_id)
-            && !joined.contains(&member.user_id);
-        if came_anew || !users.contains(&member.user_id) {
+        // Nobody who is in a room is invited into it: whoever was, and is invited now, left in between.
+        let is_there = match member.membership {
+            Membership::Join => joined.contains(&member.user_id),
+            _ => users.contains(&member.user_id),
+        };
+        if !is_there {
             rooms::remove_member(&mut transaction, &room_id, &member.user_id).await?;
             people::left(&mut transaction, &room_id, &member.user_id).await?;
             let maker = Some(member.user_id.as_ref());

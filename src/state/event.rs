@@ -1,8 +1,8 @@
 //! A room event as the homeserver gives it, read tolerantly.
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use std::collections::BTreeMap;
 
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{Value, value::RawValue};
 
 use super::{JsonMap, MAX_ID_BYTES, tuple::StateTuple};

@@ -56,7 +56,7 @@ impl Breach {
 
     /// Whether it is of a type whose meaning hangs on its sender: the keeper cannot say the last allowed value in his place,
     /// so that it has to go as well.
-    pub fn is_another_s(&self, rules: &Rules) -> bool {
+    pub fn is_unsayable(&self, rules: &Rules) -> bool {
         let broke = matches!(self.rule, Rule::Power | Rule::Ownership);
         broke && rules.sender_bound.binds_type(&self.tuple.event_type)
     }
@@ -105,7 +105,7 @@ pub(super) fn decide_tuple(
 pub(super) fn decide_alone(known: &Knowledge, rules: &Rules, breach: &Breach, plan: &mut Plan) {
     let redacts = match breach.remedy(rules) {
         Remedy::Report | Remedy::Wait => false,
-        Remedy::Restore => breach.hides_plain(rules) || breach.is_another_s(rules),
+        Remedy::Restore => breach.hides_plain(rules) || breach.is_unsayable(rules),
         Remedy::Redact => true,
     };
     let says_again = breach.hides_plain(rules)

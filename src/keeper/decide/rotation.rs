@@ -3,7 +3,7 @@
 //! What follows is not remembered either. A tuple whose value is sealed under a session that was retired is one of
 //! which a rotation is under way, until a value is sealed under the next one.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::{
     Cause, DeviceView, Entitlement, Knowledge, MemberView, Plan, Reason, Recipient, Rules, Seal,
@@ -34,41 +34,43 @@ pub(super) fn find_over(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
             plan.retire.entry(session.clone()).or_insert(why);
         }
     };
+    // Only what could still encrypt is worth retiring.
+    let mut encrypts = BTreeMap::<&String, Vec<&StateTuple>>::new();
+    for view in &known.tuples {
+        if let Some((session, _)) = &view.active {
+            encrypts.entry(session).or_default().push(&view.tuple);
+        }
+    }
     note(known.departed.iter().collect(), Retired::MemberLeft);
     for member in known.members.iter().chain(&known.previewers) {
         note(member.orphaned.iter().collect(), Retired::DeviceGone);
         for device in &member.devices {
             for session in device.grants.keys() {
-                if let Some(why) = refusal(known, rules, (member, device), session) {
+                let its = encrypts.get(session).map(Vec::as_slice).unwrap_or_default();
+                if let Some(why) = refusal(rules, (member, device), its) {
                     note(vec![session], why);
                 }
             }
         }
     }
-    // Only what could still encrypt is worth retiring.
-    let active: BTreeSet<&String> =
-        known.tuples.iter().filter_map(|view| view.active.as_ref().map(|(id, _)| id)).collect();
-    plan.retire.retain(|session, _| active.contains(session));
+    plan.retire.retain(|session, _| encrypts.contains_key(session));
     for (session, why) in known.tuples.iter().filter_map(|view| view.worn.as_ref()) {
         plan.retire.entry(session.clone()).or_insert(*why);
     }
 }
 
-/// Why a device may have the key of no tuple that a session encrypts; `None` where it may have one.
+/// Why a device may have the key of none of the tuples that a session encrypts; `None` where it may have one.
 fn refusal(
-    known: &Knowledge,
     rules: &Rules,
     (member, device): (&MemberView, &DeviceView),
-    session: &String,
+    its: &[&StateTuple],
 ) -> Option<Retired> {
-    let is_its = |view: &&TupleView| view.active.as_ref().is_some_and(|(id, _)| id == session);
     let entitled = |tuple: &StateTuple| entitlement(member, device, tuple, rules);
-    let mut its = known.tuples.iter().filter(is_its).peekable();
-    let first = its.peek().map(|view| &view.tuple)?;
-    if its.any(|view| entitled(&view.tuple).is_grant()) {
+    let first = entitled(its.first()?);
+    if first.is_grant() || its.iter().any(|tuple| entitled(tuple).is_grant()) {
         return None;
     }
-    Some(match entitled(first) {
+    Some(match first {
         _ if device.facts.deleted => Retired::DeviceGone,
         Entitlement::Withhold(WithheldCode::Unverified) => Retired::DeviceUnsigned,
         Entitlement::Hold(HoldReason::IdentityChanged) => Retired::IdentityChanged,
