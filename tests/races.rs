@@ -20,6 +20,7 @@ mod races {
     mod dashboard;
     mod doctor;
     mod enforcing;
+    mod fetching;
     mod flood;
     mod gone_back;
     mod homeserver_itself;

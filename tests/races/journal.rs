@@ -11,15 +11,15 @@ use crate::{
 const UNREADABLE: &str = "statekeeper_undecryptable_state_events";
 
 /// A room in which anybody may send encrypted state, with a name of Alice's, Bob, who has no power, and Carol, who has.
-struct Scene {
-    stage: Stage,
-    room: RoomRef,
-    bob: DeviceRef,
-    carol: DeviceRef,
+pub struct Scene {
+    pub stage: Stage,
+    pub room: RoomRef,
+    pub bob: DeviceRef,
+    pub carol: DeviceRef,
 }
 
 impl Scene {
-    async fn open(settings: Value) -> Self {
+    pub async fn open(settings: Value) -> Self {
         let stage = Stage::with(settings).await;
         let room = stage.sim.room().encrypted_power(0).create();
         stage.invite_keeper(&room).await;
@@ -63,7 +63,7 @@ impl Scene {
     }
 
     /// Waits until the keeper has said something over an event.
-    async fn goes_back(&self, event_id: &str) {
+    pub async fn goes_back(&self, event_id: &str) {
         let back = |world: &mut World| {
             let current = world.room(&self.room.room_id).current("m.room.encrypted", NAME);
             current.is_some_and(|now| now.event_id != event_id && now.sender == world.keeper())
@@ -72,7 +72,7 @@ impl Scene {
     }
 
     /// What the keeper sealed last as the room's name is redacted.
-    async fn is_gone(&self) {
+    pub async fn is_gone(&self) {
         let gone = |world: &mut World| {
             let current = world.room(&self.room.room_id).current("m.room.encrypted", NAME);
             current.is_some_and(|event| event.sender == world.keeper() && event.redacted.is_some())
@@ -80,12 +80,12 @@ impl Scene {
         self.stage.sim.wait_for("what the keeper sealed is redacted", gone).await;
     }
 
-    async fn is_sealed(&self, name: &str) {
+    pub async fn is_sealed(&self, name: &str) {
         self.stage.sealed(&self.room, NAME, &json!({ "name": name })).await;
     }
 
     /// The state is fetched anew, by rules that differ in how it is read.
-    fn is_fetched_anew(&self, settings: Value) {
+    pub fn is_fetched_anew(&self, settings: Value) {
         self.stage.keeper.configure(&settings);
         let never = json!({ "state": { "never_reseal": ["com.example.bound"] } });
         self.stage.keeper.configure(&never);
@@ -271,7 +271,7 @@ async fn the_ledger_tells_which_event_broke_which_rule_and_what_follows() {
 
 /// What is kept of an event: what became of it, whether its ciphertext, its content and the levels of its time are there,
 /// and whether it is looked at again.
-type Kept = (String, bool, bool, bool, bool);
+pub type Kept = (String, bool, bool, bool, bool);
 
 async fn database(stage: &Stage) -> SqliteConnection {
     let path = stage.keeper.folder().join("statekeeper.db");
@@ -291,7 +291,7 @@ async fn kept(stage: &Stage, event_id: &str) -> Option<Kept> {
 }
 
 /// Waits until this is kept of an event.
-async fn becomes(stage: &Stage, event_id: &str, wanted: &Option<Kept>) {
+pub async fn becomes(stage: &Stage, event_id: &str, wanted: &Option<Kept>) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let found = kept(stage, event_id).await;
@@ -303,7 +303,7 @@ async fn becomes(stage: &Stage, event_id: &str, wanted: &Option<Kept>) {
     }
 }
 
-fn row(verdict: &str, flags: [bool; 4]) -> Option<Kept> {
+pub fn row(verdict: &str, flags: [bool; 4]) -> Option<Kept> {
     let [body, content, levels, awaits] = flags;
     Some((verdict.to_owned(), body, content, levels, awaits))
 }
@@ -519,54 +519,6 @@ async fn what_was_sealed_by_today_s_levels_is_judged_anew_once_those_of_its_time
     stage.keeper.configure(&json!({ "state": { "never_reseal": ["com.example.bound"] } }));
     stage.keeper.hang_up();
     becomes(&stage, &his, &row("no_power", [true, true, true, false])).await;
-}
-
-/// The state is fetched anew, and what happens meanwhile comes before the try that succeeds.
-async fn while_it_is_fetched(scene: &Scene, happens: impl FnOnce(&Scene)) {
-    let fetches = |world: &mut World| world.requests.to("state").count();
-    let before = scene.stage.sim.with(fetches);
-    scene.stage.sim.fault("state", Fault::Status(502), 1);
-    scene.stage.sim.hold("state");
-    scene.is_fetched_anew(json!({}));
-    scene.stage.sim.wait_for("the state is asked for", |world| fetches(world) > before).await;
-    happens(scene);
-    scene.stage.sim.wait_for("the keeper was told of it", |world| world.all_pushed()).await;
-    scene.stage.sim.release("state");
-}
-
-#[tokio::test]
-async fn what_is_redacted_while_the_state_is_fetched_is_redacted() {
-    let scene = Scene::open(json!({})).await;
-    let hers = scene.carol.rename(&scene.room, "Carol's");
-    scene.is_sealed("Carol's").await;
-    while_it_is_fetched(&scene, |scene| scene.room.redact(&hers)).await;
-    becomes(&scene.stage, &hers, &row("redacted", [false, false, true, false])).await;
-    scene.is_gone().await;
-}
-
-#[tokio::test]
-async fn a_redaction_that_the_homeserver_refused_is_sent_again_when_the_state_is_fetched_anew() {
-    let scene = Scene::open(json!({})).await;
-    let hers = scene.carol.rename(&scene.room, "Carol's");
-    scene.is_sealed("Carol's").await;
-    scene.stage.sim.fault("redact", Fault::Status(403), 1);
-    scene.room.redact(&hers);
-    scene.stage.keeper.wait_for_log("an event could not be redacted").await;
-    scene.is_fetched_anew(json!({}));
-    scene.is_gone().await;
-}
-
-#[tokio::test]
-async fn what_was_allowed_while_the_state_was_fetched_is_not_lost_under_what_was_not() {
-    let scene = Scene::open(json!({})).await;
-    let mut his = String::new();
-    while_it_is_fetched(&scene, |scene| {
-        scene.carol.rename(&scene.room, "Carol's");
-        his = scene.bob.rename(&scene.room, "Bob's");
-    })
-    .await;
-    scene.goes_back(&his).await;
-    scene.is_sealed("Carol's").await;
 }
 
 #[tokio::test]
