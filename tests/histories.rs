@@ -4,7 +4,7 @@
 //! on packed keys, power levels, and the views that `knowledge` makes of the store's rows. What performs is a symbolic
 //! keeper that does step by step what the real one does ([`performing`], [`sending`], [`taking`]; each function names
 //! its model), on the same row types, kept in memory ([`rows`]). Around it is a world ([`world`]) that joins, leaves,
-//! edits, redacts, forges, logs devices in and out, gives keys late or never, repeats events, loses answers, acts while
+//! edits, says things in plain, redacts, forges, logs devices in and out, gives keys late or never, repeats events, loses answers, acts while
 //! the keeper waits, and kills it between any two commits ([`steps`]). What must hold stands in [`oracle`].
 //!
 //! `STATEKEEPER_HISTORIES` says how many; `STATEKEEPER_SEED` replays one and tells it.
@@ -101,6 +101,9 @@ enum Fault {
     NarrowedOverlooked,
     WordOverlooked,
     UsedUpOverlooked,
+    PlainRedactedFirst,
+    PlainTakenBack,
+    PlainLeft,
 }
 
 /// One history.
@@ -174,6 +177,7 @@ fn rules(rng: &mut StdRng) -> Rules {
     rules.enforce.critical = action(rng, default.critical);
     rules.enforce.timestamp = action(rng, default.timestamp);
     rules.enforce.shape = action(rng, default.shape);
+    rules.enforce.plain = action(rng, default.plain);
     rules.enforce.replay = action(rng, default.replay);
     rules
 }
@@ -454,6 +458,9 @@ fn a_keeper_that_is_broken_in_any_one_way_is_found() {
         Fault::NarrowedOverlooked,
         Fault::WordOverlooked,
         Fault::UsedUpOverlooked,
+        Fault::PlainRedactedFirst,
+        Fault::PlainTakenBack,
+        Fault::PlainLeft,
     ] {
         assert!(found_after(fault).is_some(), "{fault:?} is not found");
     }

@@ -24,6 +24,7 @@ mod races {
     mod flood;
     mod gone_back;
     mod homeserver_itself;
+    mod in_plain;
     mod inviting;
     mod joins;
     mod journal;

@@ -24,13 +24,13 @@ pub use self::{
     plain::{CopyKind, ExemptView, MOST_ANSWERS, PlainPut, PlainView, QUIET_AFTER, Warning},
     preview::{PreviewPlan, decide_previews},
     rest::Rest,
-    restore::{Breach, MOST_ROUNDS, Remedy, WAR_WITHIN},
+    restore::{Breach, MOST_ROUNDS, Owed, Remedy, WAR_WITHIN},
     rotation::Handover,
 };
 use super::rules::{Reseal, Rules};
 use crate::{
     policy::{self, DeviceFacts, Entitlement, HoldReason, MemberFacts, UserFacts},
-    state::{Membership, Rule, StateTuple},
+    state::{Membership, StateTuple},
     store::{Grant, Over, Retired},
 };
 
@@ -67,6 +67,8 @@ pub struct MemberView {
     pub settled: bool,
     /// The user's devices.
     pub devices: Vec<DeviceView>,
+    /// Others that could not be written to: they are given nothing for now, and what they hold counts.
+    pub unreachable: Vec<DeviceView>,
     /// Sessions that devices of this user hold which exist no more.
     pub orphaned: BTreeSet<String>,
     /// The tick of the first key that any device of this user, also one that exists no more, was given.
@@ -155,6 +157,8 @@ pub struct Knowledge {
     pub exempt: Vec<ExemptView>,
     /// What broke a rule where the keeper never seals.
     pub forged: Vec<Breach>,
+    /// State in plain that is to be redacted.
+    pub owed: Vec<Owed>,
     /// Sessions that users hold who are not in the room any more.
     pub departed: BTreeSet<String>,
     /// What is asked for and has to be answered.
@@ -346,6 +350,9 @@ pub fn decide(known: &Knowledge, rules: &Rules, now: i64) -> Plan {
     for breach in &known.forged {
         restore::decide_alone(known, rules, breach, &mut plan);
     }
+    for owed in &known.owed {
+        restore::decide_owed(known, rules, owed, &mut plan);
+    }
     asked::decide_requests(known, rules, now, &mut plan);
     plan.wears_out_at = rotation::wears_out_at(known, rules);
     plan
@@ -387,10 +394,10 @@ fn decide_tuple(
     }
     if let Some(breach) = &view.breach
         && breach.remedy(rules) != Remedy::Report
-        // In a war what is allowed goes on: whose it is, and what stands beside it, hides nothing.
-        && !(breach.waits && matches!(breach.rule, Rule::Timestamp | Rule::Plain))
-        // A value that is not read yet may be an allowed one, whatever its time and whatever stands in plain.
-        && (view.current_fit || !matches!(breach.rule, Rule::Timestamp | Rule::Plain))
+        // What is allowed goes on, in a war and where the keeper cannot seal: whose it is, and what stands beside it, hides
+        // nothing. And a value that is not read yet may be an allowed one, whatever its time and whatever stands in plain.
+        && (!breach.rule.leaves_value()
+            || (!breach.waits && known.elevated && view.current_fit))
     {
         return restore::decide_tuple(known, rules, (place, view, breach), plan);
     }

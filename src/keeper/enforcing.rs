@@ -1,14 +1,16 @@
 //! Enforcing what the homeserver cannot: which rule an event broke is noted and told in the commit that takes it in;
 //! [`super::decide`] says what follows, and here that is performed.
 
-use ruma::UserId;
+use ruma::{EventId, RoomId, UserId};
 use sqlx::SqliteConnection;
 
 use super::{
     KeeperError,
     clock::now_ms,
+    copies,
     decide::{Breach, Plan, Remedy},
     ingest::{Arrival, Taker, power_levels},
+    journal::recorded,
     lane::Visit,
     outbox::redaction_of,
     requests::Outcome,
@@ -18,9 +20,11 @@ use super::{
 };
 use crate::{
     config::{Action, ExemptSealed},
-    state::{Refusal, RoomEvent, Rule, StateTuple, rule::is_absurd_time},
+    state::{
+        Refusal, RoomEvent, Rule, StateTuple, exempt::is_read_by_servers, rule::is_absurd_time,
+    },
     store::{
-        NewOutbox, RoomRow, StateEventRow, TupleRow,
+        NewOutbox, RoomRow, StateEventRow, Store, TupleRow, inbox,
         ledger::{self, Violation},
         marks, outbox, tuples,
     },
@@ -28,6 +32,9 @@ use crate::{
 
 /// The verdict on a forged event that the keeper may not redact, and in whose place it has said the truth again.
 const SAID_AGAIN: &str = "said_again";
+
+/// Why state in plain is redacted.
+const WHY_PLAIN: &str = "The state of this room is encrypted, and this was not";
 
 /// The rule that a member breaks who seals an exempt type, in the ledger and in metrics.
 const EXEMPT: &str = "exempt";
@@ -76,7 +83,7 @@ pub fn refusal_on_key(room: &RoomRow, seen: &StateEventRow) -> Option<Refusal> {
                 has: power.user_level(&seen.sender),
             })
         }
-        Rule::Timestamp | Rule::Shape | Rule::Plain | Rule::Replay => None,
+        Rule::Timestamp | Rule::Shape | Rule::Plain | Rule::Unsealed | Rule::Replay => None,
     }
 }
 
@@ -117,18 +124,21 @@ pub(super) async fn keep(
         before.is_some_and(|before| before.breach == seen.breach && before.live == seen.live);
     let Some(rule) = seen.breach.filter(|_| !told) else { return Ok(()) };
     wars::note(taker, db, room, seen).await?;
+    if rule.is_in_plain() && seen.live && rules.action(rule) == Action::Redact && !rules.noop {
+        tuples::owe(db, &room.room_id, &seen.event_id).await?;
+    }
     let breach = breach_of(taker, db, room, seen).await?;
     // What was found when the keeper came is left.
     let action = match &breach {
         Some(breach) => action_label(taker, db, (room, &rules), breach).await?,
         None => "report",
     };
-    tell(taker, db, (room, &rules), seen, (rule.as_label(), action)).await?;
+    tell(taker, db, (room, &rules), seen, (rule.told_as(), action)).await?;
     if breach.is_none() {
         return Ok(());
     }
     tracing::warn!(room = %room.room_id, event = %seen.event_id, sender = %seen.sender, action,
-        event_type = seen.tuple.event_type, rule = rule.as_label(), "a state event broke a rule");
+        event_type = seen.tuple.event_type, rule = rule.told_as(), "a state event broke a rule");
     Ok(marks::mark(db, &room.room_id, None, now_ms(), taker.store.next_tick()).await?)
 }
 
@@ -204,9 +214,11 @@ async fn action_label(
     Ok(if is_restored { "restore" } else { "report" })
 }
 
-/// The rules about which more is done than telling.
-pub(super) fn enforced(rules: &Rules) -> Vec<Rule> {
-    Rule::ALL.into_iter().filter(|rule| rules.action(*rule) != Action::Report).collect()
+/// The rules about which more is done than telling, and over which a member can be at war with the keeper: what is a value
+/// all the same is not fought about.
+pub fn enforced(rules: &Rules) -> Vec<Rule> {
+    let fought = |rule: &Rule| *rule != Rule::Unsealed && rules.action(*rule) != Action::Report;
+    Rule::ALL.into_iter().filter(fought).collect()
 }
 
 /// The rule that an event broke, where the keeper may do something about it: it saw it happen, or the type is critical.
@@ -227,7 +239,7 @@ pub(super) async fn breach_of(
         event_id: seen.event_id.clone(),
         tuple: seen.tuple.clone(),
         rule,
-        waits: wars::waits(db, room, &seen.sender).await?,
+        waits: rule != Rule::Unsealed && wars::waits(db, room, &seen.sender).await?,
     }))
 }
 
@@ -238,6 +250,55 @@ pub(super) fn note_time(event: &RoomEvent, seen: &mut StateEventRow) {
     }
 }
 
+/// Keeps an event in plain that gives its tuple a value, or was to, while nothing stands there under encryption. Where the
+/// room says that its state is encrypted, that breaks a rule all the same, if the keeper saw it happen.
+pub(super) async fn keep_value(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    (event, tuple): (&RoomEvent, &StateTuple),
+    refusal: Option<&Refusal>,
+    arrival: Arrival,
+) -> Result<(), KeeperError> {
+    let before = tuples::get_event(&taker.store, db, &event.event_id).await?;
+    let rule = if refusal.is_some() { Rule::Plain } else { Rule::Unsealed };
+    let live = is_live(db, event, (before.is_some(), arrival)).await?;
+    let breaks = (room.flagged && live && !is_read_by_servers(&tuple.event_type)).then_some(rule);
+    let breach = before.as_ref().and_then(|before| before.breach).or(breaks);
+    let verdict = refusal.map_or("accepted", Refusal::as_label);
+    let seen = recorded(room, (event, tuple), verdict, (before, arrival));
+    let live = seen.live || live;
+    keep(taker, db, room, &StateEventRow { breach, live, ..seen }).await
+}
+
+/// Whether the keeper saw an event in plain happen: it came by itself, if only while the room's state was being fetched,
+/// which shows it.
+async fn is_live(
+    db: &mut SqliteConnection,
+    event: &RoomEvent,
+    (is_kept, arrival): (bool, Arrival),
+) -> Result<bool, KeeperError> {
+    Ok(arrival.live || (!is_kept && inbox::was_told(db, &event.event_id).await?))
+}
+
+/// A fetched state shows an event in plain that the keeper has redacted: the homeserver refused that, or the keeper was put
+/// out before it was sent.
+pub(super) async fn owe_again(
+    taker: &Taker,
+    db: &mut SqliteConnection,
+    room: &RoomRow,
+    event: &RoomEvent,
+) -> Result<(), KeeperError> {
+    let Some(seen) = tuples::get_event(&taker.store, db, &event.event_id).await? else {
+        return Ok(());
+    };
+    let was_done = [copies::CLEARED, copies::EMPTIED].contains(&seen.verdict.as_str());
+    if was_done && seen.breach.is_some_and(Rule::is_in_plain) {
+        tuples::owe(db, &room.room_id, &event.event_id).await?;
+    }
+    Ok(())
+}
+
 /// Somebody says in plain what stands there under encryption.
 pub(super) async fn plain_beside(
     taker: &Taker,
@@ -246,26 +307,19 @@ pub(super) async fn plain_beside(
     (event, row): (&RoomEvent, &TupleRow),
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    if !arrival.live || event.sender == taker.keeper {
+    let is_kept = tuples::is_kept(db, &event.event_id).await?;
+    let is_allowed = event.sender == taker.keeper || is_read_by_servers(&row.tuple.event_type);
+    if is_allowed || !is_live(db, event, (is_kept, arrival)).await? {
         return Ok(());
     }
-    let seen = StateEventRow {
-        event_id: event.event_id.clone(),
-        tuple: row.tuple.clone(),
-        sender: event.sender.clone(),
-        tick: arrival.tick,
-        received_at: arrival.at,
-        session_id: None,
-        powerful: true,
-        levels: arrival.levels_known.then(|| room.power_levels.clone()),
-        verdict: "plain".to_owned(),
-        breach: Some(Rule::Plain),
-        live: true,
-        awaits: false,
-        body: None,
-        content: Some(event.content.clone()),
-    };
-    keep(taker, db, room, &seen).await
+    let seen = recorded(room, (event, &row.tuple), "plain", (None, arrival));
+    let (breach, live) = (Some(Rule::Plain), true);
+    keep(taker, db, room, &StateEventRow { breach, live, ..seen }).await
+}
+
+/// Whether more is done about a breach than telling.
+fn is_mended(breach: &Breach, rules: &Rules) -> bool {
+    !matches!(breach.remedy(rules), Remedy::Report | Remedy::Wait)
 }
 
 impl Visit<'_> {
@@ -276,23 +330,29 @@ impl Visit<'_> {
         row: &TupleRow,
     ) -> Result<Option<Breach>, KeeperError> {
         let (store, room) = (&self.lanes.taker.store, &self.room.room_id);
-        let Some(current) = row.current_event_id.as_ref().filter(|_| !row.redacted) else {
+        if row.redacted {
             return Ok(None);
-        };
-        let ours = row.current_sender.as_ref() == Some(&self.lanes.taker.keeper);
-        let stands = if ours { None } else { tuples::get_event(store, db, current).await? };
-        if let Some(stands) = &stands
-            && let Some(breach) = breach_of(&self.lanes.taker, db, &self.room, stands).await?
-        {
-            return Ok(Some(breach));
         }
-        // What is said in plain after what stands under encryption.
+        let ours = row.current_sender.as_ref() == Some(&self.lanes.taker.keeper);
+        let stands = match row.current_event_id.as_ref().filter(|_| !ours) {
+            Some(current) => tuples::get_event(store, db, current).await?,
+            None => None,
+        };
+        let broken = match &stands {
+            Some(stands) => breach_of(&self.lanes.taker, db, &self.room, stands).await?,
+            None => None,
+        };
+        // A value of an absurd time that is only told of stands, and what is said in plain beside it is another matter.
+        if broken.as_ref().is_some_and(|it| !it.rule.allows_value() || is_mended(it, &self.rules)) {
+            return Ok(broken);
+        }
+        // What is said in plain after what stands under encryption, or before anything does.
         let sealed = row.sealed.as_ref().filter(|_| ours).map(|sealed| sealed.tick);
         let since = stands.map(|stands| stands.tick).or(sealed).unwrap_or_default();
         let plain = tuples::newest_plain_breach(store, db, room, &row.tuple).await?;
         match plain.filter(|plain| plain.tick > since) {
             Some(plain) => breach_of(&self.lanes.taker, db, &self.room, &plain).await,
-            None => Ok(None),
+            None => Ok(broken),
         }
     }
 
@@ -305,6 +365,10 @@ impl Visit<'_> {
         let mut does = false;
         let mut transaction = store.begin().await?;
         for breach in breaches {
+            if breach.rule.is_in_plain() {
+                does |= self.redact_plain(&mut transaction, &breach.event_id).await?;
+                continue;
+            }
             let Some(mut row) = tuples::get(store, &mut transaction, &room, &breach.tuple).await?
             else {
                 continue;
@@ -331,6 +395,32 @@ impl Visit<'_> {
         transaction.commit().await?;
         self.lanes.sender.flush(&room).await?;
         Ok(does)
+    }
+
+    /// Redacts an event in plain. What it said is not taken back by that. Returns whether that was owed.
+    async fn redact_plain(
+        &self,
+        db: &mut SqliteConnection,
+        event: &EventId,
+    ) -> Result<bool, KeeperError> {
+        let (store, room) = (&self.lanes.taker.store, &self.room.room_id);
+        if !tuples::settle(db, event).await? {
+            return Ok(false);
+        }
+        let Some(mut seen) = tuples::get_event(store, db, event).await? else { return Ok(true) };
+        match seen.verdict.as_str() {
+            "accepted" => seen.verdict = copies::CLEARED.to_owned(),
+            // What says the same under encryption was taken back; or it was redacted before, to no effect.
+            "redacted" | copies::CLEARED => {}
+            _ => {
+                seen.verdict = copies::EMPTIED.to_owned();
+                seen.content = None;
+            }
+        }
+        tuples::put_event(store, db, room, &seen).await?;
+        let redaction = NewOutbox { body: WHY_PLAIN.to_owned(), ..redaction_of(event) };
+        outbox::insert(db, room, &redaction, now_ms()).await?;
+        Ok(true)
     }
 
     /// Clients go on showing a forged type that they have read: what says the truth in plain, where the keeper has the
@@ -365,8 +455,24 @@ impl Visit<'_> {
     }
 }
 
+/// The keeper's event stands in the place of what broke a rule, which is redacted now.
+pub(super) async fn redact_after(
+    store: &Store,
+    db: &mut SqliteConnection,
+    room: &RoomId,
+    event: &EventId,
+) -> Result<(), KeeperError> {
+    let seen = tuples::get_event(store, db, event).await?;
+    // What stands in plain may be what the keeper's event says: the next look sees to that.
+    if seen.and_then(|seen| seen.breach).is_some_and(Rule::is_in_plain) {
+        return Ok(tuples::owe(db, room, event).await?);
+    }
+    outbox::insert(db, room, &offence(event), now_ms()).await?;
+    Ok(())
+}
+
 /// The request that redacts what broke a rule.
-pub(super) fn offence(event: &ruma::EventId) -> NewOutbox {
+fn offence(event: &ruma::EventId) -> NewOutbox {
     let body = "The event broke a rule of this room that its server cannot enforce".to_owned();
     NewOutbox { body, ..redaction_of(event) }
 }

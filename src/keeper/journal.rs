@@ -67,8 +67,19 @@ pub(super) async fn remember(
 ) -> Result<(), KeeperError> {
     // What is found in a fetched state was seen before, perhaps, when more was known of it.
     let before = tuples::get_event(&taker.store, db, &event.event_id).await?;
+    let row = recorded(room, (event, tuple), verdict, (before, arrival));
+    Ok(tuples::put_event(&taker.store, db, &room.room_id, &row).await?)
+}
+
+/// What is kept of an event in plain; `before` is what was, when it came for the first time.
+pub(super) fn recorded(
+    room: &RoomRow,
+    (event, tuple): (&RoomEvent, &StateTuple),
+    verdict: &str,
+    (before, arrival): (Option<StateEventRow>, Arrival),
+) -> StateEventRow {
     let levels = arrival.levels_known.then(|| room.power_levels.clone());
-    let row = StateEventRow {
+    StateEventRow {
         event_id: event.event_id.clone(),
         tuple: tuple.clone(),
         sender: event.sender.clone(),
@@ -83,8 +94,7 @@ pub(super) async fn remember(
         awaits: false,
         body: None,
         content: Some(event.content.clone()),
-    };
-    Ok(tuples::put_event(&taker.store, db, &room.room_id, &row).await?)
+    }
 }
 
 /// Keeps an encrypted event whose state key names no tuple: no client knows what it is about. It stands at a place of its

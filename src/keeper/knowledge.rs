@@ -9,8 +9,10 @@ use super::{
     clock::now_ms,
     copies::Places,
     decide::{
-        Breach, DeviceView, ExemptView, Knowledge, MemberView, SealedView, SourceView, TupleView,
+        Breach, DeviceView, ExemptView, Knowledge, MemberView, Owed, SealedView, SourceView,
+        TupleView,
     },
+    enforcing::breach_of,
     ingest::power_levels,
     lane::Visit,
     people::Company,
@@ -73,6 +75,7 @@ impl Visit<'_> {
             may_redact: power_levels(&self.room).may_redact_other(&self.lanes.taker.keeper),
             sayable: restating::sayable(&power_levels(&self.room), &self.lanes.taker.keeper),
             forged,
+            owed: self.owed(db).await?,
             exempt,
             whole_room: self.scope.is_none(),
             members: views,
@@ -127,6 +130,26 @@ impl Visit<'_> {
             views.push(enforced(view, breach, &self.rules));
         }
         Ok((views, exempt, forged))
+    }
+
+    /// State in plain that is to be redacted, where it still has to be encrypted.
+    async fn owed(&self, db: &mut sqlx::SqliteConnection) -> Result<Vec<Owed>, KeeperError> {
+        let mut owed = Vec::new();
+        if self.only.is_some() {
+            return Ok(owed);
+        }
+        let taker = &self.lanes.taker;
+        for row in tuples::owed(db, &self.room.room_id).await? {
+            let (event, stands_in_plain) = (
+                tuples::get_event(&taker.store, db, &row.event_id).await?,
+                self.rules.exempt.contains(&row.tuple.event_type),
+            );
+            let Some(event) = event.filter(|_| !stands_in_plain) else { continue };
+            if let Some(breach) = breach_of(taker, db, &self.room, &event).await? {
+                owed.push(Owed { breach, tick: row.tick });
+            }
+        }
+        Ok(owed)
     }
 
     async fn members(
@@ -206,13 +229,14 @@ impl Visit<'_> {
     ) -> MemberView {
         let mut grants = grants.remove(&member.user_id).unwrap_or_default();
         let first_key = first_key(&grants);
-        let mut devices = Vec::with_capacity(known.len());
+        let (mut devices, mut unreachable) = (Vec::with_capacity(known.len()), Vec::new());
         for device in known {
             let key = (device.user_id.clone(), device.device_id.clone());
             let held = grants.remove(&key.1).unwrap_or_default();
-            if !self.unreachable.contains(&key) {
-                let blocked = company.is_device_blocked(&key.0, &key.1);
-                devices.push(device_view(device, blocked, held));
+            let view = device_view(device, company.is_device_blocked(&key.0, &key.1), held);
+            match self.unreachable.contains(&key) {
+                true => unreachable.push(view),
+                false => devices.push(view),
             }
             self.devices.insert(key, device.clone());
         }
@@ -225,6 +249,7 @@ impl Visit<'_> {
             since: member.since,
             tick: member.tick,
             devices,
+            unreachable,
             first_key,
             settled: false,
         }

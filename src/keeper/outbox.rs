@@ -325,7 +325,7 @@ impl Sender {
             tuples::put(&self.store, db, room, &known).await?;
         }
         if let Some(offence) = &detail.redacts {
-            outbox::insert(db, room, &enforcing::offence(offence), now_ms()).await?;
+            enforcing::redact_after(&self.store, db, room, offence).await?;
             marks::mark(db, room, None, now_ms(), self.store.next_tick()).await?;
         }
         self.redact_if_source_is(db, room, &detail.stands_for).await?;

@@ -10,7 +10,7 @@ use super::{
     places,
 };
 use crate::{
-    state::{RoomEvent, Rule, StateTuple},
+    state::{RoomEvent, StateTuple},
     store::{RoomRow, StateEventRow, TupleRow, marks, outbox, tuples},
 };
 
@@ -40,6 +40,7 @@ pub(super) async fn take_redaction(
     {
         return Ok(());
     }
+    tuples::settle(db, target).await?;
     let broke = seen.as_ref().is_some_and(was_never_allowed);
     // What never was a value takes none with it.
     let counted = seen.as_ref().is_none_or(was_counted);
@@ -104,6 +105,7 @@ pub(super) async fn reach_plain(
         return Ok(());
     };
     let target = &event.event_id;
+    tuples::settle(db, target).await?;
     reach(taker, db, room, (target, target), arrival).await?;
     if seen.verdict != "accepted" {
         return Ok(());
@@ -189,7 +191,7 @@ pub fn stand_anew(
 
 /// Whether an event broke a rule, so that it never was its tuple's value.
 pub fn was_never_allowed(seen: &StateEventRow) -> bool {
-    seen.breach.is_some_and(|rule| rule != Rule::Timestamp)
+    seen.breach.is_some_and(|rule| !rule.allows_value())
 }
 
 /// What it makes of a tuple that `target` is redacted, which says what `stands_for` said; `broke` is whether that was
@@ -229,7 +231,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        state::{Form, JsonMap, StateTuple},
+        state::{Form, JsonMap, Rule, StateTuple},
         store::SourceValue,
     };
 

@@ -198,7 +198,7 @@ impl Rules {
             Rule::Critical => enforce.critical,
             Rule::Timestamp => enforce.timestamp,
             Rule::Shape => enforce.shape,
-            Rule::Plain => enforce.plain,
+            Rule::Plain | Rule::Unsealed => enforce.plain,
             Rule::Replay => enforce.replay,
         }
     }

@@ -8,10 +8,10 @@ use super::{
     clock::now_ms,
     copies,
     echoes::silence,
-    enforcing::{conclude, keep, plain_beside, report},
+    enforcing::{conclude, keep, keep_value, owe_again, plain_beside, report},
     gone_back,
     ingest::{Arrival, Taker, power_levels},
-    journal::{keep_plain, keep_redacted, keep_unnamed, recall, remember, see},
+    journal::{keep_plain, keep_redacted, keep_unnamed, recall, see},
     outbox::redaction_of,
     overtaken, places, plain, redaction,
     weighing::weigh,
@@ -74,6 +74,9 @@ async fn take_plain(
     {
         return Ok(());
     }
+    if !arrival.live {
+        owe_again(taker, db, room, event).await?;
+    }
     let mut row = tuple_row(taker, db, room, &tuple).await?;
     let is_under = buried::is_plain(db, room, &row).await?;
     let follows = (row.current_event_id.is_some() || row.redacted) && !is_under;
@@ -97,7 +100,7 @@ async fn take_plain(
     });
     if let Verdict::Refuse(refusal) = verdict {
         report(taker, room, event.event_id.as_str(), &event.sender, &tuple, &refusal);
-        return remember(taker, db, room, event, &tuple, refusal.as_label(), arrival).await;
+        return keep_value(taker, db, room, (event, &tuple), Some(&refusal), arrival).await;
     }
     let silent = match follows {
         true => silence(taker, room, &mut row, &event.sender, &event.content, arrival.at),
@@ -110,7 +113,7 @@ async fn take_plain(
     warn_of_picture(room, &row);
     buried::at_hand(db, room, &mut row).await?;
     tuples::put(&taker.store, db, &room.room_id, &row).await?;
-    remember(taker, db, room, event, &tuple, "accepted", arrival).await?;
+    keep_value(taker, db, room, (event, &tuple), None, arrival).await?;
     promise(taker, db, room, Arrival { at, ..arrival }).await
 }
 

@@ -21,25 +21,29 @@ pub enum Rule {
     Timestamp,
     /// The content has the form that its type asks for, and is what the packed key says.
     Shape,
-    /// What has to be encrypted is.
+    /// What has to be encrypted is. The event says in plain what stands there under encryption, or what cannot count.
     Plain,
+    /// The same rule, of an event in plain that is its tuple's value all the same: nothing was encrypted there yet, and
+    /// the homeserver has checked its sender's power.
+    Unsealed,
     /// A ciphertext stands once, where its author put it.
     Replay,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Power,
         Self::Ownership,
         Self::Critical,
         Self::Timestamp,
         Self::Shape,
         Self::Plain,
+        Self::Unsealed,
         Self::Replay,
     ];
 
-    /// The word for it in metrics, in the store and in the configuration's `enforce`.
+    /// The word for it in the store.
     pub fn as_label(self) -> &'static str {
         match self {
             Self::Power => "power",
@@ -48,8 +52,14 @@ impl Rule {
             Self::Timestamp => "timestamp",
             Self::Shape => "shape",
             Self::Plain => "plain",
+            Self::Unsealed => "unsealed",
             Self::Replay => "replay",
         }
+    }
+
+    /// The word for it in metrics, in the ledger and in the configuration's `enforce`.
+    pub fn told_as(self) -> &'static str {
+        if self == Self::Unsealed { Self::Plain.as_label() } else { self.as_label() }
     }
 
     /// The rule of this label.
@@ -79,6 +89,21 @@ impl Rule {
     /// Whether it is judged on the packed key and the levels of its time.
     pub fn is_on_key(self) -> bool {
         matches!(self, Self::Power | Self::Ownership | Self::Critical)
+    }
+
+    /// Whether an event that breaks it may be its tuple's value all the same, or leaves that value standing.
+    pub fn leaves_value(self) -> bool {
+        matches!(self, Self::Timestamp | Self::Plain | Self::Unsealed)
+    }
+
+    /// Whether an event that breaks it is in plain, where it has to be encrypted.
+    pub fn is_in_plain(self) -> bool {
+        matches!(self, Self::Plain | Self::Unsealed)
+    }
+
+    /// Whether an event that broke it, and nothing else, was allowed to be its tuple's value.
+    pub fn allows_value(self) -> bool {
+        matches!(self, Self::Timestamp | Self::Unsealed)
     }
 
     /// Which rule a refused event broke; `None` where it broke none: its device may be signed yet,

@@ -10,6 +10,7 @@ use crate::state::{Form, StateTuple, has_public_picture};
 mod events;
 mod indices;
 mod journal;
+mod owed;
 mod seals;
 
 pub use self::{
@@ -20,6 +21,7 @@ pub use self::{
     },
     indices::{last_message, record_index, record_message},
     journal::{prune_events, shorten_events},
+    owed::{OwedRow, owe, owed, settle},
     seals::{
         is_of_room, is_said_redacted, put_prepared, put_seal, seal, take_prepared, take_seal,
         take_seals_of,

@@ -7,7 +7,7 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 use super::{Fault, Sim, performing::Visit, rows::Holder, taking::KnownDevice};
 use statekeeper::{
     keeper::{
-        decide::{Breach, DeviceView, Knowledge, MemberView},
+        decide::{Breach, DeviceView, Knowledge, MemberView, Owed, Remedy},
         ingest::power_levels,
         knowledge::{enforced, session_scope, tuple_view},
     },
@@ -60,6 +60,7 @@ impl Sim {
             members: views,
             tuples,
             forged,
+            owed: self.owed(),
             previewers: Vec::new(),
             departed,
             requests: Vec::new(),
@@ -115,17 +116,19 @@ impl Sim {
         if let Some(identity) = identity {
             visit.sightings.insert(member.user_id.clone(), identity);
         }
-        let mut views = Vec::new();
+        let (mut views, mut unreachable) = (Vec::new(), Vec::new());
         for device in devices.unwrap_or_default() {
             let held = grants.remove(&device.id).unwrap_or_default();
             let key = (member.user_id.clone(), device.id.clone());
-            if !visit.unreachable.contains(&key) {
-                views.push(DeviceView {
-                    device_id: device.id.clone(),
-                    facts: device_facts(&device),
-                    first_seen: device.first_seen,
-                    grants: held,
-                });
+            let view = DeviceView {
+                device_id: device.id.clone(),
+                facts: device_facts(&device),
+                first_seen: device.first_seen,
+                grants: held,
+            };
+            match visit.unreachable.contains(&key) {
+                true => unreachable.push(view),
+                false => views.push(view),
             }
             visit.devices.insert(key, device);
         }
@@ -139,6 +142,7 @@ impl Sim {
             tick: member.tick,
             settled: !self.keys.outdated.contains(&member.user_id),
             devices: views,
+            unreachable,
             first_key,
         }
     }
@@ -167,12 +171,40 @@ impl Sim {
 
     /// `Visit::breach`.
     fn breach(&self, row: &TupleRow) -> Option<Breach> {
-        let current = row.current_event_id.as_ref().filter(|_| !row.redacted)?;
-        // Nothing is said in plain here, so what stands on the keeper's own event breaks no rule.
-        if row.current_sender == Some(self.keeper()) {
+        if row.redacted {
             return None;
         }
-        self.breach_of(self.rows.events.get(current)?)
+        let ours = row.current_sender == Some(self.keeper());
+        let current = row.current_event_id.as_ref().filter(|_| !ours);
+        let stands = current.and_then(|current| self.rows.events.get(current));
+        let broken = stands.and_then(|stands| self.breach_of(stands));
+        let is_mended =
+            |it: &Breach| !matches!(it.remedy(&self.rules), Remedy::Report | Remedy::Wait);
+        if broken.as_ref().is_some_and(|it| !it.rule.allows_value() || is_mended(it)) {
+            return broken;
+        }
+        let sealed = row.sealed.as_ref().filter(|_| ours).map(|sealed| sealed.tick);
+        let since = stands.map(|stands| stands.tick).or(sealed).unwrap_or_default();
+        let plain = self.rows.newest_plain_breach(&row.tuple);
+        match plain.filter(|plain| plain.tick > since) {
+            Some(plain) => self.breach_of(plain),
+            None => broken,
+        }
+    }
+
+    /// `Visit::owed`.
+    fn owed(&self) -> Vec<Owed> {
+        let mut owed: Vec<Owed> = self
+            .rows
+            .owed
+            .iter()
+            .filter_map(|event| {
+                let seen = self.rows.events.get(event)?;
+                Some(Owed { breach: self.breach_of(seen)?, tick: seen.tick })
+            })
+            .collect();
+        owed.sort_by_key(|owed| owed.tick);
+        owed
     }
 
     /// `Visit::still_present`, for whom a key was encrypted.

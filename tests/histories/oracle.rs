@@ -119,12 +119,60 @@ impl Sim {
             self.check_readers(tuple).map_err(Halt::Broken)?;
         }
         for event in &self.world.events {
+            if let Said::Plain { tuple, .. } = &event.said {
+                self.check_plain(event, tuple).map_err(Halt::Broken)?;
+            }
             if let Said::State { stands_for: Some(root), .. } = &event.said
-                && self.world.redacted.contains_key(root)
+                && self.world.is_taken_back(root)
                 && !self.world.redacted.contains_key(&event.id)
             {
                 return Err(Halt::Broken(format!("{} shows {root}, which was redacted", event.id)));
             }
+        }
+        Ok(())
+    }
+
+    /// The keeper redacts what is in plain where policy says so, once what it says stands under encryption.
+    pub fn check_redaction(&self, target: &OwnedEventId) -> Done<()> {
+        let Some(Said::Plain { tuple, .. }) = self.world.event(target).map(|event| &event.said)
+        else {
+            return Ok(());
+        };
+        if self.rules.action(Rule::Plain) != Action::Redact {
+            return Err(Halt::Broken(format!("{target} is redacted, and policy does not say so")));
+        }
+        let row = self.rows.tuples.get(tuple).filter(|row| !row.redacted);
+        let source = row.and_then(|row| row.source.as_ref()).map(|source| &source.event_id);
+        let shows = |event: &Event| matches!(&event.said, Said::State { stands_for: Some(root), .. } if root == target);
+        if source == Some(target) && !self.world.events.iter().any(shows) {
+            return Err(Halt::Broken(format!("{target} is redacted before it is sealed")));
+        }
+        Ok(())
+    }
+
+    /// What is in plain is a value where nothing stood under encryption, and gone where policy says so.
+    fn check_plain(&self, event: &Event, tuple: &StateTuple) -> Result<(), String> {
+        if self.rules.sender_bound.binds(tuple) {
+            return Ok(());
+        }
+        let id = &event.id;
+        let is_state =
+            |of: &&Event| matches!(&of.said, Said::State { tuple: its, .. } if its == tuple);
+        let mut before = self.world.events.iter().take_while(|other| other.id != *id);
+        let accepted = self.accepted.contains(id);
+        if accepted && before.any(|other| is_state(&other)) {
+            return Err(format!("{id} says {tuple} in plain over what is sealed, and counts"));
+        }
+        let row = self.rows.tuples.get(tuple);
+        let is_value = row.and_then(|row| row.source.as_ref()).is_some_and(|it| it.event_id == *id);
+        let sealed = self.world.current.contains_key(tuple);
+        if is_value && !sealed && self.rules.reseal == Reseal::OnChange {
+            return Err(format!("{id} says {tuple} in plain, and is never sealed"));
+        }
+        let unread = row.is_some_and(|row| !row.current_fit && !row.redacted);
+        let redacts = self.rules.action(Rule::Plain) == Action::Redact;
+        if redacts && !(is_value && unread) && !self.world.redacted.contains_key(id) {
+            return Err(format!("{id} says {tuple} in plain, and is not redacted"));
         }
         Ok(())
     }
@@ -231,11 +279,17 @@ impl Sim {
                 Said::Message(cipher) => {
                     used.insert((event.sender.clone(), cipher.clone()));
                 }
-                Said::Redaction(target) => {
+                // What the keeper redacts was taken back before, or broke a rule.
+                Said::Redaction(target) if event.sender != self.keeper() => {
                     let root = Some(self.world.root_of(target));
                     if values.remove(&root) {
                         values.insert(None);
                     }
+                }
+                Said::Plain { tuple: its, .. }
+                    if its == tuple && self.accepted.contains(&event.id) =>
+                {
+                    values = BTreeSet::from([Some(event.id.clone())]);
                 }
                 Said::State { cipher, stands_for: None, tuple: its, .. } => {
                     let fresh = used.insert((event.sender.clone(), cipher.clone()));

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::OwnedUserId;
+use ruma::{OwnedEventId, OwnedUserId};
 
 use super::{
     Done, Fault, Halt, Sim,
@@ -103,7 +103,7 @@ impl Sim {
                 known.tuples.iter_mut().for_each(|view| view.redacted = false);
             }
             let mut plan = decide(&known, &self.rules, self.now);
-            self.spoil(&mut plan);
+            self.spoil(&known, &mut plan);
             self.note(|| format!("  {}", told(&plan)));
             if plan.needs_whole_room && visit.scope.is_some() {
                 // Everybody is weighed now, also of whom nothing was heard before.
@@ -121,13 +121,22 @@ impl Sim {
     }
 
     /// What a keeper would plan that is broken in some way.
-    fn spoil(&self, plan: &mut Plan) {
+    fn spoil(&self, known: &Knowledge, plan: &mut Plan) {
         match self.fault {
             Some(Fault::NoRefresh) => plan.seals.retain(|seal| seal.cause != Cause::Join),
             Some(Fault::NothingRetiresOnDecision) => plan.retire.clear(),
             Some(Fault::SealsBeforeKeys) => {
                 plan.seals.iter_mut().for_each(|seal| seal.recipients.clear());
             }
+            Some(Fault::PlainRedactedFirst) => {
+                plan.redactions.retain(|breach| !breach.rule.is_in_plain());
+                plan.redactions.extend(known.owed.iter().map(|owed| owed.breach.clone()));
+                let is_plain = |seal: &Seal| {
+                    known.tuples[seal.tuple].breach.as_ref().is_some_and(|it| it.rule.is_in_plain())
+                };
+                plan.seals.retain(|seal| seal.cause != Cause::Restore || !is_plain(seal));
+            }
+            Some(Fault::PlainLeft) => plan.redactions.retain(|breach| !breach.rule.is_in_plain()),
             Some(Fault::NothingRestored) => {
                 plan.seals.retain(|seal| seal.cause != Cause::Restore);
             }
@@ -153,7 +162,8 @@ impl Sim {
             return self.seal(visit, known, &restores);
         }
         if !plan.redactions.is_empty() {
-            self.redact(&plan.redactions)?;
+            let count = plan.redactions.len().min(MOST_SEALS);
+            self.redact(&plan.redactions[..count])?;
             return Ok(true);
         }
         let (invitees, members): (Vec<Share>, Vec<Share>) = plan
@@ -344,6 +354,10 @@ impl Sim {
     fn redact(&mut self, breaches: &[Breach]) -> Done<()> {
         self.meanwhile()?;
         for breach in breaches {
+            if breach.rule.is_in_plain() {
+                self.redact_plain(&breach.event_id);
+                continue;
+            }
             let Some(row) = self.rows.tuples.get_mut(&breach.tuple) else { continue };
             if row.current_event_id.as_ref() != Some(&breach.event_id) || row.redacted {
                 continue;
@@ -352,6 +366,22 @@ impl Sim {
             self.rows.redact(&breach.event_id);
         }
         self.flush()
+    }
+
+    /// `Visit::redact_plain`.
+    fn redact_plain(&mut self, event: &OwnedEventId) {
+        if !self.rows.owed.remove(event) {
+            return;
+        }
+        let Some(mut seen) = self.rows.events.get(event).cloned() else { return };
+        match seen.verdict.as_str() {
+            _ if self.is(Fault::PlainTakenBack) => {}
+            "accepted" => seen.verdict = "cleared".to_owned(),
+            "redacted" | "cleared" => {}
+            _ => (seen.verdict, seen.content) = ("emptied".to_owned(), None),
+        }
+        self.rows.events.insert(event.clone(), seen);
+        self.rows.redact(event);
     }
 
     /// `Visit::note_delivered`, as a part of the caller's commit.

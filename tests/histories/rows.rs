@@ -63,6 +63,7 @@ pub struct Rows {
     numbers: u64,
     pub prepared: BTreeMap<(String, u32), OwnedEventId>,
     pub seals: BTreeMap<OwnedEventId, SealRow>,
+    pub owed: BTreeSet<OwnedEventId>,
     pub marks: BTreeMap<Option<OwnedUserId>, (i64, Mark)>,
     pub identities: BTreeMap<OwnedUserId, Identity>,
     pub blocks: BTreeSet<OwnedUserId>,
@@ -93,6 +94,7 @@ impl Rows {
             numbers: 0,
             prepared: BTreeMap::new(),
             seals: BTreeMap::new(),
+            owed: BTreeSet::new(),
             marks: BTreeMap::new(),
             identities: BTreeMap::new(),
             blocks: BTreeSet::new(),
@@ -171,11 +173,11 @@ impl Rows {
         let counts = |row: &&StateEventRow| {
             row.tuple == *tuple
                 && row.event_id != *but
-                && matches!(row.verdict.as_str(), "accepted" | "redacted")
-                && row.breach.is_none_or(|rule| rule == Rule::Timestamp)
+                && matches!(row.verdict.as_str(), "accepted" | "cleared" | "redacted")
+                && row.breach.is_none_or(Rule::allows_value)
         };
         let newest = self.events.values().filter(counts).max_by_key(|row| row.tick)?;
-        Some(newest).filter(|row| row.verdict == "accepted")
+        Some(newest).filter(|row| row.verdict != "redacted")
     }
 
     /// `wars::settle`, and the mark with it. Whether there was a war.
@@ -191,9 +193,19 @@ impl Rows {
         self.events.values().any(|row| {
             row.tuple == *tuple
                 && row.tick > tick
-                && matches!(row.verdict.as_str(), "accepted" | "redacted")
-                && row.breach.is_none_or(|rule| rule == Rule::Timestamp)
+                && matches!(row.verdict.as_str(), "accepted" | "cleared" | "redacted")
+                && row.breach.is_none_or(Rule::allows_value)
         })
+    }
+
+    /// `tuples::newest_plain_breach`.
+    pub fn newest_plain_breach(&self, tuple: &StateTuple) -> Option<&StateEventRow> {
+        let stands = |row: &&StateEventRow| {
+            row.tuple == *tuple
+                && row.breach.is_some_and(Rule::is_in_plain)
+                && !matches!(row.verdict.as_str(), "redacted" | "cleared" | "emptied")
+        };
+        self.events.values().filter(stands).max_by_key(|row| row.tick)
     }
 
     /// `tuples::take_seals_of`.

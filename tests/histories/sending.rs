@@ -9,7 +9,7 @@ use super::{
     world::{Cipher, Said},
 };
 use statekeeper::{
-    state::StateTuple,
+    state::{Rule, StateTuple},
     store::{SealedValue, StateDetail},
 };
 
@@ -89,7 +89,8 @@ impl Sim {
             _ => {
                 self.check_index(&cipher)?;
                 let root = self.world.event(&detail.stands_for).cloned();
-                let Some(Said::State { content, .. }) = root.map(|root| root.said) else {
+                let said = root.map(|root| root.said);
+                let Some(Said::State { content, .. } | Said::Plain { content, .. }) = said else {
                     return Err(Halt::Broken("a seal stands for nothing".to_owned()));
                 };
                 let stands_for = Some(detail.stands_for.clone());
@@ -161,7 +162,12 @@ impl Sim {
             self.rows.snapshots.insert(tuple.clone(), detail.message_index);
         }
         if let Some(offence) = &detail.redacts {
-            self.rows.redact(offence);
+            // `enforcing::redact_after`.
+            let seen = self.rows.events.get(offence);
+            match seen.and_then(|seen| seen.breach).is_some_and(Rule::is_in_plain) {
+                true => drop(self.rows.owed.insert(offence.clone())),
+                false => self.rows.redact(offence),
+            }
             self.rows.mark(None, self.now);
         }
         let source = self.rows.events.get(&detail.stands_for);
@@ -177,6 +183,7 @@ impl Sim {
     fn send_redaction(&mut self, number: u64, target: OwnedEventId, txn: u64) -> Done<()> {
         self.answers_at_all()?;
         if self.world.done.insert(txn, ()).is_none() {
+            self.check_redaction(&target)?;
             self.note(|| format!("redacted {target}"));
             self.world.send(self.keeper(), Said::Redaction(target), self.now, self.now);
         }

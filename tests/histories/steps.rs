@@ -30,9 +30,26 @@ pub enum Act {
     Invite(usize),
     Leave(usize),
     Ban(usize),
-    Edit { who: usize, device: usize, tuple: usize, edit: Edit },
-    Message { who: usize, device: usize },
-    Redact { who: usize, back: usize },
+    Edit {
+        who: usize,
+        device: usize,
+        tuple: usize,
+        edit: Edit,
+    },
+    /// Somebody's client says in plain what it should encrypt.
+    SayInPlain {
+        who: usize,
+        tuple: usize,
+        misshapen: bool,
+    },
+    Message {
+        who: usize,
+        device: usize,
+    },
+    Redact {
+        who: usize,
+        back: usize,
+    },
     LogIn(usize),
     LogOut(usize, usize),
     Sign(usize, usize),
@@ -78,7 +95,10 @@ pub fn act(rng: &mut StdRng) -> Act {
         8..11 => Act::Invite(who),
         11..17 => Act::Leave(who),
         17..19 => Act::Ban(who),
-        19..33 => Act::Edit {
+        19..22 => {
+            Act::SayInPlain { who, tuple: rng.random_range(0..7), misshapen: rng.random_bool(0.1) }
+        }
+        22..33 => Act::Edit {
             // Those with power edit more.
             who: if rng.random_bool(0.6) { who % 2 } else { who },
             device,
@@ -177,6 +197,9 @@ impl Sim {
                 let Some(cipher) = self.encrypt_as(who, device) else { return };
                 let sender = self.world.people[who].id.clone();
                 self.world.send(sender, Said::Message(cipher), now, now);
+            }
+            Act::SayInPlain { who, tuple: number, misshapen } => {
+                self.say_in_plain(who, &tuple(number), misshapen);
             }
             Act::Redact { who, back } => self.redact_as(who, back),
             Act::LogIn(n) => world.log_in(n),
@@ -308,6 +331,26 @@ impl Sim {
         self.note(|| format!("{sender} sets {tuple} as {id}"));
     }
 
+    /// Of state in plain the homeserver checks the power for the type, and whose the state key is.
+    fn say_in_plain(&mut self, who: usize, tuple: &StateTuple, misshapen: bool) {
+        let sender = self.world.people[who].id.clone();
+        let power = self.world.power();
+        let may = power.may_send_state(&sender, &tuple.event_type)
+            && power.may_own(&sender, &tuple.state_key);
+        if !may || self.world.membership(who) != Some(Membership::Join) {
+            return;
+        }
+        let number = self.rng.random_range(0..1_000_000);
+        let content = match (tuple.event_type.as_str(), misshapen) {
+            ("m.room.name", true) => serde_json::json!({ "name": number }),
+            ("m.room.name", false) => serde_json::json!({ "name": number.to_string() }),
+            _ => serde_json::json!({ "topic": number.to_string() }),
+        };
+        let said = Said::Plain { tuple: tuple.clone(), content: object(content) };
+        let id = self.world.send(sender.clone(), said, self.now, self.now);
+        self.note(|| format!("{sender} says {tuple} in plain as {id}"));
+    }
+
     /// Somebody redacts one of the newest state events, if he may.
     fn redact_as(&mut self, who: usize, back: usize) {
         let sender = self.world.people[who].id.clone();
@@ -315,10 +358,11 @@ impl Sim {
             return;
         }
         let states = self.world.events.iter().rev();
-        let mut states = states.filter(|event| matches!(event.said, Said::State { .. }));
+        let mut states =
+            states.filter(|event| matches!(event.said, Said::State { .. } | Said::Plain { .. }));
         let Some(target) = states.nth(back).cloned() else { return };
         let may = target.sender == sender || self.world.power().may_redact_other(&sender);
-        if !may || self.world.redacted.contains_key(&target.id) {
+        if !may || self.world.is_taken_back(&target.id) {
             return;
         }
         self.world.send(sender, Said::Redaction(target.id), self.now, self.now);

@@ -16,7 +16,7 @@ use statekeeper::{
     keeper::{
         decide::{Breach, MOST_ROUNDS, WAR_WITHIN},
         echoes::silent_for,
-        enforcing::refusal_on_key,
+        enforcing::{enforced, refusal_on_key},
         ingest::power_levels,
         people::inviter,
         redaction::{stand_anew, take_back, was_never_allowed, was_taken_back},
@@ -76,6 +76,7 @@ impl Sim {
             Said::Message(cipher) => {
                 self.rows.record_message(&cipher.session, cipher.index, &event.sender);
             }
+            Said::Plain { tuple, content } => self.take_plain(&event, tuple, content, tick),
             Said::State { tuple, cipher, .. } => self.take_encrypted(&event, tuple, &cipher, tick),
         }
     }
@@ -201,6 +202,61 @@ impl Sim {
         self.weigh(row, seen, self.now);
     }
 
+    /// `state_events::take_plain`, with `keep_value` and `plain_beside`. That of an owned key is the homeserver's.
+    fn take_plain(&mut self, event: &Event, tuple: StateTuple, content: JsonMap, tick: i64) {
+        if self.rules.exempt.contains(&tuple.event_type) || self.rules.sender_bound.binds(&tuple) {
+            return;
+        }
+        let mut row = self.tuple_row(&tuple);
+        let power = power_levels(&self.rows.room);
+        let verdict = judge(&Judgement {
+            room_id: &self.rows.room.room_id,
+            tuple: &tuple,
+            sender: &event.sender,
+            power: &power,
+            exempt: &self.rules.exempt,
+            content: &content,
+            payload: None,
+            require_cross_signed: self.rules.require_cross_signed,
+        });
+        let (verdict, breach) = match verdict {
+            _ if row.current_event_id.is_some() || row.redacted => ("plain", Rule::Plain),
+            Verdict::Refuse(refusal) => (refusal.as_label(), Rule::Plain),
+            Verdict::Accept => ("accepted", Rule::Unsealed),
+        };
+        let seen = StateEventRow {
+            event_id: event.id.clone(),
+            tuple,
+            sender: event.sender.clone(),
+            tick,
+            received_at: self.now,
+            session_id: None,
+            powerful: true,
+            levels: Some(self.rows.room.power_levels.clone()),
+            verdict: verdict.to_owned(),
+            breach: Some(breach),
+            live: true,
+            awaits: false,
+            body: None,
+            content: Some(content.clone()),
+        };
+        if breach == Rule::Unsealed {
+            self.accepted.insert(event.id.clone());
+            (row.redacted, row.current_fit) = (false, true);
+            row.source = Some(SourceValue {
+                event_id: event.id.clone(),
+                sender: event.sender.clone(),
+                form: Form::Plain,
+                at: self.now,
+                tick,
+                content,
+            });
+            self.put_tuple(row);
+            self.rows.mark(None, self.now + self.rules.reseal_delay);
+        }
+        self.keep(seen);
+    }
+
     /// `state_events::note_own`.
     fn note_own(&mut self, event: &Event, row: &TupleRow, cipher: &Cipher) {
         let key = (cipher.session.clone(), cipher.index);
@@ -284,7 +340,7 @@ impl Sim {
         row.source = allowed.map(|allowed| SourceValue {
             event_id: allowed.event_id.clone(),
             sender: allowed.sender.clone(),
-            form: Form::Encrypted,
+            form: if allowed.session_id.is_some() { Form::Encrypted } else { Form::Plain },
             at: allowed.received_at,
             tick: allowed.tick,
             content: allowed.content.clone().unwrap(),
@@ -393,6 +449,10 @@ impl Sim {
             return;
         }
         self.note_war(&seen);
+        let rule = seen.breach.filter(|rule| rule.is_in_plain());
+        if rule.is_some_and(|rule| self.rules.action(rule) == Action::Redact) {
+            self.rows.owed.insert(seen.event_id.clone());
+        }
         if self.breach_of(&seen).is_some() {
             self.rows.mark(None, self.now);
         }
@@ -400,10 +460,7 @@ impl Sim {
 
     /// `wars::note`.
     fn note_war(&mut self, seen: &StateEventRow) {
-        let enforced: Vec<Rule> = Rule::ALL
-            .into_iter()
-            .filter(|rule| self.rules.action(*rule) != Action::Report)
-            .collect();
+        let enforced = enforced(&self.rules);
         if !seen.breach.is_some_and(|rule| enforced.contains(&rule)) {
             return;
         }
@@ -429,13 +486,17 @@ impl Sim {
             event_id: seen.event_id.clone(),
             tuple: seen.tuple.clone(),
             rule,
-            waits: stands && can,
+            waits: rule != Rule::Unsealed && stands && can,
         })
     }
 
     /// `redaction::take_redaction`.
     fn take_redaction(&mut self, event: &Event, target: &OwnedEventId) {
         let seen = self.rows.events.get(target).cloned();
+        let is_done = |seen: &StateEventRow| matches!(seen.verdict.as_str(), "cleared" | "emptied");
+        if event.sender == self.keeper() && seen.as_ref().is_some_and(is_done) {
+            return;
+        }
         let own = self.rows.seals.get(target).cloned();
         let (tuple, author) = match (&seen, &own) {
             (Some(seen), _) => (seen.tuple.clone(), seen.sender.clone()),
@@ -446,6 +507,7 @@ impl Sim {
         {
             return;
         }
+        self.rows.owed.remove(target);
         let broke = seen.as_ref().is_some_and(was_never_allowed);
         let said = match (seen, &own) {
             (None, Some(_)) if self.is(Fault::RedactedStaysCurrent) => None,

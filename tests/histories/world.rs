@@ -33,6 +33,11 @@ pub enum Said {
         content: JsonMap,
         stands_for: Option<OwnedEventId>,
     },
+    /// State in plain, whose sender's power the homeserver has checked.
+    Plain {
+        tuple: StateTuple,
+        content: JsonMap,
+    },
     Message(Cipher),
     Redaction(OwnedEventId),
 }
@@ -173,7 +178,7 @@ impl World {
             Said::Redaction(target) => {
                 self.redacted.insert(target.clone(), ());
             }
-            Said::Visibility(_) | Said::Message(_) => {}
+            Said::Visibility(_) | Said::Plain { .. } | Said::Message(_) => {}
         }
         let event = Event { id: id.clone(), sender, at, claims, said };
         self.pushed.push_back(self.events.len());
@@ -230,6 +235,16 @@ impl World {
             Said::State { cipher, .. } => Some(cipher.clone()),
             _ => None,
         }
+    }
+
+    /// Whether what an event says was taken back. By redacting what is in plain the keeper takes nothing back.
+    pub fn is_taken_back(&self, id: &OwnedEventId) -> bool {
+        let target = self.event(id);
+        let in_plain = target.is_some_and(|event| matches!(event.said, Said::Plain { .. }));
+        self.events.iter().any(|event| {
+            matches!(&event.said, Said::Redaction(target) if target == id)
+                && !(in_plain && event.sender == self.keeper)
+        })
     }
 
     /// The event of a member's that an event shows: itself, or what the keeper's stands for.

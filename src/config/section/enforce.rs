@@ -19,7 +19,8 @@ pub struct Enforce {
     pub timestamp: Action,
     /// The content has not the form that its type asks for, or is too large.
     pub shape: Action,
-    /// State stands in plain where it has to be encrypted.
+    /// State is said in plain where the room says that it is encrypted. A first value counts all the same: to restore it is
+    /// to seal it at once.
     pub plain: Action,
     /// The ciphertext, or its place in its session, stood in another event before.
     pub replay: Action,

@@ -209,7 +209,8 @@ impl Sender {
         former: &OwnedEventId,
     ) -> Result<(), KeeperError> {
         let known = tuples::get_event(&self.store, db, former).await?;
-        if known.as_ref().is_some_and(|known| known.verdict == "redacted") {
+        let gone = ["redacted", CLEARED, EMPTIED];
+        if known.as_ref().is_some_and(|known| gone.contains(&known.verdict.as_str())) {
             return Ok(());
         }
         let seen = known.unwrap_or_else(|| StateEventRow {

@@ -32,6 +32,15 @@ pub struct Breach {
     pub waits: bool,
 }
 
+/// State in plain whose redaction is owed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owed {
+    /// Which, and which rule it broke.
+    pub breach: Breach,
+    /// The tick at which it was taken in.
+    pub tick: i64,
+}
+
 /// What becomes of a broken rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
@@ -50,8 +59,7 @@ impl Breach {
     /// in its place, so it has to go.
     pub fn hides_plain(&self, rules: &Rules) -> bool {
         let stands_in_plain = rules.exempt.contains(&self.tuple.event_type);
-        let allowed = matches!(self.rule, Rule::Timestamp | Rule::Plain);
-        self.rule == Rule::Critical || (stands_in_plain && !allowed)
+        self.rule == Rule::Critical || (stands_in_plain && !self.rule.leaves_value())
     }
 
     /// Whether it is of a type whose meaning hangs on its sender: the keeper cannot say the last allowed value in his place,
@@ -85,6 +93,10 @@ pub(super) fn decide_tuple(
         return;
     }
     if view.source.is_none() {
+        // What is in plain hides nothing, and is redacted when that is owed.
+        if breach.rule.is_in_plain() {
+            return;
+        }
         return decide_alone(known, rules, breach, plan);
     }
     if !known.elevated {
@@ -97,6 +109,30 @@ pub(super) fn decide_tuple(
     let redacts = (remedy == Remedy::Redact && known.may_redact).then(|| breach.event_id.clone());
     let recipients = before_a_seal(known, rules, view);
     plan.seals.push(Seal { tuple: place, cause: Cause::Restore, recipients, redacts });
+}
+
+/// Decides about state in plain whose redaction is owed. What stands there under encryption comes first: clients show of
+/// two copies the one that is left.
+pub(super) fn decide_owed(known: &Knowledge, rules: &Rules, owed: &Owed, plan: &mut Plan) {
+    if owed.breach.remedy(rules) != Remedy::Redact || !known.may_redact {
+        return;
+    }
+    let view = known.tuples.iter().find(|view| view.tuple == owed.breach.tuple);
+    let shown = view.is_none_or(|view| {
+        let Some(source) = view.source.as_ref().filter(|_| !view.redacted) else { return true };
+        // Somebody gave it a newer value, or one that is not read yet stands there: this one is not what is shown.
+        let is_past = source.tick > owed.tick || !view.current_fit;
+        if source.event_id != owed.breach.event_id && is_past {
+            return true;
+        }
+        view.current_fit
+            && view.sealed.as_ref().is_some_and(|sealed| {
+                sealed.stands && sealed.from == source.event_id && sealed.tick > owed.tick
+            })
+    });
+    if shown {
+        plan.redactions.push(owed.breach.clone());
+    }
 }
 
 /// Decides about an event in whose place the keeper has nothing to seal. A forged critical or exempt type is redacted

@@ -44,7 +44,7 @@ pub(super) fn find_over(known: &Knowledge, rules: &Rules, plan: &mut Plan) {
     note(known.departed.iter().collect(), Retired::MemberLeft);
     for member in known.members.iter().chain(&known.previewers) {
         note(member.orphaned.iter().collect(), Retired::DeviceGone);
-        for device in &member.devices {
+        for device in member.devices.iter().chain(&member.unreachable) {
             for session in device.grants.keys() {
                 let its = encrypts.get(session).map(Vec::as_slice).unwrap_or_default();
                 if let Some(why) = refusal(rules, (member, device), its) {

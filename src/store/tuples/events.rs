@@ -277,7 +277,7 @@ pub async fn newest_allowed(
         "SELECT e.*, l.levels FROM state_events e LEFT JOIN levels_then l ON l.id = e.levels_id \
          WHERE e.room_id = ? AND e.event_type = ? AND e.state_key = ? AND e.event_id <> ? \
          AND e.verdict IN ('accepted', 'cleared', 'redacted') \
-         AND (e.breach IS NULL OR e.breach = 'timestamp') ORDER BY e.tick DESC LIMIT 1",
+         AND (e.breach IS NULL OR e.breach IN ('timestamp', 'unsealed')) ORDER BY e.tick DESC LIMIT 1",
     )
     .bind(room.as_str())
     .bind(&tuple.event_type)
@@ -356,7 +356,7 @@ pub async fn is_superseded(
     let (newer,): (bool,) = sqlx::query_as(
         "SELECT EXISTS (SELECT 1 FROM state_events WHERE room_id = ? AND event_type = ? \
          AND state_key = ? AND tick > ? AND verdict IN ('accepted', 'cleared', 'redacted') \
-         AND (breach IS NULL OR breach = 'timestamp'))",
+         AND (breach IS NULL OR breach IN ('timestamp', 'unsealed')))",
     )
     .bind(room.as_str())
     .bind(&tuple.event_type)
@@ -434,8 +434,8 @@ pub async fn newest_plain_breach(
 ) -> Result<Option<StateEventRow>> {
     let row = sqlx::query(
         "SELECT e.*, l.levels FROM state_events e LEFT JOIN levels_then l ON l.id = e.levels_id \
-         WHERE e.room_id = ? AND e.breach = 'plain' AND e.event_type = ? \
-         AND e.state_key = ? AND e.verdict <> 'redacted' ORDER BY e.tick DESC LIMIT 1",
+         WHERE e.room_id = ? AND e.breach IN ('plain', 'unsealed') AND e.event_type = ? \
+         AND e.state_key = ? AND e.verdict NOT IN ('redacted', 'cleared', 'emptied') ORDER BY e.tick DESC LIMIT 1",
     )
     .bind(room.as_str())
     .bind(&tuple.event_type)

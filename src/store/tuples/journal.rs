@@ -47,8 +47,16 @@ pub async fn prune_events(
     .bind(room.as_str())
     .bind(before)
     .bind(limit)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    if done.rows_affected() > 0 {
+        sqlx::query(
+            "DELETE FROM owed_redactions WHERE room_id = ? AND event_id NOT IN (SELECT event_id FROM state_events)",
+        )
+        .bind(room.as_str())
+        .execute(connection)
+        .await?;
+    }
     Ok(done.rows_affected())
 }
 

@@ -1,7 +1,7 @@
 //! What is done about state that breaks a rule.
 
 use super::*;
-use crate::config::Action;
+use crate::{config::Action, state::Rule};
 
 fn breach(rule: Rule, waits: bool) -> Breach {
     let tuple = StateTuple::new("m.room.name", "");
@@ -10,7 +10,7 @@ fn breach(rule: Rule, waits: bool) -> Breach {
 
 fn broken(rule: Rule) -> TupleView {
     // In plain stands something beside what is allowed.
-    let current_fit = rule == Rule::Plain;
+    let current_fit = rule.is_in_plain();
     TupleView { current_fit, breach: Some(breach(rule, false)), ..sealed_name() }
 }
 
@@ -32,8 +32,8 @@ fn enforcing(action: Action) -> Rules {
 }
 
 fn rule() -> impl Strategy<Value = Rule> {
-    use Rule::{Critical, Ownership, Plain, Power, Replay, Shape};
-    prop::sample::select(vec![Power, Ownership, Critical, Shape, Plain, Replay])
+    use Rule::{Critical, Ownership, Plain, Power, Replay, Shape, Unsealed};
+    prop::sample::select(vec![Power, Ownership, Critical, Shape, Plain, Unsealed, Replay])
 }
 
 fn bob() -> Vec<MemberView> {
@@ -69,6 +69,64 @@ fn where_nothing_can_be_said_only_what_is_critical_is_redacted() {
         let expected = usize::from(rule == Rule::Critical) * redacted;
         assert_eq!(decide(&known, &enforcing(action), NOW).redactions.len(), expected);
     }
+}
+
+/// A room whose name is `view`, and of which a name in plain of tick 7 is to be redacted.
+fn owing(view: TupleView, rule: Rule) -> Knowledge {
+    let owed = Owed { breach: breach(rule, false), tick: 7 };
+    Knowledge { owed: vec![owed], ..room(bob(), vec![view]) }
+}
+
+fn redactions(known: &Knowledge, action: Action) -> usize {
+    decide(known, &enforcing(action), NOW).redactions.len()
+}
+
+#[test]
+fn what_is_in_plain_is_redacted_once_its_value_stands_under_encryption() {
+    let standing = owing(sealed_name(), Rule::Plain);
+    assert_eq!(redactions(&standing, Action::Redact), 1);
+    assert_eq!(redactions(&standing, Action::Restore), 0, "the rules are others now");
+    assert_eq!(redactions(&Knowledge { may_redact: false, ..standing }, Action::Redact), 0);
+    for (why, view) in [
+        ("it is not sealed", TupleView { sealed: None, ..sealed_name() }),
+        ("another value is not yet", {
+            let source = renamed().source.map(|source| SourceView { tick: 6, ..source });
+            TupleView { source, ..sealed_name() }
+        }),
+        ("it was sealed before", {
+            let sealed = sealed_name().sealed.map(|sealed| SealedView { tick: 6, ..sealed });
+            TupleView { sealed, ..sealed_name() }
+        }),
+        ("something else stands there", {
+            let sealed = sealed_name().sealed.map(|sealed| SealedView { stands: false, ..sealed });
+            TupleView { sealed, ..sealed_name() }
+        }),
+    ] {
+        assert_eq!(redactions(&owing(view, Rule::Unsealed), Action::Redact), 0, "{why}");
+    }
+}
+
+#[test]
+fn what_is_in_plain_and_no_value_waits_for_none() {
+    let gone = TupleView { source: None, sealed: None, ..sealed_name() };
+    let redacted = TupleView { redacted: true, ..sealed_name() };
+    let unread = TupleView { current_fit: false, ..sealed_name() };
+    for view in [gone, redacted, unread.clone(), renamed()] {
+        assert_eq!(redactions(&owing(view, Rule::Plain), Action::Redact), 1);
+    }
+    // The value itself is all that there is while somebody's other one cannot be read.
+    let source =
+        unread.source.clone().map(|it| SourceView { event_id: owned_event_id!("$bad"), ..it });
+    let view = TupleView { source, ..unread };
+    assert_eq!(redactions(&owing(view, Rule::Unsealed), Action::Redact), 0);
+}
+
+#[test]
+fn a_keeper_that_cannot_seal_gives_keys_all_the_same_where_somebody_says_the_name_in_plain() {
+    let joiner = member("bob", Membership::Join, vec![device("PHONE")]);
+    let known = room(vec![joiner], vec![broken(Rule::Plain)]);
+    let plan = decide(&Knowledge { elevated: false, ..known }, &enforcing(Action::Redact), NOW);
+    assert_eq!((plan.shares.len(), plan.seals.len()), (1, 0));
 }
 
 proptest! {

@@ -56,6 +56,18 @@ fn each_reason_to_retire_is_told_from_the_others() {
 }
 
 #[test]
+fn what_a_device_holds_counts_also_while_it_cannot_be_written_to() {
+    let apart = |bob: MemberView| MemberView { unreachable: bob.devices, devices: vec![], ..bob };
+    assert_eq!(why_retired(apart(reader())), None);
+    let mut unsigned = reader();
+    unsigned.devices[0].facts.cross_signed_by_owner = false;
+    assert_eq!(why_retired(apart(unsigned)), Some(Retired::DeviceUnsigned));
+    // It is given nothing.
+    let new = apart(member("carol", Membership::Join, vec![device("C")]));
+    assert!(decide(&room(vec![new], vec![sealed_name()]), &rules(), NOW).shares.is_empty());
+}
+
+#[test]
 fn a_worn_session_is_retired_for_what_wore_it() {
     for why in [Retired::Age, Retired::Messages] {
         let worn = Some(("session".to_owned(), why));

@@ -262,6 +262,7 @@ async fn stranger(
         tick: 0,
         settled,
         devices,
+        unreachable: Vec::new(),
         orphaned: Default::default(),
         first_key: None,
     })
