@@ -267,6 +267,49 @@ async fn a_sealed_acl_and_a_tombstone_are_taken_for_true_by_js_sdk_without_the_k
 }
 
 /// Today Bob may rename the room. When he did he might not: the homeserver shows which levels stood then.
+/// A client without encrypted state gives a room its first name.
+#[tokio::test]
+async fn a_first_name_in_plain_is_sealed_and_the_homeserver_keeps_no_copy() {
+    let overrides = json!({ "enforce": { "plain": "redact" } });
+    let mut world = World::with(synapse::Options::default(), &overrides).await;
+    let alice = world.js_user("alice").await;
+    let room_id = world.room(&alice, &RoomSpec::public().with_keeper()).await;
+    let readers =
+        [world.stock_user(Sdk::Js, "bob").await, world.stock_user(Sdk::Rust, "carol").await];
+    for reader in &readers {
+        reader.join(&room_id).await;
+        alice.see_member(&room_id, reader.user_id()).await;
+    }
+    let api = &alice.api;
+    let said = api.set_state(&room_id, "m.room.name", "", json!({ "name": "In plain" })).await;
+    let gone = eventually("the homeserver has no name", async || {
+        let event = api.event(&room_id, &said).await;
+        (event["content"] == json!({})).then_some(event)
+    })
+    .await;
+    assert_eq!(gone["unsigned"]["redacted_because"]["sender"], KEEPER);
+    let sealed = api.state_event(&room_id, "m.room.encrypted", "m.room.name:").await.unwrap();
+    assert_eq!(sealed["sender"], KEEPER);
+    for reader in &readers {
+        reader.see_name(&room_id, "In plain").await;
+    }
+    let labels = [("rule", "plain"), ("action", "redact")];
+    let metrics = world.keeper.metrics().await;
+    assert!(metrics.sum("statekeeper_policy_violations_total", &labels) >= 1.0);
+    // It stays so: for those who were there, for whoever comes, and when the keeper has begun anew.
+    world.keeper.restart().await;
+    alice.set_topic(&room_id, "and after that").await;
+    for reader in &readers {
+        reader.see_topic(&room_id, "and after that").await;
+        assert_eq!(reader.name(&room_id).await.as_deref(), Some("In plain"));
+    }
+    for sdk in [Sdk::Js, Sdk::Rust] {
+        let joiner = world.stock_user(sdk, "joiner").await;
+        joiner.join(&room_id).await;
+        joiner.see_name(&room_id, "In plain").await;
+    }
+}
+
 #[tokio::test]
 async fn what_was_not_allowed_before_the_keeper_came_is_told_of() {
     let world = World::shared().await;
