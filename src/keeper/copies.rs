@@ -289,7 +289,12 @@ pub(super) async fn take_redaction(
         marks::mark(db, &room.room_id, None, arrival.at, arrival.tick).await?;
     }
     let seen = tuples::get_event(store, db, target).await?;
-    Ok(own && seen.is_some_and(|seen| [CLEARED, EMPTIED].contains(&seen.verdict.as_str())))
+    let emptied =
+        own && seen.is_some_and(|seen| [CLEARED, EMPTIED].contains(&seen.verdict.as_str()));
+    if emptied {
+        tuples::settle(db, target).await?;
+    }
+    Ok(emptied)
 }
 
 /// The verdict of an allowed value that the keeper redacts because its copy is emptied: it goes on counting.

@@ -13,6 +13,7 @@ use super::{
     journal::recorded,
     lane::Visit,
     outbox::redaction_of,
+    redaction,
     requests::Outcome,
     restating,
     rules::Rules,
@@ -278,7 +279,12 @@ async fn is_live(
     event: &RoomEvent,
     (is_kept, arrival): (bool, Arrival),
 ) -> Result<bool, KeeperError> {
-    Ok(arrival.live || (!is_kept && inbox::was_told(db, &event.event_id).await?))
+    if arrival.live || is_kept {
+        return Ok(arrival.live);
+    }
+    let event = &event.event_id;
+    // What was taken in before is older than the rule: the room did not say then that its state is encrypted.
+    Ok(inbox::was_told(db, event).await? && !inbox::is_taken(db, event).await?)
 }
 
 /// A fetched state shows an event in plain that the keeper has redacted: the homeserver refused that, or the keeper was put
@@ -292,7 +298,8 @@ pub(super) async fn owe_again(
     let Some(seen) = tuples::get_event(&taker.store, db, &event.event_id).await? else {
         return Ok(());
     };
-    let was_done = [copies::CLEARED, copies::EMPTIED].contains(&seen.verdict.as_str());
+    let was_done = [copies::CLEARED, copies::EMPTIED].contains(&seen.verdict.as_str())
+        && !outbox::redacts(db, &room.room_id, &event.event_id).await?;
     if was_done && seen.breach.is_some_and(Rule::is_in_plain) {
         tuples::owe(db, &room.room_id, &event.event_id).await?;
     }
@@ -307,7 +314,12 @@ pub(super) async fn plain_beside(
     (event, row): (&RoomEvent, &TupleRow),
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    let is_kept = tuples::is_kept(db, &event.event_id).await?;
+    let before = tuples::get_event(&taker.store, db, &event.event_id).await?;
+    // It was taken in with the room's state, and comes by itself now.
+    if before.as_ref().is_some_and(redaction::was_counted) {
+        return Ok(());
+    }
+    let is_kept = before.is_some();
     let is_allowed = event.sender == taker.keeper || is_read_by_servers(&row.tuple.event_type);
     if is_allowed || !is_live(db, event, (is_kept, arrival)).await? {
         return Ok(());
@@ -315,6 +327,14 @@ pub(super) async fn plain_beside(
     let seen = recorded(room, (event, &row.tuple), "plain", (None, arrival));
     let (breach, live) = (Some(Rule::Plain), true);
     keep(taker, db, room, &StateEventRow { breach, live, ..seen }).await
+}
+
+/// Whether a tuple stands in plain by policy, or for homeservers: what is said there breaks no rule, and did none before.
+pub(super) fn is_left_in_plain(rules: &Rules, tuple: &StateTuple) -> bool {
+    let event_type = &tuple.event_type;
+    rules.exempt.contains(event_type)
+        || rules.sender_bound.binds(tuple)
+        || is_read_by_servers(event_type)
 }
 
 /// Whether more is done about a breach than telling.
@@ -344,6 +364,9 @@ impl Visit<'_> {
         };
         // A value of an absurd time that is only told of stands, and what is said in plain beside it is another matter.
         if broken.as_ref().is_some_and(|it| !it.rule.allows_value() || is_mended(it, &self.rules)) {
+            return Ok(broken);
+        }
+        if is_left_in_plain(&self.rules, &row.tuple) {
             return Ok(broken);
         }
         // What is said in plain after what stands under encryption, or before anything does.

@@ -12,7 +12,7 @@ use super::{
         Breach, DeviceView, ExemptView, Knowledge, MemberView, Owed, SealedView, SourceView,
         TupleView,
     },
-    enforcing::breach_of,
+    enforcing::{breach_of, is_left_in_plain},
     ingest::power_levels,
     lane::Visit,
     people::Company,
@@ -140,11 +140,11 @@ impl Visit<'_> {
         }
         let taker = &self.lanes.taker;
         for row in tuples::owed(db, &self.room.room_id).await? {
-            let (event, stands_in_plain) = (
-                tuples::get_event(&taker.store, db, &row.event_id).await?,
-                self.rules.exempt.contains(&row.tuple.event_type),
-            );
-            let Some(event) = event.filter(|_| !stands_in_plain) else { continue };
+            if is_left_in_plain(&self.rules, &row.tuple) {
+                continue;
+            }
+            let event = tuples::get_event(&taker.store, db, &row.event_id).await?;
+            let Some(event) = event else { continue };
             if let Some(breach) = breach_of(taker, db, &self.room, &event).await? {
                 owed.push(Owed { breach, tick: row.tick });
             }

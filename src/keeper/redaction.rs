@@ -101,11 +101,16 @@ pub(super) async fn reach_plain(
     (event, tuple): (&RoomEvent, &StateTuple),
     arrival: Arrival,
 ) -> Result<(), KeeperError> {
-    let Some(seen) = tuples::get_event(&taker.store, db, &event.event_id).await? else {
+    let Some(mut seen) = tuples::get_event(&taker.store, db, &event.event_id).await? else {
         return Ok(());
     };
     let target = &event.event_id;
     tuples::settle(db, target).await?;
+    // The keeper did that itself, and this store is a copy from before: what it said was not taken back.
+    if event.redacted_by.as_ref() == Some(&taker.keeper) && seen.verdict == "accepted" {
+        seen.verdict = copies::CLEARED.to_owned();
+        return Ok(tuples::put_event(&taker.store, db, &room.room_id, &seen).await?);
+    }
     reach(taker, db, room, (target, target), arrival).await?;
     if seen.verdict != "accepted" {
         return Ok(());
@@ -157,7 +162,7 @@ async fn redact_seals(
 }
 
 /// Whether an event was a tuple's value, or was to be: what is in plain beside that is the homeserver's alone.
-fn was_counted(seen: &StateEventRow) -> bool {
+pub(super) fn was_counted(seen: &StateEventRow) -> bool {
     let counts = ["accepted", copies::CLEARED, copies::EMPTIED, "redacted"];
     seen.session_id.is_some() || seen.breach.is_some() || counts.contains(&seen.verdict.as_str())
 }

@@ -36,6 +36,8 @@ pub struct RoomEvent {
     pub redacts: Option<OwnedEventId>,
     /// Whether its content has been redacted away.
     pub is_redacted: bool,
+    /// Who did that, where our own homeserver says so.
+    pub redacted_by: Option<OwnedUserId>,
 }
 
 /// Which field makes an event unusable. Never says what stood there.
@@ -94,6 +96,7 @@ impl RoomEvent {
             age: in_either_place(&event, "age").and_then(Value::as_u64),
             replaces_state: in_either_place(&event, "replaces_state").and_then(lenient_event_id),
             is_redacted: is_redacted(&event),
+            redacted_by: redacted_by(&event),
             redacts,
             event_type,
             content,
@@ -210,6 +213,11 @@ fn redacts(event: &JsonMap, content: &JsonMap) -> Result<Option<OwnedEventId>, M
 fn is_redacted(event: &JsonMap) -> bool {
     let has = |field| event.get("unsigned").and_then(|unsigned| unsigned.get(field)).is_some();
     has("redacted_because") || has("redacted_by")
+}
+
+fn redacted_by(event: &JsonMap) -> Option<OwnedUserId> {
+    let because = event.get("unsigned")?.get("redacted_because")?;
+    UserId::parse(because.get("sender")?.as_str()?).ok()
 }
 
 fn lenient_event_id(value: &Value) -> Option<OwnedEventId> {
@@ -383,6 +391,10 @@ mod tests {
     fn a_redacted_event_is_known_as_such() {
         let event = with("unsigned", json!({"redacted_because": {"type": "m.room.redaction"}}));
         assert!(RoomEvent::parse(event).unwrap().is_redacted);
+        let because = json!({ "type": "m.room.redaction", "sender": "@alice:localhost" });
+        let event = with("unsigned", json!({ "redacted_because": because }));
+        let by = RoomEvent::parse(event).unwrap().redacted_by.unwrap();
+        assert_eq!(by, "@alice:localhost");
         // The content is anybody's to write.
         let event = with("content", json!({"redacted_because": {}}));
         assert!(!RoomEvent::parse(event).unwrap().is_redacted);

@@ -1,6 +1,6 @@
 //! What is about to be sent, or may have been sent: after a restart it is repeated to the letter.
 
-use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
+use ruma::{EventId, OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId};
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 
@@ -166,6 +166,27 @@ pub async fn is_sealing(connection: &mut SqliteConnection, room: &RoomId) -> Res
             .fetch_one(connection)
             .await?;
     Ok(any)
+}
+
+/// Whether a request to redact an event is written down.
+///
+/// # Errors
+///
+/// [`StoreError::Database`] when the database cannot be read.
+pub async fn redacts(
+    connection: &mut SqliteConnection,
+    room: &RoomId,
+    event: &EventId,
+) -> Result<bool> {
+    let (redacts,): (bool,) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM outbox WHERE room_id = ? AND kind = ? AND state_key = ?)",
+    )
+    .bind(room.as_str())
+    .bind(OutboxKind::Redaction.as_str())
+    .bind(event.as_str())
+    .fetch_one(connection)
+    .await?;
+    Ok(redacts)
 }
 
 /// Strikes a request off: it was carried out, or will never be.

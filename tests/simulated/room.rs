@@ -28,6 +28,8 @@ pub struct Event {
     pub redacts: Option<String>,
     /// What the content was before it was redacted.
     pub redacted: Option<Value>,
+    /// Who redacted it.
+    pub redacted_by: Option<String>,
 }
 
 impl Event {
@@ -58,7 +60,8 @@ impl Event {
             event["unsigned"]["replaces_state"] = json!(replaces);
         }
         if self.redacted.is_some() {
-            event["unsigned"]["redacted_because"] = json!({ "type": "m.room.redaction" });
+            event["unsigned"]["redacted_because"] =
+                json!({ "type": "m.room.redaction", "sender": self.redacted_by });
         }
         event
     }
@@ -218,6 +221,7 @@ impl World {
             replaces: fork.or(replaces),
             redacts: content["redacts"].as_str().map(str::to_owned),
             redacted: None,
+            redacted_by: None,
             content,
         });
         room.places.insert(event_id.clone(), room.timeline.len());
@@ -295,6 +299,7 @@ impl World {
         let mut redacted = Event::clone(room.timeline.get(place)?);
         let sent = std::mem::replace(&mut redacted.content, json!({}));
         redacted.redacted.get_or_insert(sent);
+        redacted.redacted_by.get_or_insert_with(|| sender.to_owned());
         let redacted = Arc::new(redacted);
         room.timeline[place] = redacted.clone();
         if let Some(state_key) = &redacted.state_key {

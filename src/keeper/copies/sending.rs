@@ -233,6 +233,7 @@ impl Sender {
         let seen = StateEventRow { verdict: verdict.to_owned(), ..seen };
         tuples::put_event(&self.store, db, &row.room_id, &seen).await?;
         tuples::take_seal(db, former).await?;
+        tuples::settle(db, former).await?;
         let redaction = NewOutbox { body: WHY_EMPTIED.to_owned(), ..redaction_of(former) };
         outbox::insert(db, &row.room_id, &redaction, now_ms()).await?;
         Ok(())
