@@ -4,8 +4,9 @@
 //! on packed keys, power levels, and the views that `knowledge` makes of the store's rows. What performs is a symbolic
 //! keeper that does step by step what the real one does ([`performing`], [`sending`], [`taking`]; each function names
 //! its model), on the same row types, kept in memory ([`rows`]). Around it is a world ([`world`]) that joins, leaves,
-//! edits, says things in plain, redacts, forges, logs devices in and out, gives keys late or never, repeats events, loses answers, acts while
-//! the keeper waits, and kills it between any two commits ([`steps`]). What must hold stands in [`oracle`].
+//! edits, says things in plain, redacts, forges, logs devices in and out, gives keys late or never, repeats events,
+//! loses answers, acts while the keeper waits, and kills it between any two commits ([`steps`]). What must hold stands in
+//! [`oracle`].
 //!
 //! `STATEKEEPER_HISTORIES` says how many; `STATEKEEPER_SEED` replays one and tells it.
 
@@ -17,6 +18,8 @@
     missing_docs
 )]
 
+#[path = "histories/in_plain.rs"]
+mod in_plain;
 #[path = "histories/knowing.rs"]
 mod knowing;
 #[path = "histories/oracle.rs"]

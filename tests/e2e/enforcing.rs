@@ -266,7 +266,6 @@ async fn a_sealed_acl_and_a_tombstone_are_taken_for_true_by_js_sdk_without_the_k
     sealed_types_that_stand_in_plain_are_undone(Sdk::Js, false).await;
 }
 
-/// Today Bob may rename the room. When he did he might not: the homeserver shows which levels stood then.
 /// A client without encrypted state gives a room its first name.
 #[tokio::test]
 async fn a_first_name_in_plain_is_sealed_and_the_homeserver_keeps_no_copy() {
@@ -310,6 +309,7 @@ async fn a_first_name_in_plain_is_sealed_and_the_homeserver_keeps_no_copy() {
     }
 }
 
+/// Today Bob may rename the room. When he did he might not: the homeserver shows which levels stood then.
 #[tokio::test]
 async fn what_was_not_allowed_before_the_keeper_came_is_told_of() {
     let world = World::shared().await;

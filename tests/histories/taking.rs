@@ -150,12 +150,12 @@ impl Sim {
         }
     }
 
-    fn tuple_row(&self, tuple: &StateTuple) -> TupleRow {
+    pub fn tuple_row(&self, tuple: &StateTuple) -> TupleRow {
         let known = self.rows.tuples.get(tuple).cloned();
         known.unwrap_or_else(|| TupleRow::new(tuple.clone()))
     }
 
-    fn put_tuple(&mut self, row: TupleRow) {
+    pub fn put_tuple(&mut self, row: TupleRow) {
         self.rows.tuples.insert(row.tuple.clone(), row);
     }
 
@@ -200,61 +200,6 @@ impl Sim {
             return self.keep(seen);
         }
         self.weigh(row, seen, self.now);
-    }
-
-    /// `state_events::take_plain`, with `keep_value` and `plain_beside`. That of an owned key is the homeserver's.
-    fn take_plain(&mut self, event: &Event, tuple: StateTuple, content: JsonMap, tick: i64) {
-        if self.rules.exempt.contains(&tuple.event_type) || self.rules.sender_bound.binds(&tuple) {
-            return;
-        }
-        let mut row = self.tuple_row(&tuple);
-        let power = power_levels(&self.rows.room);
-        let verdict = judge(&Judgement {
-            room_id: &self.rows.room.room_id,
-            tuple: &tuple,
-            sender: &event.sender,
-            power: &power,
-            exempt: &self.rules.exempt,
-            content: &content,
-            payload: None,
-            require_cross_signed: self.rules.require_cross_signed,
-        });
-        let (verdict, breach) = match verdict {
-            _ if row.current_event_id.is_some() || row.redacted => ("plain", Rule::Plain),
-            Verdict::Refuse(refusal) => (refusal.as_label(), Rule::Plain),
-            Verdict::Accept => ("accepted", Rule::Unsealed),
-        };
-        let seen = StateEventRow {
-            event_id: event.id.clone(),
-            tuple,
-            sender: event.sender.clone(),
-            tick,
-            received_at: self.now,
-            session_id: None,
-            powerful: true,
-            levels: Some(self.rows.room.power_levels.clone()),
-            verdict: verdict.to_owned(),
-            breach: Some(breach),
-            live: true,
-            awaits: false,
-            body: None,
-            content: Some(content.clone()),
-        };
-        if breach == Rule::Unsealed {
-            self.accepted.insert(event.id.clone());
-            (row.redacted, row.current_fit) = (false, true);
-            row.source = Some(SourceValue {
-                event_id: event.id.clone(),
-                sender: event.sender.clone(),
-                form: Form::Plain,
-                at: self.now,
-                tick,
-                content,
-            });
-            self.put_tuple(row);
-            self.rows.mark(None, self.now + self.rules.reseal_delay);
-        }
-        self.keep(seen);
     }
 
     /// `state_events::note_own`.
@@ -442,7 +387,7 @@ impl Sim {
     }
 
     /// `enforcing::keep`.
-    fn keep(&mut self, seen: StateEventRow) {
+    pub fn keep(&mut self, seen: StateEventRow) {
         let before = self.rows.events.insert(seen.event_id.clone(), seen.clone());
         let told = before.is_some_and(|before| before.breach == seen.breach);
         if seen.breach.is_none() || told {

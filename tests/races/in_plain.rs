@@ -162,16 +162,8 @@ async fn what_is_taken_back_under_encryption_is_redacted_in_plain_as_well() {
 #[tokio::test]
 async fn a_keeper_that_may_not_redact_does_when_it_may() {
     let stage = Stage::with(plain("redact")).await;
-    let room = stage.sim.room().encrypted_power(0).create();
-    stage.invite_keeper(&room).await;
-    let keeper = stage.sim.keeper();
-    room.set_power(&keeper, 40);
-    stage.settle(&room, "at rest").await;
-    let hers = room.put_state("alice", TITLE, named("Tea"));
-    stage.sealed(&room, NAME, &named("Tea")).await;
-    stage.settle(&room, "later").await;
-    assert!(stands(&stage, &room, &hers));
-    room.set_power(&keeper, 100);
+    let (room, hers) = owing(&stage).await;
+    room.set_power(&stage.sim.keeper(), 100);
     is_redacted(&stage, &room, &hers).await;
 }
 
